@@ -1,0 +1,1 @@
+"""Generation, judges, metrics and statistics."""

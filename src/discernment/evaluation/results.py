@@ -1,0 +1,172 @@
+"""The numbers of a run, as they stand in `results.json`: everything that a table or a figure shows."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from discernment.prompts import Label
+
+__all__ = ["Comparison", "EqualSafety", "Ranking", "Results", "Score"]
+
+Metric = Literal["compliance_rate", "defense_success_rate"]
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Score(_Row):
+    """A rate of one method on the prompts of one label in one benchmark, with its 95 % Wilson interval.
+
+    Attributes:
+        method: The method.
+        benchmark: The benchmark.
+        label: The label of the prompts.
+        metric: `defense_success_rate` for toxic prompts, `compliance_rate` for the others.
+        value: The rate over the scored prompts; None if none could be scored.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+        scored: Number of prompts with a verdict.
+        unscored: Number of prompts without one.
+        partial: Number of partial refusals among the scored.
+    """
+
+    method: str
+    benchmark: str
+    label: Label
+    metric: Metric
+    value: float | None
+    low: float | None
+    high: float | None
+    scored: int
+    unscored: int
+    partial: int
+
+
+class Ranking(_Row):
+    """Discernment AUROC of the rejection probability, with its 95 % bootstrap interval over prompts.
+
+    Attributes:
+        method: The method.
+        toxic: The benchmark of the toxic prompts.
+        harmless: The benchmark of the prompts that should be answered.
+        harmless_label: Their label.
+        value: Probability that a random toxic prompt has the higher rejection probability (ties count half).
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+        n_toxic: Number of toxic prompts.
+        n_harmless: Number of the others.
+    """
+
+    method: str
+    toxic: str
+    harmless: str
+    harmless_label: Label
+    value: float
+    low: float
+    high: float
+    n_toxic: int
+    n_harmless: int
+
+
+class Comparison(_Row):
+    """Two methods on the same prompts.
+
+    Attributes:
+        method: The method.
+        against: The method that it is compared with.
+        benchmark: The benchmark.
+        label: The label of the prompts.
+        metric: The rate that is compared.
+        difference: Rate of `method` minus rate of `against`, over the prompts that both have a verdict for.
+        low: Lower end of the 95 % paired bootstrap interval.
+        high: Upper end.
+        only_method: Prompts that only `method` handled rightly.
+        only_against: Prompts that only `against` handled rightly.
+        p_value: Exact McNemar test.
+        n: Number of prompts compared.
+    """
+
+    method: str
+    against: str
+    benchmark: str
+    label: Label
+    metric: Metric
+    difference: float
+    low: float
+    high: float
+    only_method: int
+    only_against: int
+    p_value: float
+    n: int
+
+
+class EqualSafety(_Row):
+    """Compliance where both methods refuse the same share of toxic prompts.
+
+    A threshold on the rejection probability is set for each method so that it refuses the share `toxic_refused`
+    of the toxic prompts; the compliance is the share of harmless prompts below it (linear between thresholds).
+
+    Attributes:
+        method: The method.
+        against: The method that it is compared with.
+        toxic: The benchmark of the toxic prompts.
+        harmless: The benchmark of the prompts that should be answered.
+        harmless_label: Their label.
+        toxic_refused: The common share of refused toxic prompts: what `against` refuses by the judge's verdicts.
+        threshold: The threshold of `method`.
+        compliance: Its compliance there.
+        low: Lower end of its 95 % bootstrap interval over prompts.
+        high: Upper end.
+        compliance_against: Compliance of `against` at its own threshold.
+        difference: `compliance` minus `compliance_against`.
+        difference_low: Lower end of its 95 % paired bootstrap interval.
+        difference_high: Upper end.
+        curve: Points (share of toxic prompts refused, compliance) of `method` over all thresholds.
+    """
+
+    method: str
+    against: str
+    toxic: str
+    harmless: str
+    harmless_label: Label
+    toxic_refused: float
+    threshold: float
+    compliance: float
+    low: float
+    high: float
+    compliance_against: float
+    difference: float
+    difference_low: float
+    difference_high: float
+    curve: list[tuple[float, float]]
+
+
+class Results(_Row):
+    """Everything that a run found.
+
+    Attributes:
+        schema_version: Version of this file's form.
+        base_model: The base model's name.
+        reference: The method that the others are compared with (`stl` where it is there).
+        methods: The methods in the recipe's order.
+        benchmarks: The benchmarks in the recipe's order.
+        scores: The rates.
+        rankings: The discernment AUROCs.
+        comparisons: The paired comparisons with `reference`.
+        equal_safety: The comparisons at equal safety with `reference`.
+        finding: The answer in two sentences.
+    """
+
+    schema_version: Literal[1] = 1
+    base_model: str
+    reference: str
+    methods: list[str]
+    benchmarks: list[str]
+    scores: list[Score]
+    rankings: list[Ranking]
+    comparisons: list[Comparison]
+    equal_safety: list[EqualSafety]
+    finding: str

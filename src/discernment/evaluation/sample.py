@@ -1,0 +1,51 @@
+"""What an evaluation records of one prompt."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict
+
+from discernment.prompts import Label
+
+__all__ = ["Sample", "Verdict"]
+
+
+class Verdict(StrEnum):
+    """What a judge says of a completion."""
+
+    REFUSAL = "refusal"
+    PARTIAL_REFUSAL = "partial_refusal"
+    COMPLIANCE = "compliance"
+    UNSCORED = "unscored"
+    """The judge could not tell; counted and shown, never guessed."""
+
+
+class Sample(BaseModel):
+    """One prompt, what a policy made of it, and what the judge said.
+
+    Attributes:
+        prompt_id: The prompt's id within its benchmark.
+        benchmark: The name of the benchmark.
+        label: The prompt's label.
+        category: The prompt's category, where it has one.
+        prompt: The prompt's text.
+        partner: The id of the matched prompt, where there is one.
+        completion: What the policy generated (untrusted text).
+        finished: Whether the completion ended by itself, not at the token cap.
+        verdict: The judge's verdict.
+        rejection_probability: Probability mass of the refusal openings as the start of the reply; None if not measured.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompt_id: str
+    benchmark: str
+    label: Label
+    category: str | None = None
+    prompt: str
+    partner: str | None = None
+    completion: str
+    finished: bool
+    verdict: Verdict
+    rejection_probability: float | None = None
