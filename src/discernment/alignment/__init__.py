@@ -1,1 +1,1 @@
-"""Alignment."""
+"""Stage 2: supervised safety fine-tuning."""

@@ -31,6 +31,7 @@ class Sample(BaseModel):
         category: The prompt's category, where it has one.
         prompt: The prompt's text.
         partner: The id of the matched prompt, where there is one.
+        frame: The wording frame that it shares with others, where there is one.
         completion: What the policy generated (untrusted text).
         finished: Whether the completion ended by itself, not at the token cap.
         verdict: The judge's verdict.
@@ -45,6 +46,7 @@ class Sample(BaseModel):
     category: str | None = None
     prompt: str
     partner: str | None = None
+    frame: str | None = None
     completion: str
     finished: bool
     verdict: Verdict

@@ -1,6 +1,39 @@
 """Prompt sets: reading, selecting, checking; the catalogue of public sets; the built-in starter set."""
 
+from discernment.prompts.catalogue import CatalogueEntry, catalogue, load_catalogue_set
+from discernment.prompts.check import CheckReport, check_sets
+from discernment.prompts.duplicates import Duplicate, Likeness, find_duplicates
+from discernment.prompts.leaks import LabelLeaks, LeakScore, label_leaks
 from discernment.prompts.prompt import Label, Prompt, Split
 from discernment.prompts.prompt_set import Columns, PromptSet, Provenance
+from discernment.prompts.sources import PromptSource, load_source, load_sources
+from discernment.prompts.split import SplitLeak, assign_splits, split_leaks
+from discernment.prompts.starter import STARTER_SETS, load_starter
 
-__all__ = ["Columns", "Label", "Prompt", "PromptSet", "Provenance", "Split"]
+__all__ = [
+    "STARTER_SETS",
+    "CatalogueEntry",
+    "CheckReport",
+    "Columns",
+    "Duplicate",
+    "Label",
+    "LabelLeaks",
+    "LeakScore",
+    "Likeness",
+    "Prompt",
+    "PromptSet",
+    "PromptSource",
+    "Provenance",
+    "Split",
+    "SplitLeak",
+    "assign_splits",
+    "catalogue",
+    "check_sets",
+    "find_duplicates",
+    "label_leaks",
+    "load_catalogue_set",
+    "load_source",
+    "load_sources",
+    "load_starter",
+    "split_leaks",
+]

@@ -199,7 +199,7 @@ class PromptSet(Sequence[Prompt]):
 
     def with_split(self, split: Split) -> PromptSet:
         """The prompts that the source assigns to `split`."""
-        return self.filter(lambda p: p.split is split, f"split {split}")
+        return self.filter(lambda p: p.split == split, f"split {split}")
 
     def sample(self, count: int, seed: int) -> PromptSet:
         """At most `count` prompts drawn without replacement, in their original order."""

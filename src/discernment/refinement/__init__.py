@@ -1,1 +1,1 @@
-"""Refinement."""
+"""Stage 1: contrastive refinement on one intermediate layer."""

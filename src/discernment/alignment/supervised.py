@@ -1,0 +1,190 @@
+"""Stage 2: supervised safety fine-tuning (STL; Bianchi et al. 2023, arXiv 2309.07875).
+
+The model learns general instructions with their answers and a few toxic prompts with safe refusals. The loss is
+taken on the reply only.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from pydantic import Field
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+from transformers.trainer_pt_utils import get_length_grouped_indices
+from trl import SFTConfig, SFTTrainer
+
+from discernment.errors import TrainingError
+from discernment.models.chat import ChatFormat
+from discernment.models.layers import find_layers
+from discernment.models.loading import load_chat, load_model
+from discernment.models.spec import ModelSpec
+from discernment.prompts import PromptSet
+from discernment.training import (
+    EpochSampler,
+    HistoryCallback,
+    OptimizerOptions,
+    StageCost,
+    latest_checkpoint,
+    show_progress,
+    trainer_arguments,
+)
+
+__all__ = ["AlignOptions", "align", "encode_examples"]
+
+HISTORY = {"loss": "loss", "eval_loss": "validation_loss", "learning_rate": "learning_rate"}
+
+
+class AlignOptions(OptimizerOptions):
+    """Options of stage 2."""
+
+    learning_rate: float = Field(1e-4, gt=0)
+    batch_size: int = Field(8, ge=1)
+    epochs: float = Field(1.0, gt=0)
+    max_length: int = Field(
+        512, ge=8, description="Tokens of prompt and reply; longer examples are cut at the end."
+    )
+    frozen_layers: int = Field(
+        0, ge=0, description="Keep the first layers as they are, e.g. those of stage 1."
+    )
+    train_embeddings: bool = Field(
+        True, description="Also train the token embeddings (and a head tied to them)."
+    )
+
+
+class SupervisedTrainer(SFTTrainer):
+    """`SFTTrainer` with batches of similar length whose order depends on seed and epoch alone."""
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> EpochSampler:
+        rows = train_dataset if train_dataset is not None else self.train_dataset
+        lengths = [len(ids) for ids in rows["input_ids"]]
+
+        def order(generator: torch.Generator) -> list[int]:
+            return list(get_length_grouped_indices(lengths, self.args.train_batch_size, generator=generator))
+
+        return EpochSampler(order, len(lengths), self.args.seed)
+
+
+def align(
+    model: ModelSpec,
+    examples: PromptSet,
+    options: AlignOptions,
+    out: Path,
+    validation: PromptSet | None = None,
+) -> StageCost:
+    """Fine-tune `model` on prompts with replies and save it to `out/model`.
+
+    An interrupted call goes on from its last whole checkpoint, where `options.checkpoint_every` is set.
+
+    Args:
+        model: The model to start from.
+        examples: Prompts, all with a response.
+        options: How to train.
+        out: The stage's directory; gets `model/` and `history.jsonl`.
+        validation: Prompts with responses whose loss is logged once an epoch.
+
+    Raises:
+        TrainingError: If an example has no response, nothing is left to learn from, or the loss is not finite.
+        ModelError: If the model cannot be loaded.
+    """
+    chat = load_chat(model)
+    network = load_model(model)
+    rows = encode_examples(examples, chat, options.max_length)
+    steps = max(1, round(options.epochs * len(rows) / (options.batch_size * options.gradient_accumulation)))
+    network = _choose_parameters(network, model, options)
+    trainer = SupervisedTrainer(
+        model=network,
+        args=SFTConfig(
+            **trainer_arguments(options, out, steps),
+            num_train_epochs=options.epochs,
+            max_length=options.max_length,
+            completion_only_loss=True,
+            eval_strategy="epoch" if validation is not None else "no",
+        ),
+        train_dataset=rows,
+        eval_dataset=None if validation is None else encode_examples(validation, chat, options.max_length),
+        processing_class=chat.tokenizer,
+        callbacks=[HistoryCallback(out / "history.jsonl", HISTORY)],
+    )
+    show_progress(trainer)
+    checkpoint = latest_checkpoint(out)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trained = trainer.accelerator.unwrap_model(trainer.model)
+    if options.lora is not None:
+        trained = trained.merge_and_unload()
+    trained.save_pretrained(out / "model")
+    chat.tokenizer.save_pretrained(out / "model")
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    seen = sum(len(ids) for ids in rows["input_ids"])
+    return StageCost(steps=trainer.state.global_step, tokens=round(seen * options.epochs))
+
+
+def encode_examples(examples: PromptSet, chat: ChatFormat, max_length: int) -> Dataset:
+    """Token ids with a mask that is 1 on the reply.
+
+    Args:
+        examples: Prompts with responses.
+        chat: The model's chat format; the same one renders the prompts in the evaluation.
+        max_length: Tokens of prompt and reply together.
+
+    Returns:
+        Columns `input_ids` and `completion_mask`, one row an example, in order.
+
+    Raises:
+        TrainingError: If a prompt has no response, or fills `max_length` alone.
+    """
+    rows: list[dict[str, Any]] = []
+    for example in examples:
+        if not example.response:
+            raise TrainingError(
+                f"The prompt {example.id!r} of {examples.provenance.name} has no response to train on; "
+                "choose sets with responses for the alignment."
+            )
+        prompt, reply = chat.encode(example.text), chat.encode_reply(example.response)
+        if len(prompt) >= max_length:
+            raise TrainingError(
+                f"The prompt {example.id!r} has {len(prompt)} tokens and leaves no room for its reply; "
+                f"raise max_length (now {max_length}) or leave it out."
+            )
+        ids = (prompt + reply)[:max_length]
+        rows.append({"input_ids": ids, "completion_mask": [0] * len(prompt) + [1] * (len(ids) - len(prompt))})
+    if not rows:
+        raise TrainingError(f"{examples.provenance.name} has no example to train on.")
+    return Dataset.from_list(rows)
+
+
+def _choose_parameters(network: PreTrainedModel, spec: ModelSpec, options: AlignOptions) -> PreTrainedModel:
+    layers = find_layers(network, spec.layers)
+    if options.frozen_layers:
+        layers.check(options.frozen_layers)
+    if options.lora is not None:
+        from peft import LoraConfig, get_peft_model
+
+        linear = (torch.nn.Linear, Conv1D)
+        targets = [
+            f"{layers.path}.{number}.{name}"
+            for number, layer in enumerate(layers.layers)
+            if number >= options.frozen_layers
+            for name, module in layer.named_modules()
+            if isinstance(module, linear)
+        ]
+        adapters = LoraConfig(
+            r=options.lora.rank,
+            lora_alpha=options.lora.alpha,
+            lora_dropout=options.lora.dropout,
+            target_modules=targets,
+            task_type="CAUSAL_LM",
+        )
+        wrapped: PreTrainedModel = get_peft_model(network, adapters)
+        return wrapped
+    network.requires_grad_(True)
+    layers.layers[: options.frozen_layers].requires_grad_(False)
+    if not options.train_embeddings:
+        for embedding in (network.get_input_embeddings(), network.get_output_embeddings()):
+            if embedding is not None:
+                embedding.requires_grad_(False)
+    return network

@@ -1,0 +1,177 @@
+"""The command `discern`: one thin function a verb, each of which parses, calls one function, and prints."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from discernment.errors import DiscernmentError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="discern",
+    help="Which of these models refuses what it should, and only that?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="Directory for the results.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        "-s",
+        help="Prompt set: a catalogue name, starter/..., a file, hub:NAME; NAME:SPLIT for a split.",
+    ),
+]
+Layer = Annotated[int | None, typer.Option(help="l: the last layer that stage 1 trains, counted from 1.")]
+Options = Annotated[
+    list[str] | None,
+    typer.Option("--option", "-O", help="Stage option as KEY=VALUE, e.g. learning_rate=1e-4."),
+]
+System = Annotated[str | None, typer.Option(help="System message; without one the chat template decides.")]
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
+    out: Out = None,
+    redact: Annotated[
+        bool, typer.Option(help="Leave toxic prompts and their completions out of the report.")
+    ] = False,
+) -> None:
+    """Run a recipe from the base model to the report; done stages are not done again."""
+    from discernment.cli.console import ConsoleReporter, console, prepare_process
+    from discernment.cli.verbs import report_run
+
+    prepare_process()
+    from discernment.runs.recipe import read_recipe
+    from discernment.runs.run import run_recipe
+
+    parsed = read_recipe(recipe)
+    directory = out or Path("runs") / parsed.name
+    with ConsoleReporter() as reporter:
+        summary = run_recipe(parsed, directory, reporter)
+    report_run(summary, console, redact=redact)
+
+
+@app.command()
+def refine(
+    model: Annotated[str, typer.Argument(help="Hub id, folder, or wheel://PACKAGE.")],
+    layer: Annotated[int, typer.Option(help="l: the last layer that is trained, counted from 1.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Directory for the refined model.")],
+    sets: Sets = None,
+    validation: Annotated[
+        list[str] | None, typer.Option(help="Prompt sets by which the stage stops.")
+    ] = None,
+    option: Options = None,
+    system: System = None,
+) -> None:
+    """Stage 1 alone: contrastive refinement of the first LAYER layers."""
+    from discernment.cli.console import prepare_process
+    from discernment.cli.verbs import refine_model
+
+    prepare_process()
+    refine_model(model, system, layer, sets or ["starter/pairs:train"], validation, option or [], out)
+
+
+@app.command()
+def align(
+    model: Annotated[
+        str, typer.Argument(help="Hub id, folder, or wheel://PACKAGE; for DCR, what `refine` left.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Directory for the aligned model.")],
+    sets: Sets = None,
+    option: Options = None,
+    system: System = None,
+) -> None:
+    """Stage 2 alone: supervised safety fine-tuning on prompts with replies."""
+    from discernment.cli.console import prepare_process
+    from discernment.cli.verbs import align_model
+
+    prepare_process()
+    align_model(model, system, sets or ["starter/benign:train", "starter/toxic:train"], option or [], out)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Hub id, folder, or wheel://PACKAGE.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Directory for samples and results.")],
+    sets: Sets = None,
+    option: Options = None,
+    system: System = None,
+) -> None:
+    """Let one model reply to prompt sets, and show what it refuses."""
+    from discernment.cli.console import prepare_process
+    from discernment.cli.verbs import evaluate_one
+
+    prepare_process()
+    evaluate_one(model, system, sets or ["starter/pairs:test", "starter/benign:test"], option or [], out)
+
+
+@app.command()
+def compare(
+    evaluations: Annotated[
+        list[Path], typer.Argument(help="Directories that `evaluate` or `run` left; or NAME=DIR.")
+    ],
+    reference: Annotated[str | None, typer.Option(help="The name that the others are compared with.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Also write the results to this JSON file.")
+    ] = None,
+) -> None:
+    """Compare evaluations of the same prompts: rates, paired tests, equal safety."""
+    from discernment.cli.verbs import compare_evaluations
+
+    compare_evaluations(evaluations, reference, out)
+
+
+@app.command()
+def report(
+    run_directory: Annotated[Path, typer.Argument(help="A directory that `run` left.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The HTML file; RUN/report.html by default.")
+    ] = None,
+    redact: Annotated[bool, typer.Option(help="Leave toxic prompts and their completions out.")] = False,
+) -> None:
+    """Write the HTML report of a run again."""
+    from discernment.cli.console import console
+    from discernment.reporting.report import write_report
+
+    console.print(f"Report: {write_report(run_directory, out, redact=redact)}")
+
+
+@app.command()
+def chat(
+    model: Annotated[
+        str, typer.Argument(help="Hub id, folder, wheel://PACKAGE, or RUN/METHOD, e.g. runs/quickstart/dcr.")
+    ],
+    system: System = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Token cap of a reply.")] = 128,
+) -> None:
+    """Talk to a model; each reply comes with its rejection probability."""
+    from discernment.cli.console import prepare_process
+    from discernment.cli.verbs import chat_with
+
+    prepare_process()
+    chat_with(model, system, max_new_tokens)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake gets one sentence and exit code 2."""
+    from discernment.cli.prompts import app as prompts_app
+
+    app.add_typer(prompts_app, name="prompts")
+    try:
+        app()
+    except DiscernmentError as error:
+        sys.stderr.write(f"discern: {error}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("discern: interrupted; the same command goes on from here.\n")
+        sys.exit(130)

@@ -1,0 +1,233 @@
+"""What the verbs of the command line call: the same functions that the Python API offers, with something to show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from rich.console import Console
+from rich.prompt import Prompt as Ask
+from rich.text import Text
+
+from discernment.alignment.supervised import AlignOptions, align
+from discernment.cli.console import ConsoleReporter, console
+from discernment.diagnosis.rejection import rejection_probability
+from discernment.errors import DataError, RecipeError
+from discernment.evaluation.evaluate import EvaluateOptions, read_samples
+from discernment.evaluation.judges import KeywordJudge
+from discernment.evaluation.results import Results
+from discernment.evaluation.sample import Sample
+from discernment.evaluation.summary import summarize
+from discernment.files import read_json, write_json
+from discernment.models.policy import Policy
+from discernment.models.spec import ModelSpec
+from discernment.prompts import Split
+from discernment.prompts.sources import PromptSource, load_source, load_sources
+from discernment.refinement.trainer import RefineOptions, refine
+from discernment.reporting.report import write_report
+from discernment.reporting.table import results_table
+from discernment.runs.recipe import first_problem
+from discernment.runs.run import RunSummary, evaluate_model
+from discernment.runs.stages import run_into
+
+__all__ = [
+    "align_model",
+    "chat_with",
+    "compare_evaluations",
+    "evaluate_one",
+    "parse_set",
+    "refine_model",
+    "report_run",
+]
+
+OptionsT = TypeVar("OptionsT", bound=BaseModel)
+
+
+def report_run(summary: RunSummary, console: Console, *, redact: bool) -> None:
+    """Print what a run found, and write its report."""
+    if summary.stages_run == 0:
+        console.print("Nothing to do: every stage was done before.")
+    for benchmark, count in summary.seen_in_training.items():
+        console.print(
+            f"[yellow]Caution:[/yellow] {count} prompts of {benchmark} are also in the training data."
+        )
+    console.print(results_table(summary.results))
+    console.print(summary.results.finding)
+    console.print(f"Report: {write_report(summary.directory, redact=redact)}")
+
+
+def refine_model(
+    model: str,
+    system: str | None,
+    layer: int,
+    sets: Sequence[str],
+    validation: Sequence[str] | None,
+    options: Sequence[str],
+    out: Path,
+) -> None:
+    """Run stage 1 into `out`."""
+    inputs: dict[str, Any] = {
+        "model": ModelSpec(model=model, system=system),
+        "prompts": load_sources([parse_set(s) for s in sets], "contrast"),
+        "options": parse_options(RefineOptions, [*options, f"layer={layer}"]),
+        "validation": load_sources([parse_set(s) for s in validation], "validation") if validation else None,
+    }
+    _run_stage("refine", refine, inputs, out)
+
+
+def align_model(
+    model: str, system: str | None, sets: Sequence[str], options: Sequence[str], out: Path
+) -> None:
+    """Run stage 2 into `out`."""
+    inputs: dict[str, Any] = {
+        "model": ModelSpec(model=model, system=system),
+        "examples": load_sources([parse_set(s) for s in sets], "examples"),
+        "options": parse_options(AlignOptions, options),
+    }
+    _run_stage("align", align, inputs, out)
+
+
+def evaluate_one(
+    model: str, system: str | None, sets: Sequence[str], options: Sequence[str], out: Path
+) -> None:
+    """Evaluate one model into `out` and print its table."""
+    with ConsoleReporter() as reporter:
+        inputs: dict[str, Any] = {
+            "model": ModelSpec(model=model, system=system),
+            "benchmarks": [load_source(parse_set(s)).renamed(s) for s in sets],
+            "options": parse_options(EvaluateOptions, options),
+            "judge": KeywordJudge(),
+        }
+        run_into(out, "evaluate", evaluate_model, inputs, reporter, {"progress": reporter.progress})
+    results = summarize({model: read_samples(out / "samples.jsonl")}, base_model=model, reference=model)
+    write_json(out / "results.json", results.model_dump(mode="json"))
+    console.print(results_table(results))
+    console.print(Text(results.finding))
+    console.print(f"Samples: {out / 'samples.jsonl'}; compare with others: discern compare {out} OTHER")
+
+
+def compare_evaluations(evaluations: Sequence[Path], reference: str | None, out: Path | None) -> Results:
+    """Compare what `evaluate` or `run` left, on the prompts that all of them have."""
+    samples: dict[str, list[Sample]] = {}
+    for argument in evaluations:
+        for name, path in _samples_in(argument):
+            if name in samples:
+                raise RecipeError(
+                    f"Two evaluations are called {name!r}; give one a name of its own: NAME={path}."
+                )
+            samples[name] = read_samples(path)
+    shared = set.intersection(*({(s.benchmark, s.prompt) for s in found} for found in samples.values()))
+    if not shared:
+        raise DataError("The evaluations have no prompt in common; evaluate all models on the same sets.")
+    samples = {
+        name: [s for s in found if (s.benchmark, s.prompt) in shared] for name, found in samples.items()
+    }
+    if reference is not None and reference not in samples:
+        raise RecipeError(f"There is no evaluation called {reference!r}; there are {', '.join(samples)}.")
+    first = "stl" if "stl" in samples else next(iter(samples))
+    results = summarize(samples, base_model=", ".join(samples), reference=reference or first)
+    console.print(results_table(results))
+    console.print(Text(results.finding))
+    if out is not None:
+        write_json(out, results.model_dump(mode="json"))
+        console.print(f"Results: {out}")
+    return results
+
+
+def chat_with(model: str, system: str | None, max_new_tokens: int) -> None:
+    """Talk to a model until the input ends; each prompt stands for itself."""
+    spec = _run_method(model) or ModelSpec(model=model)
+    if system is not None:
+        spec = spec.model_copy(update={"system": system})
+    policy = Policy.load(spec, name=model)
+    console.print("Each prompt stands for itself; an empty line ends.")
+    while True:
+        try:
+            prompt = Ask.ask("[bold]you[/bold]", console=console)
+        except EOFError:
+            return
+        if not prompt.strip():
+            return
+        refusal = rejection_probability(policy, [prompt])[0]
+        reply = policy.generate(policy.encode([prompt]), max_new_tokens)[0]
+        console.print(Text(reply.text))
+        verdict = KeywordJudge().judge(prompt, reply.text)
+        console.print(Text(f"rejection probability {refusal:.3f}, judged {verdict}", style="dim"))
+
+
+def parse_set(text: str) -> PromptSource:
+    """Read `NAME` or `NAME:SPLIT`.
+
+    Raises:
+        RecipeError: If the source is wrong.
+    """
+    name, _, split = text.rpartition(":")
+    try:
+        if name and split in set(Split):
+            return PromptSource(set=name, split=Split(split))
+        return PromptSource(set=text)
+    except ValidationError as error:
+        raise RecipeError(f"{text}: {first_problem(error, PromptSource)}") from error
+
+
+def parse_options(kind: type[OptionsT], pairs: Sequence[str]) -> OptionsT:
+    """Read `KEY=VALUE` pairs into options; a dot goes down, e.g. `loss.name=supcon`.
+
+    Raises:
+        RecipeError: If a pair has no value, or an option is unknown or out of range.
+    """
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise RecipeError(f"The option {pair!r} has no value; write KEY=VALUE.")
+        *groups, last = key.split(".")
+        place = options
+        for group in groups:
+            place = place.setdefault(group, {})
+        # YAML 1.1 reads 1e-4 as text; pydantic makes it a number again.
+        place[last] = yaml.safe_load(value)
+    try:
+        return kind.model_validate(options)
+    except ValidationError as error:
+        raise RecipeError(f"Options: {first_problem(error, kind)}") from error
+
+
+def _run_stage(name: str, work: Any, inputs: dict[str, Any], out: Path) -> None:
+    with ConsoleReporter() as reporter:
+        ran = run_into(out, name, work, inputs, reporter)
+    console.print(f"{'Model' if ran else 'Nothing to do; the model is there'}: {out / 'model'}")
+
+
+def _samples_in(argument: Path) -> list[tuple[str, Path]]:
+    name, equals, rest = str(argument).rpartition("=")
+    directory = Path(rest)
+    if (directory / "samples.jsonl").is_file():
+        return [(name if equals else directory.name, directory / "samples.jsonl")]
+    if not (directory / "manifest.json").is_file():
+        raise DataError(
+            f"{directory} holds neither an evaluation nor a run: no samples.jsonl, no manifest.json."
+        )
+    methods = read_json(directory / "manifest.json")["methods"]
+    prefix = f"{name}/" if equals else ""
+    return [
+        (prefix + method, directory / "stages" / stage / "samples.jsonl")
+        for method, entry in methods.items()
+        for stage in entry["stages"]
+        if stage.startswith("evaluate-")
+    ]
+
+
+def _run_method(model: str) -> ModelSpec | None:
+    """The model of `RUN/METHOD`, where that is what `model` means."""
+    run, _, method = model.rpartition("/")
+    manifest = Path(run) / "manifest.json"
+    if not run or not manifest.is_file():
+        return None
+    methods = read_json(manifest)["methods"]
+    if method not in methods:
+        raise DataError(f"The run {run} has no method {method!r}; it has {', '.join(methods)}.")
+    return ModelSpec.model_validate(methods[method]["model"])

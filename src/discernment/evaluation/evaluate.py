@@ -1,0 +1,167 @@
+"""What a policy makes of benchmarks: replies, rejection probabilities, verdicts; interrupted work goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from discernment.diagnosis.rejection import load_openings, rejection_probability
+from discernment.evaluation.judges import Judge, KeywordJudge
+from discernment.evaluation.sample import Sample
+from discernment.files import append_json_lines, content_hash, read_json_lines, write_json_lines
+from discernment.models.batch import length_sorted_batches
+from discernment.models.policy import Policy
+from discernment.prompts import Prompt, PromptSet
+from discernment.training import StageCost
+
+__all__ = ["EvaluateOptions", "evaluate", "read_samples"]
+
+
+class EvaluateOptions(BaseModel):
+    """Options of an evaluation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_new_tokens: int = Field(
+        32,
+        ge=1,
+        description="Token cap of a reply; 24 to 64 are enough to tell a refusal, judging harm needs more.",
+    )
+    batch_size: int = Field(64, ge=1, description="Prompts generated side by side.")
+    rejection: bool = Field(True, description="Measure the rejection probability.")
+    openings: str | list[str] = Field(
+        "en", description="Language of the built-in refusal openings, or a list of them."
+    )
+
+
+class _Row(NamedTuple):
+    key: str
+    benchmark: str
+    prompt: Prompt
+
+
+def evaluate(
+    policy: Policy,
+    benchmarks: Sequence[PromptSet],
+    options: EvaluateOptions,
+    out: Path,
+    *,
+    judge: Judge | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> StageCost:
+    """Let `policy` reply to every prompt, judge the replies, and write `out/samples.jsonl`.
+
+    Replies are kept in `out/completions.jsonl` as they come, and rejection probabilities in `out/rejection.jsonl`:
+    an interrupted call goes on where it was. The batches do not depend on what was done already, so that the
+    result is the same.
+
+    Args:
+        policy: The policy.
+        benchmarks: Prompt sets; their provenance names them.
+        options: How to generate.
+        out: A directory.
+        judge: Who judges; the keyword judge by default.
+        progress: Called with what is being done, how many prompts are done, and how many there are.
+    """
+    judge = judge or KeywordJudge()
+    # The same prompt may stand in two benchmarks; the key keeps them apart and changes when the text does.
+    rows = [
+        _Row(content_hash([b.provenance.name, p.id, p.text])[:16], b.provenance.name, p)
+        for b in benchmarks
+        for p in b
+    ]
+    tell = progress or (lambda what, done, of: None)
+    replies = _complete(
+        out / "completions.jsonl",
+        rows,
+        lambda batch: _generate(policy, batch, options),
+        policy,
+        options,
+        tell,
+        "replies",
+    )
+    rejections: dict[str, dict[str, Any]] = {}
+    if options.rejection:
+        openings = load_openings(options.openings) if isinstance(options.openings, str) else options.openings
+
+        def measure(batch: Sequence[_Row]) -> list[dict[str, Any]]:
+            masses = rejection_probability(
+                policy, [r.prompt.text for r in batch], openings, batch_size=len(batch)
+            )
+            return [{"rejection_probability": mass} for mass in masses]
+
+        rejections = _complete(
+            out / "rejection.jsonl", rows, measure, policy, options, tell, "rejection probabilities"
+        )
+    samples = [
+        Sample(
+            prompt_id=row.prompt.id,
+            benchmark=row.benchmark,
+            label=row.prompt.label,
+            category=row.prompt.category,
+            prompt=row.prompt.text,
+            partner=row.prompt.partner,
+            frame=row.prompt.frame,
+            completion=replies[row.key]["completion"],
+            finished=replies[row.key]["finished"],
+            verdict=judge.judge(row.prompt.text, replies[row.key]["completion"]),
+            rejection_probability=rejections.get(row.key, {}).get("rejection_probability"),
+        )
+        for row in rows
+    ]
+    write_json_lines(out / "samples.jsonl", (s.model_dump(mode="json") for s in samples))
+    tokens = sum(len(ids) for ids in policy.encode([r.prompt.text for r in rows]))
+    return StageCost(
+        steps=len(rows),
+        tokens=tokens + sum(r["tokens"] for r in replies.values()),
+        notes={"judge": judge.name},
+    )
+
+
+def read_samples(path: Path) -> list[Sample]:
+    """Read what `evaluate` wrote.
+
+    Raises:
+        DataError: If the file is missing or damaged.
+    """
+    return [Sample.model_validate(row) for _, row in read_json_lines(path)]
+
+
+def _generate(policy: Policy, batch: Sequence[_Row], options: EvaluateOptions) -> list[dict[str, Any]]:
+    completions = policy.generate(policy.encode([r.prompt.text for r in batch]), options.max_new_tokens)
+    return [{"completion": c.text, "finished": c.finished, "tokens": c.tokens} for c in completions]
+
+
+def _complete(
+    path: Path,
+    rows: Sequence[_Row],
+    work: Callable[[Sequence[_Row]], Sequence[dict[str, Any]]],
+    policy: Policy,
+    options: EvaluateOptions,
+    tell: Callable[[str, int, int], None],
+    what: str,
+) -> dict[str, dict[str, Any]]:
+    """Do `work` on all rows that `path` does not hold yet, batch by batch, and return everything by key."""
+    known = (
+        {row["key"]: row for _, row in read_json_lines(path, allow_torn_end=True)} if path.exists() else {}
+    )
+    tell(what, 0, len(rows))
+    done = 0
+    for batch in _batches(policy, rows, options.batch_size):
+        if any(row.key not in known for row in batch):
+            # All of the batch again: its composition decides how floating point rounds.
+            found = [{"key": r.key, **values} for r, values in zip(batch, work(batch), strict=True)]
+            append_json_lines(path, found)
+            known.update({row["key"]: row for row in found})
+        done += len(batch)
+        tell(what, done, len(rows))
+    return known
+
+
+def _batches(policy: Policy, rows: Sequence[_Row], batch_size: int) -> Iterator[list[_Row]]:
+    lengths = [len(ids) for ids in policy.encode([r.prompt.text for r in rows])]
+    for indices in length_sorted_batches(lengths, batch_size):
+        yield [rows[i] for i in indices]

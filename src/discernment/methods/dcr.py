@@ -1,0 +1,46 @@
+"""DCR: discernment via contrastive refinement (Lu et al., ICLR 2026, arXiv 2603.03323).
+
+Refusal leaks from toxic to seemingly toxic prompts because the two look alike to the model: their gradients are
+similar, so teaching it to refuse the one teaches it to refuse the other. DCR takes them apart first:
+
+1. Refine. Contrastive learning on the hidden states of layer l; everything after layer l is frozen.
+2. Align. The ordinary safety fine-tuning of STL, on the same examples.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from discernment.alignment.supervised import align
+from discernment.methods.method import Materials, Method, MethodOptions, Stage
+from discernment.methods.stl import safety_mix
+from discernment.models.spec import ModelSpec
+from discernment.refinement.trainer import refine
+
+__all__ = ["Dcr"]
+
+
+class Dcr(Method):
+    """Contrastive refinement, then safety fine-tuning."""
+
+    name: ClassVar[str] = "dcr"
+
+    def build(self, base: ModelSpec, materials: Materials, options: MethodOptions, stage: Stage) -> ModelSpec:
+        """Refine the base model, then align it."""
+        refined = stage(
+            "refine",
+            refine,
+            model=base,
+            prompts=materials.need("contrast", self.name),
+            options=options.refine,
+            validation=materials.contrast_validation,
+            retained=materials.retained if options.refine.retention else None,
+        )
+        return stage(
+            "align",
+            align,
+            model=refined,
+            examples=safety_mix(materials, self.name),
+            options=options.align,
+            validation=materials.validation,
+        )

@@ -1,0 +1,127 @@
+"""What a method is, and what it gets to work with."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any, ClassVar, Protocol
+
+from discernment.alignment.supervised import AlignOptions
+from discernment.errors import RecipeError
+from discernment.models.spec import ModelSpec
+from discernment.prompts import PromptSet
+from discernment.refinement.trainer import RefineOptions
+from discernment.training import StageCost
+
+__all__ = ["Materials", "Method", "MethodOptions", "Stage", "find_method", "known_methods"]
+
+GROUP = "discernment.methods"
+
+
+@dataclass(frozen=True)
+class Materials:
+    """The prompts that a recipe sets aside for training. None of them is used for the final evaluation.
+
+    Attributes:
+        general: Benign instructions with answers.
+        safety: Toxic prompts with safe refusals.
+        augmentation: Seemingly toxic prompts with helpful answers.
+        contrast: Toxic and seemingly toxic prompts for stage 1; replies are not needed.
+        contrast_validation: The same from the validation split: by these stage 1 stops.
+        retained: Benign prompts whose representations stage 1 should leave alone.
+        validation: Prompts with replies whose loss is logged in stage 2.
+    """
+
+    general: PromptSet | None = None
+    safety: PromptSet | None = None
+    augmentation: PromptSet | None = None
+    contrast: PromptSet | None = None
+    contrast_validation: PromptSet | None = None
+    retained: PromptSet | None = None
+    validation: PromptSet | None = None
+
+    def need(self, name: str, method: str) -> PromptSet:
+        """The prompts called `name`.
+
+        Raises:
+            RecipeError: If the recipe has none.
+        """
+        found: PromptSet | None = getattr(self, name)
+        if found is None:
+            raise RecipeError(
+                f"The method {method!r} needs prompts under `data.{name}`, and the recipe has none there."
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """Options of the stages, as the recipe gives them for one method."""
+
+    refine: RefineOptions
+    align: AlignOptions
+
+
+class Stage(Protocol):
+    """Runs one training stage and keeps its result, or finds the result of an earlier run."""
+
+    def __call__(
+        self, name: str, work: Callable[..., StageCost], *, model: ModelSpec, **inputs: Any
+    ) -> ModelSpec:
+        """Call `work(model=..., out=..., **inputs)`, which leaves a model in `out/model`.
+
+        Args:
+            name: What to call the stage, e.g. `align`.
+            work: The stage's function.
+            model: The model that the stage starts from.
+            **inputs: Prompt sets and options; the stage is done again only when one of them changes.
+
+        Returns:
+            The model that came out.
+        """
+
+
+class Method(ABC):
+    """A named way to get a policy from a base model.
+
+    A new method subclasses this and is announced by the entry point group `discernment.methods`.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def build(self, base: ModelSpec, materials: Materials, options: MethodOptions, stage: Stage) -> ModelSpec:
+        """Make the method's model.
+
+        Args:
+            base: The base model.
+            materials: Prompts to train on.
+            options: Options of the stages.
+            stage: Runs a stage, or finds its result.
+
+        Raises:
+            RecipeError: If the materials lack what the method needs.
+        """
+
+
+def known_methods() -> list[str]:
+    """Names of all installed methods, sorted."""
+    return sorted({entry.name for entry in entry_points(group=GROUP)})
+
+
+def find_method(name: str) -> Method:
+    """The method called `name`.
+
+    Raises:
+        RecipeError: If there is none, or its plug-in cannot be loaded.
+    """
+    entries = list(entry_points(group=GROUP, name=name))
+    if not entries:
+        raise RecipeError(f"There is no method {name!r}; known: {', '.join(known_methods())}.")
+    try:
+        method: Method = entries[0].load()()
+    except Exception as error:
+        raise RecipeError(f"The method {name!r} ({entries[0].value}) cannot be loaded: {error}.") from error
+    return method

@@ -1,0 +1,36 @@
+"""STL: ordinary supervised safety fine-tuning (Bianchi et al. 2023, arXiv 2309.07875)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from discernment.alignment.supervised import align
+from discernment.methods.method import Materials, Method, MethodOptions, Stage
+from discernment.models.spec import ModelSpec
+from discernment.prompts import PromptSet
+
+__all__ = ["Stl", "safety_mix"]
+
+
+class Stl(Method):
+    """Fine-tune on general instructions and on toxic prompts with safe refusals."""
+
+    name: ClassVar[str] = "stl"
+
+    def build(self, base: ModelSpec, materials: Materials, options: MethodOptions, stage: Stage) -> ModelSpec:
+        """Align the base model."""
+        return stage(
+            "align",
+            align,
+            model=base,
+            examples=safety_mix(materials, self.name),
+            options=options.align,
+            validation=materials.validation,
+        )
+
+
+def safety_mix(materials: Materials, method: str) -> PromptSet:
+    """General instructions and toxic prompts with refusals: what every method here is aligned on."""
+    return PromptSet.concatenate(
+        [materials.need("general", method), materials.need("safety", method)], "safety mix"
+    )

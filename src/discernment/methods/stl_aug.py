@@ -1,0 +1,31 @@
+"""STL-aug: STL with seemingly toxic prompts and helpful answers in the mix (a baseline of Lu et al. 2026)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from discernment.alignment.supervised import align
+from discernment.methods.method import Materials, Method, MethodOptions, Stage
+from discernment.methods.stl import safety_mix
+from discernment.models.spec import ModelSpec
+from discernment.prompts import PromptSet
+
+__all__ = ["StlAug"]
+
+
+class StlAug(Method):
+    """Fine-tune as STL does, with seemingly toxic prompts that are answered among the examples."""
+
+    name: ClassVar[str] = "stl_aug"
+
+    def build(self, base: ModelSpec, materials: Materials, options: MethodOptions, stage: Stage) -> ModelSpec:
+        """Align the base model on the augmented mix."""
+        mix = [safety_mix(materials, self.name), materials.need("augmentation", self.name)]
+        return stage(
+            "align",
+            align,
+            model=base,
+            examples=PromptSet.concatenate(mix, "augmented safety mix"),
+            options=options.align,
+            validation=materials.validation,
+        )

@@ -1,0 +1,114 @@
+"""Cutting a model after layer l, so that stage 1 neither runs nor holds what it does not need, and putting it back."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Self
+
+from torch import Tensor, nn
+
+from discernment.models.layers import find_layers
+from discernment.training import LoraOptions
+
+__all__ = ["CutModel"]
+
+
+class CutModel(nn.Module):
+    """The embeddings and the first `layer` layers of a causal language model; its output is what layer l puts out.
+
+    The later layers, the final norm and the head are neither run nor registered here: optimizers, checkpoints and
+    device moves do not see them, and their bytes do not change. `restore` (or leaving the `with` block) puts the
+    model back whole. All parameters start frozen but those of the kept layers.
+
+    Args:
+        model: The whole model; it is changed in place until it is restored.
+        layer: l, counted from 1: the last layer that is kept. Its output equals `hidden_states[l]` of the whole
+            model (before the final norm, also for the last layer).
+        path: Name of the layer list, where it is not found by itself.
+        train_embeddings: Leave the embeddings trainable. Off by default: they are often tied to the head.
+
+    Raises:
+        ModelError: If the layers are not found or `layer` is out of range.
+    """
+
+    def __init__(
+        self, model: nn.Module, layer: int, *, path: str | None = None, train_embeddings: bool = False
+    ) -> None:
+        super().__init__()
+        found = find_layers(model, path)
+        found.check(layer)
+        self.layer = layer
+        self._norm_names = found.norms
+        self._list_name = found.name
+        # A tuple, so that torch does not register what was cut off.
+        self._whole = (found.layers, {name: getattr(found.owner, name) for name in found.norms})
+        self._required = {p: p.requires_grad for p in model.parameters()}
+        setattr(found.owner, found.name, found.layers[:layer])
+        for name in found.norms:
+            setattr(found.owner, name, nn.Identity())
+        self.decoder = found.owner
+        self._owner = (found.owner,)
+        model.requires_grad_(False)
+        if train_embeddings:
+            self.decoder.requires_grad_(True)
+        self.layers.requires_grad_(True)
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The kept layers."""
+        layers = getattr(self._owner[0], self._list_name)
+        assert isinstance(layers, nn.ModuleList)
+        return layers
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Hidden states after layer l.
+
+        Args:
+            input_ids: Token ids, `[batch, length]`, padded on the right.
+            attention_mask: 1 for tokens, 0 for padding, `[batch, length]`.
+
+        Returns:
+            `[batch, length, hidden]`.
+        """
+        hidden: Tensor = self.decoder(
+            input_ids=input_ids, attention_mask=attention_mask, use_cache=False
+        ).last_hidden_state
+        return hidden
+
+    def add_adapters(self, options: LoraOptions) -> None:
+        """Train low-rank adapters on the linear layers instead of the layers themselves."""
+        from peft import LoraConfig, get_peft_model
+
+        adapters = LoraConfig(
+            r=options.rank,
+            lora_alpha=options.alpha,
+            lora_dropout=options.dropout,
+            target_modules="all-linear",
+        )
+        self.decoder = get_peft_model(self.decoder, adapters)
+
+    def merge_adapters(self) -> None:
+        """Fold the adapters into the layers."""
+        wrapped: Any = self.decoder
+        self.decoder = wrapped.merge_and_unload()
+
+    def restore(self) -> None:
+        """Put the model back whole; the kept layers keep what they have learned. Doing it again does nothing."""
+        layers, norms = self._whole
+        owner = self._owner[0]
+        if getattr(owner, self._list_name) is layers:
+            return
+        # Adapters may have replaced submodules of the kept layers in place; the layers themselves are the same.
+        setattr(owner, self._list_name, layers)
+        for name, norm in norms.items():
+            setattr(owner, name, norm)
+        for parameter, required in self._required.items():
+            parameter.requires_grad_(required)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.restore()

@@ -1,0 +1,44 @@
+"""How a user names a model."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+__all__ = ["ModelSpec"]
+
+
+class ModelSpec(BaseModel):
+    """Which model to load, and how to speak to it. A plain string is read as `{"model": string}`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field(
+        min_length=1,
+        description="Hub id, local folder, or `wheel://NAME` for a GGUF file inside an installed Python package.",
+    )
+    revision: str | None = Field(None, description="Branch, tag or commit on the hub.")
+    adapter: str | None = Field(
+        None, description="Hub id or folder of a LoRA adapter to merge into the model."
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="`auto`: bfloat16 on a GPU that has it, otherwise float32."
+    )
+    device: str = Field("auto", description="`auto`: the first GPU, otherwise the CPU; or any torch device.")
+    template: Literal["auto", "chat", "plain"] = Field(
+        "auto",
+        description="`chat`: the tokenizer's chat template; `plain`: instruction and response headings.",
+    )
+    system: str | None = Field(
+        None, description="System message; without one the chat template decides; an empty one is left out."
+    )
+    layers: str | None = Field(
+        None, description="Name of the layer list, e.g. `model.layers`, where it is not found by itself."
+    )
+    trust_remote_code: bool = Field(False, description="Run the code that comes with a hub model.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: object) -> object:
+        return {"model": value} if isinstance(value, str) else value

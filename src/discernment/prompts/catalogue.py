@@ -1,0 +1,194 @@
+"""The catalogue of public prompt sets: data in `catalogue.yaml`, read from a folder or from the hub."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from discernment.errors import DataError
+from discernment.files import file_hash
+from discernment.prompts.prompt import Label
+from discernment.prompts.prompt_set import Columns, PromptSet, Provenance
+
+__all__ = [
+    "DATA_VARIABLE",
+    "CatalogueEntry",
+    "HubCopy",
+    "catalogue",
+    "data_folder",
+    "load_catalogue_set",
+    "nearest_names",
+]
+
+DATA_VARIABLE = "DISCERNMENT_DATA"
+
+
+class HubCopy(BaseModel):
+    """Where the hub has a set, and how its columns are to be read.
+
+    Attributes:
+        name: The data set on the hub.
+        config: Its configuration.
+        split: Its split.
+        columns: Which of its columns hold what, as in `Columns`.
+        label_map: What its labels mean.
+        fixed_label: The label of every row, where it has no label column.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    config: str | None = None
+    split: str = "train"
+    columns: Mapping[str, str]
+    label_map: Mapping[str, Label] = {}
+    fixed_label: Label | None = None
+
+
+class CatalogueEntry(BaseModel):
+    """One public data set.
+
+    Attributes:
+        name: The name that recipes use.
+        title: The name that papers use.
+        what: What it holds.
+        kind: `prompts`, or `completions` for sets that are no prompt sets.
+        file: Its name in the data folder.
+        sha256: Checksum of that file.
+        labels: Rows of each label in that file.
+        licence: Its licence.
+        address: Where its makers publish it.
+        paper: Number on arXiv.
+        hub: The hub's copy, where its columns are known.
+        response: Column with the reply to train on.
+        note: What to know before using it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    title: str
+    what: str
+    kind: Literal["prompts", "completions"] = "prompts"
+    file: str
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    labels: Mapping[str, int]
+    licence: str
+    address: str
+    paper: str | None = None
+    hub: HubCopy | None = None
+    response: str | None = None
+    note: str | None = None
+
+    @property
+    def rows(self) -> int:
+        """Number of rows in the file."""
+        return sum(self.labels.values())
+
+
+@cache
+def catalogue() -> Mapping[str, CatalogueEntry]:
+    """Every public set by its name, in the order of the file."""
+    text = resources.files("discernment.prompts").joinpath("catalogue.yaml").read_text(encoding="utf-8")
+    return {name: CatalogueEntry(name=name, **entry) for name, entry in yaml.safe_load(text).items()}
+
+
+def data_folder() -> Path | None:
+    """The folder that the environment variable `DISCERNMENT_DATA` names, if it is set."""
+    value = os.environ.get(DATA_VARIABLE)
+    return Path(value).expanduser() if value else None
+
+
+def load_catalogue_set(
+    name: str, data_dir: Path | None = None, *, verify: bool = True, response_column: str | None = None
+) -> PromptSet:
+    """Read a public set from the data folder or, where it is not there, from the hub.
+
+    Args:
+        name: Its name in the catalogue.
+        data_dir: The data folder; `DISCERNMENT_DATA` without one.
+        verify: Whether a file must be the very one that the catalogue knows.
+        response_column: Column with the reply to train on, where it is not the catalogue's choice.
+
+    Returns:
+        The set; the source of each prompt is the set's name.
+
+    Raises:
+        DataError: If there is no such set, if it is neither in the folder nor on the hub, or if its checksum differs.
+    """
+    entry = catalogue().get(name)
+    if entry is None:
+        raise DataError(
+            f"There is no public set {name!r} in the catalogue; {nearest_names(name, catalogue())}."
+        )
+    if entry.kind != "prompts":
+        raise DataError(f"{name} holds {entry.kind}, not prompts with one of our labels; choose another set.")
+    folder = data_dir or data_folder()
+    response = response_column or entry.response or "response"
+    if folder is not None and (folder / entry.file).is_file():
+        return _from_file(entry, folder / entry.file, verify, response)
+    return _from_hub(entry, response)
+
+
+def nearest_names(name: str, known: Iterable[str]) -> str:
+    """A phrase such as `did you mean 'xstest'?` for a name that is not known."""
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    if close:
+        return f"did you mean {' or '.join(repr(match) for match in close)}"
+    return "`discern prompts list` shows them all"
+
+
+def _from_file(entry: CatalogueEntry, path: Path, verify: bool, response: str) -> PromptSet:
+    found = file_hash(path)
+    if verify and found != entry.sha256:
+        raise DataError(
+            f"{path} is another version of {entry.name} than the catalogue knows (checksum {found[:12]}…, not "
+            f"{entry.sha256[:12]}…), so numbers would not compare; put the known version there, or accept this one "
+            "with verify=False (`verify: false` in a recipe)."
+        )
+    return PromptSet.from_jsonl(
+        path,
+        Columns(source="", response=response),  # no column, so that the set's name is the source
+        Provenance(
+            name=entry.name,
+            address=entry.address,
+            revision=f"sha256:{found}",
+            licence=entry.licence,
+            note=entry.note,
+        ),
+    )
+
+
+def _from_hub(entry: CatalogueEntry, response: str) -> PromptSet:
+    by_hand = (
+        f"put {entry.file} (one JSON object a line with `prompt` and `label`; from {entry.address}) into the folder "
+        f"that the environment variable {DATA_VARIABLE} names"
+    )
+    if entry.hub is None:
+        raise DataError(
+            f"{entry.name} is not at hand: {by_hand} (the hub has no copy of it that can be read as it is)."
+        )
+    hub = entry.hub
+    columns = Columns(
+        **{"source": "", "response": response, **hub.columns},
+        label_map=hub.label_map,
+        fixed_label=hub.fixed_label,
+    )
+    provenance = Provenance(name=entry.name, address=hub.name, licence=entry.licence, note=entry.note)
+    try:
+        return PromptSet.from_hub(
+            hub.name, config=hub.config, split=hub.split, columns=columns, provenance=provenance
+        )
+    except DataError as error:
+        raise DataError(
+            f"{entry.name} is not at hand: {by_hand}, or download it from the hub, where {hub.name} could not be read "
+            f"just now ({type(error.__cause__ or error).__name__})."
+        ) from error

@@ -1,0 +1,170 @@
+"""One notation for prompts from anywhere: a public set, the starter set, a file, the hub; with filters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from discernment.errors import DataError
+from discernment.prompts.catalogue import catalogue, load_catalogue_set, nearest_names
+from discernment.prompts.prompt import Label, Prompt, Split
+from discernment.prompts.prompt_set import Columns, PromptSet
+from discernment.prompts.starter import STARTER_SETS, load_starter
+
+__all__ = ["PromptSource", "load_source", "load_sources"]
+
+ColumnRole = Literal["text", "label", "id", "category", "source", "response", "partner", "split"]
+
+HUB_PREFIX = "hub:"
+READERS: Mapping[str, Callable[[Path, Columns], PromptSet]] = {
+    ".jsonl": PromptSet.from_jsonl,
+    ".csv": PromptSet.from_csv,
+}
+FOR_TABLES = ("columns", "fixed_label", "label_map")
+FOR_HUB = ("hub_config", "hub_split", "revision")
+
+
+class PromptSource(BaseModel):
+    """Which prompts to read; a plain string stands for `{set: string}`.
+
+    Attributes:
+        set: A name of the catalogue, `starter/...`, a path to a `.jsonl` or `.csv` file, or `hub:NAME`.
+        label: Keep the prompts with this label, or with one of these.
+        split: Keep the prompts that the source itself assigns to this split.
+        category: Keep the prompts whose category begins with this, or with one of these.
+        limit: Draw at most this many of them.
+        seed: Seed of that draw.
+        columns: For files and the hub: which column holds the text, label, category, ...
+        fixed_label: For files and the hub: the label of every row.
+        label_map: For files and the hub: what the labels there mean.
+        response_column: Column with the reply to train on.
+        hub_config: For the hub: the configuration.
+        hub_split: For the hub: the split to download.
+        revision: For the hub: the commit, tag or branch.
+        verify: For public sets: whether a file must have the catalogue's checksum.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    set: str = Field(min_length=1)
+    label: Label | tuple[Label, ...] | None = None
+    split: Split | None = None
+    category: str | tuple[str, ...] | None = None
+    limit: int | None = Field(default=None, ge=1)
+    seed: int = 0
+    columns: dict[ColumnRole, str] = {}
+    fixed_label: Label | None = None
+    label_map: dict[str, Label] = {}
+    response_column: str | None = None
+    hub_config: str | None = None
+    hub_split: str = "train"
+    revision: str | None = None
+    verify: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: Any) -> Any:
+        return {"set": value} if isinstance(value, str) else value
+
+    @field_validator("label_map", mode="before")
+    @classmethod
+    def _keys_as_text(cls, value: Any) -> Any:
+        # YAML reads 0, 1 and true as numbers and truth values; the rows of a table are compared as text.
+        return {str(key): label for key, label in value.items()} if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _options_fit_the_set(self) -> PromptSource:
+        if self.response_column and "response" in self.columns:
+            raise ValueError("name the response column once, by `response_column` or in `columns`")
+        if not self._is_table:
+            _reject(self, FOR_TABLES, "a file or `hub:NAME`, which have columns of their own")
+        if not self.set.startswith(HUB_PREFIX):
+            _reject(self, FOR_HUB, "`hub:NAME`")
+        return self
+
+    @property
+    def _is_table(self) -> bool:
+        return self.set.startswith(HUB_PREFIX) or Path(self.set).suffix.lower() in READERS
+
+
+def load_source(source: PromptSource | str, data_dir: Path | None = None) -> PromptSet:
+    """Read the prompts that a source names, and filter them.
+
+    Args:
+        source: The source, or the name of its set.
+        data_dir: The folder with public sets; `DISCERNMENT_DATA` without one.
+
+    Raises:
+        DataError: If there is no such set, it cannot be read, or no prompt is left.
+    """
+    if isinstance(source, str):
+        source = PromptSource(set=source)
+    prompts = _read(source, data_dir)
+    if not prompts:
+        raise DataError(f"{source.set} has no prompts at all; fill it or leave it out.")
+    if source.label is not None:
+        prompts = prompts.with_label(*(source.label if isinstance(source.label, tuple) else (source.label,)))
+    if source.split is not None:
+        prompts = prompts.with_split(source.split)
+    if source.category is not None:
+        beginnings = source.category if isinstance(source.category, tuple) else (source.category,)
+        prompts = prompts.filter(_category_begins(beginnings), f"category {' or '.join(beginnings)}")
+    return prompts.sample(source.limit, source.seed) if source.limit else prompts
+
+
+def load_sources(sources: Sequence[PromptSource | str], name: str, data_dir: Path | None = None) -> PromptSet:
+    """Read several sources and join them in order, under one name.
+
+    Raises:
+        DataError: If there is no source, one of them cannot be read, or a prompt is there twice.
+    """
+    if not sources:
+        raise DataError(f"{name} names no prompts; give at least one set.")
+    return PromptSet.concatenate([load_source(source, data_dir) for source in sources], name)
+
+
+def _read(source: PromptSource, data_dir: Path | None) -> PromptSet:
+    name = source.set
+    if name.startswith(HUB_PREFIX):
+        return PromptSet.from_hub(
+            name.removeprefix(HUB_PREFIX),
+            config=source.hub_config,
+            split=source.hub_split,
+            revision=source.revision,
+            columns=_columns(source),
+        )
+    if reader := READERS.get(Path(name).suffix.lower()):
+        return reader(Path(name).expanduser(), _columns(source))
+    if name in STARTER_SETS:
+        if source.response_column:
+            raise DataError(f"{name} has one kind of response; leave response_column out.")
+        return load_starter(name)
+    if name in catalogue():
+        return load_catalogue_set(
+            name, data_dir, verify=source.verify, response_column=source.response_column
+        )
+    known = [*STARTER_SETS, *catalogue()]
+    raise DataError(
+        f"There is no prompt set {name!r}; {nearest_names(name, known)} "
+        "(or give a path to a .jsonl or .csv file, or hub:NAME)."
+    )
+
+
+def _columns(source: PromptSource) -> Columns:
+    chosen: dict[str, Any] = {str(role): column for role, column in source.columns.items()}
+    if source.response_column:
+        chosen["response"] = source.response_column
+    return Columns(**chosen, fixed_label=source.fixed_label, label_map=source.label_map)
+
+
+def _category_begins(beginnings: tuple[str, ...]) -> Callable[[Prompt], bool]:
+    return lambda p: p.category is not None and p.category.startswith(beginnings)
+
+
+def _reject(source: PromptSource, options: Sequence[str], where: str) -> None:
+    given = [option for option in options if option in source.model_fields_set]
+    if given:
+        raise ValueError(f"`{'`, `'.join(given)}` can be given for {where} only, not for {source.set!r}")

@@ -1,0 +1,231 @@
+"""The prompt set that comes along, written for this project: matched pairs, toxic prompts, benign instructions.
+
+The files in `starter/` are data; this module gives them their form and says what is wrong where they break it.
+
+    starter/pairs    frames with one slot, filled so that the prompt is harmless, and so that it is not
+    starter/toxic    further toxic prompts with a safe refusal
+    starter/benign   everyday instructions with a short answer
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from functools import cache
+from importlib import resources
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from discernment.errors import DataError
+from discernment.prompts.prompt import Label, Prompt, Split
+from discernment.prompts.prompt_set import PromptSet, Provenance
+
+__all__ = ["STARTER_SETS", "load_starter", "parse_benign", "parse_pairs", "parse_toxic"]
+
+STARTER_SETS = {
+    "starter/pairs": "Matched minimal pairs, seemingly toxic and toxic, in one wording frame each",
+    "starter/toxic": "Toxic prompts with safe refusals that give a reason",
+    "starter/benign": "Everyday instructions with short good answers",
+}
+
+SLOT = "{}"
+VALIDATION_SHARE = 0.1
+
+Text = Annotated[str, Field(min_length=1, pattern=r"(?s)^\S(.*\S)?$")]
+Form = Literal["question", "imperative"]
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _Prompting(_Row):
+    form: Form
+    prompt: Text
+    response: Text
+
+    @model_validator(mode="after")
+    def _ends_as_its_form(self) -> _Prompting:
+        _check_ending(self.prompt, self.form)
+        return self
+
+
+class _Toxic(_Prompting):
+    category: Text
+
+
+class _Benign(_Prompting):
+    topic: Text
+    split: Split
+
+
+class _Pair(_Row):
+    safe: Text
+    toxic: Text
+    answer: Text | None = None
+
+
+class _Frame(_Row):
+    category: Text
+    keyword: Text
+    form: Form
+    split: Split
+    frame: Text
+    pairs: list[_Pair] = Field(min_length=4)
+
+    @model_validator(mode="after")
+    def _has_one_slot(self) -> _Frame:
+        if self.frame.count(SLOT) != 1:
+            raise ValueError(f"the frame {self.frame!r} must have the slot {SLOT} exactly once")
+        _check_ending(self.frame, self.form)
+        return self
+
+
+AnyRow = TypeVar("AnyRow", bound=_Row)
+
+
+@cache
+def load_starter(name: str) -> PromptSet:
+    """Read one of the sets that come along.
+
+    Args:
+        name: `starter/pairs`, `starter/toxic` or `starter/benign`.
+
+    Raises:
+        DataError: If there is no such set, or its file breaks its form.
+    """
+    if name not in STARTER_SETS:
+        raise DataError(f"There is no starter set {name!r}; there are {', '.join(STARTER_SETS)}.")
+    parse, file = {
+        "starter/pairs": (parse_pairs, "frames.yaml"),
+        "starter/toxic": (parse_toxic, "toxic.yaml"),
+        "starter/benign": (parse_benign, "benign.yaml"),
+    }[name]
+    try:
+        text = resources.files("discernment.prompts").joinpath("starter", file).read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(
+            f"The installed package lacks prompts/starter/{file} ({error}); install it anew."
+        ) from error
+    return PromptSet(parse(text), Provenance(name=name, licence="Apache-2.0", note=STARTER_SETS[name]))
+
+
+def parse_pairs(text: str) -> list[Prompt]:
+    """The prompts of a `frames.yaml`: for each pair the seemingly toxic prompt, then the toxic one.
+
+    Raises:
+        DataError: If the text breaks the form; the message names the frame.
+    """
+    return [prompt for frame in _rows(text, _Frame, "frames.yaml") for prompt in _fill(frame)]
+
+
+def parse_toxic(text: str) -> list[Prompt]:
+    """The prompts of a `toxic.yaml`; of each category the same tenth is for validation, the rest for training.
+
+    Raises:
+        DataError: If the text breaks the form; the message names the row.
+    """
+    rows = _rows(text, _Toxic, "toxic.yaml")
+    by_category: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        by_category[row.category].append(row.prompt)
+    held_out = {
+        prompt
+        for of_category in by_category.values()
+        for prompt in sorted(of_category, key=_digest)[: round(VALIDATION_SHARE * len(of_category))]
+    }
+    return [
+        Prompt(
+            id=f"toxic-{key}",
+            text=row.prompt,
+            label=Label.TOXIC,
+            category=row.category,
+            source=f"starter/toxic/{row.category}",
+            split=Split.VALIDATION if row.prompt in held_out else Split.TRAIN,
+            response=row.response,
+        )
+        for key, row in zip(_numbered([row.category for row in rows]), rows, strict=True)
+    ]
+
+
+def parse_benign(text: str) -> list[Prompt]:
+    """The prompts of a `benign.yaml`.
+
+    Raises:
+        DataError: If the text breaks the form; the message names the row.
+    """
+    rows = _rows(text, _Benign, "benign.yaml")
+    return [
+        Prompt(
+            id=f"benign-{key}",
+            text=row.prompt,
+            label=Label.BENIGN,
+            category=row.topic,
+            source=f"starter/benign/{row.topic}",
+            split=row.split,
+            response=row.response,
+        )
+        for key, row in zip(_numbered([row.topic for row in rows]), rows, strict=True)
+    ]
+
+
+def _fill(frame: _Frame) -> Iterator[Prompt]:
+    for number, pair in enumerate(frame.pairs, start=1):
+        key = f"{_slug(frame.category)}-{_slug(frame.keyword)}-{number}"
+        for side, label, filler, response in (
+            ("safe", Label.SEEMINGLY_TOXIC, pair.safe, pair.answer),
+            ("toxic", Label.TOXIC, pair.toxic, None),
+        ):
+            yield Prompt(
+                id=f"{key}-{side}",
+                text=frame.frame.replace(SLOT, filler),
+                label=label,
+                category=frame.category,
+                source=f"starter/{frame.category}",
+                partner=f"{key}-{'toxic' if side == 'safe' else 'safe'}",
+                frame=frame.frame,
+                keyword=frame.keyword,
+                split=frame.split,
+                response=response,
+            )
+
+
+def _rows(text: str, form: type[AnyRow], file: str) -> list[AnyRow]:
+    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # many times faster, where libyaml is there
+    try:
+        return TypeAdapter(list[form]).validate_python(yaml.load(text, Loader=loader))  # type: ignore[valid-type]  # noqa: S506
+    except yaml.YAMLError as error:
+        raise DataError(f"{file} is not YAML ({' '.join(str(error).split())}).") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = "".join(f" {part + 1}" if isinstance(part, int) else f" {part}" for part in first["loc"])
+        raise DataError(
+            f"{file}{', row' if place else ''}{place}: {first['msg'].removeprefix('Value error, ')} "
+            f"({error.error_count()} such error(s) in the file)."
+        ) from error
+
+
+def _check_ending(text: str, form: Form) -> None:
+    if text.endswith("?") != (form == "question") or not text.endswith(("?", ".")):
+        raise ValueError(
+            f"{text!r} must end in a question mark if it is a question and in a full stop if not"
+        )
+
+
+def _numbered(names: Sequence[str]) -> Iterator[str]:
+    seen: Counter[str] = Counter()
+    for name in names:
+        seen[name] += 1
+        yield f"{_slug(name)}-{seen[name]:02d}"
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"\W+|_", "-", text.casefold()).strip("-")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

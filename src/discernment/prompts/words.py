@@ -1,0 +1,111 @@
+"""Words of a text: normalised for comparing prompts, and reduced to stems for finding a key word in any form."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+__all__ = ["normalise", "stem", "stems", "words"]
+
+APOSTROPHE = re.compile("['\N{RIGHT SINGLE QUOTATION MARK}]")
+PUNCTUATION = re.compile(r"[^\w\s]|_")
+TOKEN = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
+SYLLABLE = re.compile(r"[aeiouy]+[^aeiouy]+")
+VOWEL = re.compile(r"[aeiouy]")
+DOUBLE = re.compile(r"([^aeioulsz])\1$")
+SHORT_SYLLABLE = re.compile(r"^[^aeiou]*[aeiouy][^aeiouwxy]$")
+
+# Derived nouns, verbs and adjectives; cut off only where enough of the word remains (Porter's m > 1).
+DERIVED = (
+    "ations",
+    "ation",
+    "ators",
+    "ator",
+    "ates",
+    "ate",
+    "ions",
+    "ion",
+    "ous",
+    "ists",
+    "ist",
+    "ism",
+    "al",
+)
+INFLECTED = ("eries", "ery", "ing", "ed", "er")
+
+IRREGULAR = {
+    "burial": "bury",
+    "burnt": "burn",
+    "destruction": "destroy",
+    "fought": "fight",
+    "hung": "hang",
+    "saboteur": "sabotage",
+    "shot": "shoot",
+    "stole": "steal",
+    "stolen": "steal",
+    "struck": "strike",
+    "theft": "thief",
+    "thieves": "thief",
+}
+
+
+def words(text: str) -> list[str]:
+    """The words of `text` in lower case, without punctuation; a contraction is one word (`dont`)."""
+    return PUNCTUATION.sub(" ", APOSTROPHE.sub("", _plain(text))).split()
+
+
+def normalise(text: str) -> str:
+    """`text` without the differences of case, punctuation and white space."""
+    return " ".join(words(text))
+
+
+def stems(text: str) -> tuple[str, ...]:
+    """The stem of each word of `text`, in order; parts of a hyphenated word stand alone."""
+    return tuple(stem(word) for word in TOKEN.findall(APOSTROPHE.sub("'", _plain(text))))
+
+
+def stem(word: str) -> str:
+    """What the forms of an English word share: kill, kills, killing, killer and killed give `kill`.
+
+    A light form of Porter's algorithm (Program 14(3), 1980): plurals, -ed, -ing, -er and the commonest derived
+    endings, with the undoubling and the silent e that keep *rob, robbed, robber* apart from *robe, robes*.
+    """
+    word = _singular(word.removesuffix("'s"))
+    word = IRREGULAR.get(word, word)
+    if word.endswith("ied") and len(word) > 4:
+        word = f"{word[:-3]}y"
+    shorter = _without_ending(word)
+    while shorter != word:
+        word, shorter = shorter, _without_ending(shorter)
+    if word.endswith("e") and not SHORT_SYLLABLE.match(word[:-1]) and len(word) > 4:
+        word = word[:-1]
+    return word
+
+
+def _plain(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).casefold()
+
+
+def _singular(word: str) -> str:
+    if word.endswith("ies") and len(word) > 4:
+        return f"{word[:-3]}y"
+    if word.endswith(("sses", "shes", "ches", "xes", "zes")):
+        return word[:-2]
+    if word.endswith("s") and not word.endswith(("ss", "us", "is")) and len(word) > 3:
+        return word[:-1]
+    return word
+
+
+def _without_ending(word: str) -> str:
+    for ending in DERIVED:
+        if word.endswith(ending) and len(SYLLABLE.findall(word.removesuffix(ending))) > 1:
+            return word.removesuffix(ending)
+    if word.endswith("tor") and len(word) > 5:
+        return word[:-2]
+    for ending in INFLECTED:
+        base = word.removesuffix(ending)
+        if base != word and len(base) > 2 and VOWEL.search(base):
+            if DOUBLE.search(base):
+                return base[:-1]
+            return f"{base}e" if SHORT_SYLLABLE.match(base) or base.endswith("at") else base
+    return word

@@ -1,0 +1,122 @@
+"""The contrastive loss of stage 1: from the hidden states of layer l to one number.
+
+The losses themselves come from pytorch-metric-learning. Two prompts of one label are a positive pair, two prompts
+of different labels a negative one (DCR, Lu et al. 2026, arXiv 2603.03323).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from pytorch_metric_learning import losses as metric_losses
+from torch import Tensor, nn
+
+__all__ = ["ContrastiveLoss", "LossOptions", "pool"]
+
+
+class LossOptions(BaseModel):
+    """Which contrastive loss, and on what view of the hidden states."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Literal["circle", "supcon", "ntxent", "triplet"] = Field(
+        "circle", description="The paper uses Circle loss, which weighs negatives by their difficulty."
+    )
+    margin: float = Field(0.25, ge=0, description="Circle's relaxation m, or the triplet margin.")
+    gamma: float = Field(64.0, gt=0, description="Circle's scale.")
+    temperature: float = Field(0.2, gt=0, description="Temperature of SupCon and NT-Xent.")
+    reduction: Literal["per_anchor", "global"] = Field(
+        "per_anchor",
+        description="Circle only: one term an anchor, averaged, or one term over all pairs of the batch.",
+    )
+    pooling: Literal["last", "mean"] = Field(
+        "last", description="The last token's state, or the mean over tokens."
+    )
+    centre: bool = Field(
+        True,
+        description="Subtract the batch mean: a few huge dimensions of the residual stream dominate plain cosine.",
+    )
+
+
+def pool(hidden: Tensor, attention_mask: Tensor, how: Literal["last", "mean"]) -> Tensor:
+    """One state a prompt.
+
+    Args:
+        hidden: Hidden states, `[batch, length, hidden]`.
+        attention_mask: 1 for tokens, 0 for padding on either side, `[batch, length]`.
+        how: `last` takes the last token that is not padding, `mean` averages over the tokens.
+
+    Returns:
+        `[batch, hidden]`, float32.
+    """
+    hidden = hidden.float()
+    if how == "mean":
+        weights = attention_mask.unsqueeze(-1).to(hidden.dtype)
+        return (hidden * weights).sum(1) / weights.sum(1)
+    positions = torch.arange(hidden.shape[1], device=hidden.device)
+    last = (attention_mask * positions).argmax(1)
+    return hidden[torch.arange(hidden.shape[0], device=hidden.device), last]
+
+
+class GlobalCircleLoss(metric_losses.CircleLoss):
+    """Circle loss with one term over all pairs of the batch, as in the reference code of Sun et al. 2020 (eq. 6).
+
+    softplus(logsumexp over negatives + logsumexp over positives); pytorch-metric-learning has one term an anchor.
+    """
+
+    def _compute_loss(self, mat: Tensor, pos_mask: Tensor, neg_mask: Tensor) -> dict[str, dict[str, object]]:
+        once = torch.ones_like(mat, dtype=torch.bool).triu(1)
+        positive, negative = mat[pos_mask.bool() & once], mat[neg_mask.bool() & once]
+        positive = -self.gamma * torch.relu(self.op - positive.detach()) * (positive - self.delta_p)
+        negative = self.gamma * torch.relu(negative.detach() - self.on) * (negative - self.delta_n)
+        loss = nn.functional.softplus(positive.logsumexp(0) + negative.logsumexp(0))
+        return {"loss": {"losses": loss, "indices": None, "reduction_type": "already_reduced"}}
+
+
+class ContrastiveLoss(nn.Module):
+    """Contrastive loss on pooled hidden states.
+
+    Args:
+        options: Which loss.
+
+    Example:
+        >>> loss = ContrastiveLoss(LossOptions(name="supcon"))
+        >>> loss(states, labels)  # states [batch, hidden], labels [batch]
+    """
+
+    def __init__(self, options: LossOptions) -> None:
+        super().__init__()
+        self.options = options
+        self.metric_loss = _metric_loss(options)
+
+    def forward(self, states: Tensor, labels: Tensor) -> Tensor:
+        """The loss of one batch.
+
+        Args:
+            states: Pooled hidden states, `[batch, hidden]`.
+            labels: Any integers, `[batch]`; equal ones are positives.
+
+        Returns:
+            A scalar; 0 without gradient if the batch holds one label only.
+        """
+        if self.options.centre:
+            states = states - states.mean(0, keepdim=True)
+        loss: Tensor = self.metric_loss(states, labels)
+        return loss
+
+
+def _metric_loss(options: LossOptions) -> nn.Module:
+    loss: nn.Module
+    match options.name:
+        case "circle":
+            kind = GlobalCircleLoss if options.reduction == "global" else metric_losses.CircleLoss
+            loss = kind(m=options.margin, gamma=options.gamma)
+        case "supcon":
+            loss = metric_losses.SupConLoss(temperature=options.temperature)
+        case "ntxent":
+            loss = metric_losses.NTXentLoss(temperature=options.temperature)
+        case "triplet":
+            loss = metric_losses.TripletMarginLoss(margin=options.margin)
+    return loss

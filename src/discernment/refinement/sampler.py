@@ -1,0 +1,112 @@
+"""Which prompts make up a batch of stage 1: labels in equal parts, sources in equal parts, partners together."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from discernment.errors import TrainingError
+from discernment.prompts import Label, Prompt
+from discernment.training import EpochSampler
+
+__all__ = ["BalancedBatches"]
+
+
+class BalancedBatches(EpochSampler):
+    """Row numbers in blocks of `batch_size`, each block balanced.
+
+    Within a block every label has the same number of prompts (up to one). Within a label the sources take turns, so
+    that a large source does not stand for its label. Within a source no prompt comes twice before all have come.
+
+    Args:
+        prompts: The prompts to draw from.
+        batch_size: Prompts a block.
+        seed: The stage's seed.
+        matched: Put the partners of a block's first label in the same block: the contrast then cannot be told by
+            the wording frame.
+        extra: Row numbers that take turns at the end of every block, outside the balance.
+        extra_size: How many of them a block gets.
+
+    Attributes:
+        block_size: Rows a block, the extra ones included.
+
+    Raises:
+        TrainingError: If there is only one label, or a block has no room for two prompts of each.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[Prompt],
+        batch_size: int,
+        seed: int,
+        *,
+        matched: bool = True,
+        extra: Sequence[int] = (),
+        extra_size: int = 0,
+    ) -> None:
+        self.batch_size = batch_size
+        self.matched = matched
+        self.rows: dict[Label, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+        for row, prompt in enumerate(prompts):
+            self.rows[prompt.label][prompt.source].append(row)
+        self.labels = [label for label in Label if label in self.rows]
+        if len(self.labels) < 2:
+            raise TrainingError(
+                f"The contrast needs prompts of two labels and has only {' and '.join(self.labels) or 'none'}; "
+                "name more sets."
+            )
+        if batch_size < 2 * len(self.labels):
+            raise TrainingError(
+                f"A batch of {batch_size} has no room for two prompts of each of {len(self.labels)} labels; "
+                f"use a batch size of at least {2 * len(self.labels)}."
+            )
+        by_id = {p.id: row for row, p in enumerate(prompts)}
+        self.partner = {row: by_id[p.partner] for row, p in enumerate(prompts) if p.partner in by_id}
+        self.extra = {"extra": list(extra)}
+        self.extra_size = extra_size if extra else 0
+        self.block_size = batch_size + self.extra_size
+        super().__init__(self._epoch, math.ceil(len(prompts) / batch_size) * self.block_size, seed)
+
+    def _epoch(self, generator: torch.Generator) -> list[int]:
+        draws = {label: _take_turns(self.rows[label], generator) for label in self.labels}
+        extra = _take_turns(self.extra, generator)
+        order: list[int] = []
+        while len(order) < self.length:
+            order += self._block(draws)
+            order += [next(extra) for _ in range(self.extra_size)]
+        return order
+
+    def _block(self, draws: dict[Label, Iterator[int]]) -> list[int]:
+        block: list[int] = []
+        for place, label in enumerate(self.labels):
+            share = (self.batch_size - len(block)) // (len(self.labels) - place)
+            chosen: list[int] = []
+            if self.matched and place > 0:
+                partners = [self.partner[row] for row in block if row in self.partner]
+                own = {row for rows in self.rows[label].values() for row in rows}
+                chosen = [row for row in dict.fromkeys(partners) if row in own][:share]
+            # A prompt may be drawn that is in the block as a partner already; pass over it while others are left.
+            spare = sum(len(rows) for rows in self.rows[label].values()) - len(chosen)
+            while len(chosen) < share:
+                row = next(draws[label])
+                if row not in chosen or spare <= 0:
+                    chosen.append(row)
+                    spare -= 1
+            block += chosen
+        return block
+
+
+def _take_turns(sources: dict[str, list[int]], generator: torch.Generator) -> Iterator[int]:
+    """Endless row numbers: a random source order each round, each source without repeats until it is used up."""
+    queues: dict[str, list[int]] = {source: [] for source in sources}
+    names = list(sources)
+    while True:
+        for index in torch.randperm(len(names), generator=generator).tolist():
+            name = names[index]
+            if not queues[name]:
+                order = torch.randperm(len(sources[name]), generator=generator).tolist()
+                queues[name] = [sources[name][i] for i in order]
+            yield queues[name].pop()

@@ -1,0 +1,350 @@
+"""Stage 1 of DCR: contrastive refinement of the first l layers (Lu et al. 2026, arXiv 2603.03323, section 4).
+
+The model is cut after layer l. The loss pulls the layer's states of prompts with one label together and pushes
+those of different labels apart; everything after layer l stays as it is, byte for byte.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
+
+from discernment.diagnosis.separability import separation
+from discernment.errors import TrainingError
+from discernment.models.batch import pad
+from discernment.models.chat import ChatFormat
+from discernment.models.cut import CutModel
+from discernment.models.loading import load_chat, load_model
+from discernment.models.spec import ModelSpec
+from discernment.prompts import Label, PromptSet
+from discernment.refinement.losses import ContrastiveLoss, LossOptions, pool
+from discernment.refinement.sampler import BalancedBatches
+from discernment.training import (
+    HistoryCallback,
+    OptimizerOptions,
+    StageCost,
+    latest_checkpoint,
+    show_progress,
+    trainer_arguments,
+)
+
+__all__ = ["ContrastiveTrainer", "RefineOptions", "refine"]
+
+HISTORY = {
+    "loss": "loss",
+    "contrast": "contrast",
+    "retention": "retention",
+    "learning_rate": "learning_rate",
+    "eval_within_similarity": "within_similarity",
+    "eval_cross_similarity": "cross_similarity",
+    "eval_probe_auroc": "probe_auroc",
+}
+RETAINED = -1
+"""Label number of prompts that take part in the retention term only."""
+
+
+class RefineOptions(OptimizerOptions):
+    """Options of stage 1."""
+
+    learning_rate: float = Field(2e-5, gt=0)
+    batch_size: int = Field(32, ge=4)
+    schedule: Literal["linear", "cosine", "constant_with_warmup"] = "constant_with_warmup"
+    layer: int = Field(
+        ge=1, description="l: the last layer that is trained; its output is what the loss sees."
+    )
+    steps: int = Field(80, ge=1, description="At most so many steps.")
+    loss: LossOptions = Field(default_factory=LossOptions)
+    matched: bool = Field(True, description="Draw the matched partner of a prompt into the same batch.")
+    retention: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of the term that keeps the states of benign prompts near the base model's.",
+    )
+    retention_batch: int = Field(8, ge=1, description="Benign prompts a step for the retention term.")
+    train_embeddings: bool = False
+    evaluate_every: int = Field(10, ge=1, description="Steps between two looks at the validation prompts.")
+    stopping: Literal["probe_auroc", "cross_similarity", "none"] = Field(
+        "cross_similarity",
+        description="Validation number by which the best step is kept and the stage stops early.",
+    )
+    patience: int = Field(3, ge=1, description="Looks without improvement before the stage stops.")
+
+
+class PromptRows(torch.utils.data.Dataset[dict[str, Any]]):
+    """Encoded prompts with their label numbers and, for retained ones, the base model's states."""
+
+    def __init__(
+        self, sequences: Sequence[list[int]], labels: Sequence[int], references: Sequence[Tensor | None]
+    ):
+        self.rows: list[dict[str, Any]] = [
+            {"input_ids": ids, "label": label, "reference": reference}
+            for ids, label, reference in zip(sequences, labels, references, strict=True)
+        ]
+
+    @property
+    def mean_length(self) -> float:
+        """Mean number of tokens a row."""
+        return sum(len(row["input_ids"]) for row in self.rows) / max(1, len(self.rows))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.rows[index]
+
+
+class Collator:
+    """Right-padded batches; the references are padded like the tokens.
+
+    Args:
+        pad_id: The padding token.
+    """
+
+    def __init__(self, pad_id: int) -> None:
+        self.pad_id = pad_id
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Make one batch of rows."""
+        batch = {
+            **pad([r["input_ids"] for r in rows], self.pad_id, "right")._asdict(),
+            "labels": torch.tensor([r["label"] for r in rows]),
+        }
+        references = [r["reference"] for r in rows if r["reference"] is not None]
+        if references:
+            batch["references"] = nn.utils.rnn.pad_sequence(references, batch_first=True)
+        return batch
+
+
+class ContrastiveTrainer(Trainer):
+    """Trains a cut model with a contrastive loss on the states of its last layer.
+
+    Args:
+        model: The cut model.
+        options: Options of stage 1.
+        rows: The training rows.
+        sampler: Gives their order.
+        pad_id: The padding token.
+        validation: Encoded validation prompts: token ids, whether each is toxic, and their sources.
+        **kwargs: As for `transformers.Trainer`.
+    """
+
+    def __init__(
+        self,
+        model: CutModel,
+        options: RefineOptions,
+        rows: PromptRows,
+        sampler: BalancedBatches,
+        pad_id: int,
+        validation: tuple[list[list[int]], list[bool], list[str]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(model=model, data_collator=Collator(pad_id), train_dataset=rows, **kwargs)
+        self.rows = rows
+        self.cut = model
+        self.pad_id = pad_id
+        self.options = options
+        self.sampler = sampler
+        self.validation = validation
+        self.contrastive_loss = ContrastiveLoss(options.loss)
+        self.parts: dict[str, float] = {}
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> BalancedBatches:
+        return self.sampler
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Contrast between the labels, plus the retention term on benign prompts."""
+        hidden = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+        labels, mask = inputs["labels"], inputs["attention_mask"]
+        contrasted = labels != RETAINED
+        states = pool(hidden[contrasted], mask[contrasted], self.options.loss.pooling)
+        loss = self.contrastive_loss(states, labels[contrasted])
+        self.parts = {"contrast": float(loss.detach())}
+        if "references" in inputs:
+            drift = retention(hidden[~contrasted], inputs["references"], mask[~contrasted])
+            self.parts["retention"] = float(drift.detach())
+            loss = loss + self.options.retention * drift
+        return (loss, hidden) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add the parts of the loss to what the trainer logs."""
+        super().log({**logs, **(self.parts if "loss" in logs else {})}, *args, **kwargs)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Similarity within and across the labels of the validation prompts, and a linear probe's AUROC."""
+        assert self.validation is not None
+        sequences, toxic, sources = self.validation
+        states = pooled_states(self.cut, sequences, self.options, self.pad_id)
+        found = separation(states, toxic, sources, centre=self.options.loss.centre)
+        metrics = {"eval_within_similarity": found.within, "eval_cross_similarity": found.cross}
+        if found.probe_auroc is not None:
+            metrics["eval_probe_auroc"] = found.probe_auroc
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+def retention(hidden: Tensor, reference: Tensor, attention_mask: Tensor) -> Tensor:
+    """How far states have moved from the base model's, relative to the latter's size, averaged over tokens.
+
+    Args:
+        hidden: States now, `[batch, length, hidden]`.
+        reference: States of the base model, `[batch, length', hidden]` with `length' <= length`.
+        attention_mask: 1 for tokens, padding on the right, `[batch, length]`.
+    """
+    length = reference.shape[1]
+    hidden, mask = hidden[:, :length].float(), attention_mask[:, :length].bool()
+    moved = (hidden - reference).square().sum(-1)[mask]
+    return (moved / reference.square().sum(-1)[mask].clamp(min=1e-12)).mean()
+
+
+@torch.no_grad()
+def pooled_states(
+    model: nn.Module, sequences: list[list[int]], options: RefineOptions, pad_id: int
+) -> Tensor:
+    """Pooled states after layer l of encoded prompts, `[prompts, hidden]`, on the CPU, in the given order."""
+    device = next(model.parameters()).device
+    states = []
+    for start in range(0, len(sequences), options.batch_size):
+        batch = pad(sequences[start : start + options.batch_size], pad_id, "right", device)
+        states.append(pool(model(*batch), batch.attention_mask, options.loss.pooling).cpu())
+    return torch.cat(states)
+
+
+def refine(
+    model: ModelSpec,
+    prompts: PromptSet,
+    options: RefineOptions,
+    out: Path,
+    validation: PromptSet | None = None,
+    retained: PromptSet | None = None,
+) -> StageCost:
+    """Refine `model` and save it whole to `out/model`.
+
+    Args:
+        model: The base model.
+        prompts: The contrast: prompts of at least two labels.
+        options: How to train.
+        out: The stage's directory; gets `model/` and `history.jsonl`.
+        validation: Prompts by which the best step is kept and the stage stops early.
+        retained: Benign prompts whose states are kept near the base model's, where `options.retention` is above 0.
+
+    Raises:
+        TrainingError: If the contrast has one label only, or the loss is not finite.
+        ModelError: If the model cannot be loaded or cut, or the layer is out of range.
+    """
+    chat = load_chat(model)
+    network = load_model(model)
+    torch.manual_seed(options.seed)
+    with CutModel(
+        network, options.layer, path=model.layers, train_embeddings=options.train_embeddings
+    ) as cut:
+        if options.lora is not None:
+            cut.add_adapters(options.lora)
+        trainer = _make_trainer(cut, chat, prompts, options, out, validation, retained)
+        show_progress(trainer)
+        checkpoint = latest_checkpoint(out)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if options.lora is not None:
+            cut.merge_adapters()
+    network.save_pretrained(out / "model")
+    chat.tokenizer.save_pretrained(out / "model")
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    best = trainer.state.best_global_step
+    return StageCost(
+        steps=trainer.state.global_step,
+        tokens=round(trainer.state.global_step * trainer.sampler.block_size * trainer.rows.mean_length),
+        notes={"layer": options.layer, "kept_step": best if best is not None else trainer.state.global_step},
+    )
+
+
+def _make_trainer(
+    cut: CutModel,
+    chat: ChatFormat,
+    prompts: PromptSet,
+    options: RefineOptions,
+    out: Path,
+    validation: PromptSet | None,
+    retained: PromptSet | None,
+) -> ContrastiveTrainer:
+    pad_id = chat.tokenizer.pad_token_id
+    sequences = [chat.encode(p.text) for p in prompts]
+    numbers = {label: n for n, label in enumerate(Label)}
+    labels = [numbers[p.label] for p in prompts]
+    references: list[Tensor | None] = [None] * len(prompts)
+    if options.retention and retained is not None:
+        benign = [chat.encode(p.text) for p in retained]
+        references += _token_states(cut, benign, options, pad_id)
+        labels += [RETAINED] * len(benign)
+        sequences += benign
+    elif options.retention:
+        raise TrainingError(
+            "The retention term needs benign prompts; name `retained` sets or set retention to 0."
+        )
+    sampler = BalancedBatches(
+        prompts.prompts,
+        options.batch_size,
+        options.seed,
+        matched=options.matched,
+        extra=range(len(prompts), len(sequences)),
+        extra_size=options.retention_batch,
+    )
+    settings = trainer_arguments(options, out, options.steps)
+    settings["per_device_train_batch_size"] = sampler.block_size
+    callbacks: list[Any] = [HistoryCallback(out / "history.jsonl", HISTORY)]
+    if validation is not None:
+        settings |= {"eval_strategy": "steps", "eval_steps": options.evaluate_every, "eval_on_start": True}
+        if options.stopping != "none":
+            settings |= {
+                "save_strategy": "steps",
+                "save_steps": options.evaluate_every,
+                "load_best_model_at_end": True,
+                "metric_for_best_model": f"eval_{options.stopping}",
+                "greater_is_better": options.stopping == "probe_auroc",
+            }
+            callbacks.append(EarlyStoppingCallback(early_stopping_patience=options.patience))
+    return ContrastiveTrainer(
+        model=cut,
+        options=options,
+        sampler=sampler,
+        pad_id=pad_id,
+        validation=None if validation is None else _encode_validation(validation, chat),
+        args=TrainingArguments(**settings, max_steps=options.steps, dataloader_drop_last=True),
+        rows=PromptRows(sequences, labels, references),
+        eval_dataset=PromptRows([], [], []) if validation is not None else None,
+        callbacks=callbacks,
+    )
+
+
+def _encode_validation(
+    validation: PromptSet, chat: ChatFormat
+) -> tuple[list[list[int]], list[bool], list[str]]:
+    toxic = [p.label.should_refuse for p in validation]
+    if len(set(toxic)) < 2:
+        raise TrainingError(f"The validation prompts need toxic and other ones; {validation.summary()}.")
+    return [chat.encode(p.text) for p in validation], toxic, [p.source for p in validation]
+
+
+@torch.no_grad()
+def _token_states(
+    cut: CutModel, sequences: list[list[int]], options: RefineOptions, pad_id: int
+) -> list[Tensor]:
+    device = next(cut.parameters()).device
+    states: list[Tensor] = []
+    for start in range(0, len(sequences), options.batch_size):
+        batch = pad(sequences[start : start + options.batch_size], pad_id, "right", device)
+        hidden = cut(*batch).float().cpu()
+        states += [row[mask.bool()] for row, mask in zip(hidden, batch.attention_mask.cpu(), strict=True)]
+    return states

@@ -1,0 +1,190 @@
+"""What a report reads: the files of a run directory, checked."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from discernment.errors import DataError, RunError
+from discernment.evaluation.results import Results
+from discernment.evaluation.sample import Sample
+from discernment.files import read_json, read_json_lines
+
+__all__ = ["History", "Manifest", "RunFiles", "Stage", "read_run"]
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class _Lenient(BaseModel):
+    # A report must be had of runs that a newer version wrote.
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Stage(_Lenient):
+    """One stage of the manifest: its name, the methods that share it and what it cost."""
+
+    name: str
+    methods: list[str] = Field(default_factory=list)
+    seconds: float | None = None
+    tokens: int | None = None
+    peak_memory_bytes: int | None = None
+
+
+class Method(_Lenient):
+    """One method of the manifest: the ids of its stages in order, and its options."""
+
+    stages: list[str] = Field(default_factory=list)
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class Manifest(_Lenient):
+    """`manifest.json`, as far as a report needs it."""
+
+    schema_version: Literal[1] = 1
+    name: str | None = None
+    status: str = "complete"
+    created: str | None = None
+    finished: str | None = None
+    discernment: str | None = None
+    packages: dict[str, str] = Field(default_factory=dict)
+    platform: str | None = None
+    base_model: str | None = None
+    judge: str | None = None
+    seen_in_training: dict[str, int] = Field(default_factory=dict)
+    stages: dict[str, Stage] = Field(default_factory=dict)
+    methods: dict[str, Method] = Field(default_factory=dict)
+
+    def methods_of(self, stage_id: str) -> list[str]:
+        """The methods that use a stage."""
+        users = [name for name, method in self.methods.items() if stage_id in method.stages]
+        return users or list(self.stages[stage_id].methods)
+
+
+@dataclass(frozen=True)
+class History:
+    """The curve of one training stage: the methods that share it and its rows of finite numbers."""
+
+    methods: list[str]
+    rows: list[dict[str, float]]
+
+    def series(self, key: str) -> tuple[list[float], list[float]]:
+        """The steps and the values at which `key` was recorded."""
+        rows = [row for row in self.rows if key in row and "step" in row]
+        return [row["step"] for row in rows], [row[key] for row in rows]
+
+    def has(self, *keys: str) -> bool:
+        """Whether one of `keys` was recorded."""
+        return any(self.series(key)[0] for key in keys)
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """A run directory, read.
+
+    Attributes:
+        directory: The run directory.
+        results: The numbers.
+        manifest: The manifest; None where there is none.
+        recipe: The text of the recipe; None where there is none.
+        samples: What each method made of each prompt, for the methods whose samples are there.
+        refinements: The curves of stage 1, one per stage.
+        alignments: The curves of stage 2, one per stage.
+    """
+
+    directory: Path
+    results: Results
+    manifest: Manifest | None
+    recipe: str | None
+    samples: dict[str, list[Sample]]
+    refinements: list[History]
+    alignments: list[History]
+
+
+def read_run(directory: Path) -> RunFiles:
+    """Read a run directory; only `results.json` has to be there.
+
+    Raises:
+        RunError: If there are no results, or a file is damaged; the message names the file.
+    """
+    results_path = directory / "results.json"
+    if not results_path.is_file():
+        raise RunError(
+            f"{directory} has no results.json to report on; "
+            "name a run directory whose evaluation is complete, or finish the run first."
+        )
+    results = _parse(Results, results_path)
+    manifest_path = directory / "manifest.json"
+    manifest = _parse(Manifest, manifest_path) if manifest_path.is_file() else None
+    recipe_path = directory / "recipe.yaml"
+    recipe = recipe_path.read_text(encoding="utf-8", errors="replace") if recipe_path.is_file() else None
+    stages = manifest.stages if manifest else {}
+    samples: dict[str, list[Sample]] = {}
+    curves: dict[str, list[History]] = {"refine": [], "align": []}
+    for stage_id, stage in stages.items():
+        if Path(stage_id).name != stage_id or stage_id == "..":
+            raise RunError(
+                f"{manifest_path} names the stage {stage_id!r}, which is not the name of a folder."
+            )
+        assert manifest is not None
+        methods = [m for m in manifest.methods_of(stage_id) if m in results.methods]
+        folder = directory / "stages" / stage_id
+        if stage.name == "evaluate" and (folder / "samples.jsonl").is_file():
+            read = _read_samples(folder / "samples.jsonl")
+            samples.update(dict.fromkeys(methods, read))
+        elif stage.name in curves and (folder / "history.jsonl").is_file():
+            rows = _read_history(folder / "history.jsonl")
+            curves[stage.name].append(History(methods or [stage_id], rows))
+    return RunFiles(
+        directory=directory,
+        results=results,
+        manifest=manifest,
+        recipe=recipe,
+        samples={method: samples[method] for method in results.methods if method in samples},
+        refinements=curves["refine"],
+        alignments=curves["align"],
+    )
+
+
+def _parse(model: type[Model], path: Path) -> Model:
+    try:
+        return model.model_validate(read_json(path))
+    except DataError as error:
+        raise RunError(str(error)) from error
+    except ValidationError as error:
+        raise RunError(f"{path} does not have the form of a run's file ({_first(error)}).") from error
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"])) or "the whole file"
+    return f"{where}: {first['msg']}"
+
+
+def _read_samples(path: Path) -> list[Sample]:
+    samples = []
+    try:
+        for number, row in read_json_lines(path, allow_torn_end=True):
+            try:
+                samples.append(Sample.model_validate(row))
+            except ValidationError as error:
+                raise RunError(
+                    f"{path}, line {number}, is not an evaluated sample ({_first(error)})."
+                ) from error
+    except DataError as error:
+        raise RunError(str(error)) from error
+    return samples
+
+
+def _read_history(path: Path) -> list[dict[str, float]]:
+    try:
+        rows = [row for _, row in read_json_lines(path, allow_torn_end=True) if isinstance(row, dict)]
+    except DataError as error:
+        raise RunError(str(error)) from error
+    return [
+        {k: float(v) for k, v in row.items() if isinstance(v, int | float) and math.isfinite(v)}
+        for row in rows
+    ]

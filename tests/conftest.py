@@ -1,0 +1,69 @@
+"""Fixtures for all tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from discernment.models.chat import ChatFormat
+from discernment.models.policy import Policy
+from tiny import CHAT_TEMPLATE, CORPUS, FAMILIES, make_model
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer with a chat template, trained on a few sentences."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    special = ["<pad>", "<|im_start|>", "<|im_end|>", "<s>"]
+    bpe.train_from_iterator(
+        CORPUS,
+        trainers.BpeTrainer(
+            vocab_size=400, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+        ),
+    )
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        pad_token="<pad>",
+        eos_token="<|im_end|>",
+        additional_special_tokens=["<|im_start|>"],
+    )
+    made.chat_template = CHAT_TEMPLATE
+    return made
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    """Each architecture in turn."""
+    return str(request.param)
+
+
+@pytest.fixture
+def tiny_policy(tokenizer: PreTrainedTokenizerFast) -> Policy:
+    """A policy with a tiny random Llama."""
+    return Policy(make_model("llama", len(tokenizer)), ChatFormat(tokenizer), "tiny")
+
+
+@pytest.fixture
+def model_folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Callable[..., Path]:
+    """Saves a tiny model with its tokenizer and gives the folder."""
+
+    def save(family: str = "llama", **changes: object) -> Path:
+        folder = tmp_path / f"model-{family}"
+        make_model(family, len(tokenizer), **changes).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return save

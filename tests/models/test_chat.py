@@ -1,0 +1,45 @@
+"""Prompts become tokens the same way everywhere, with special tokens once."""
+
+import pytest
+
+from discernment.errors import ModelError
+from discernment.models.chat import ChatFormat
+from discernment.models.policy import Policy
+from tiny import make_model
+
+
+def test_chat_template_writes_the_turns(tokenizer):
+    chat = ChatFormat(tokenizer)
+    assert chat.template == "chat"
+    assert chat.render("Hi") == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    assert tokenizer.decode(chat.encode("Hi")) == chat.render("Hi")
+    assert chat.end_of_turn == tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert tokenizer.decode(chat.encode_reply("Sure.")) == "Sure.<|im_end|>"
+
+
+def test_system_message(tokenizer):
+    assert (
+        ChatFormat(tokenizer, system="Be kind.")
+        .render("Hi")
+        .startswith("<|im_start|>system\nBe kind.<|im_end|>")
+    )
+
+
+def test_plain_template_is_for_models_without_one(tokenizer):
+    chat = ChatFormat(tokenizer, template="plain")
+    assert chat.render("Hi") == "### Instruction:\nHi\n\n### Response:\n"
+    assert chat.end_of_turn == tokenizer.eos_token_id
+    bare = type(tokenizer)(tokenizer_object=tokenizer.backend_tokenizer, eos_token="<|im_end|>")
+    assert ChatFormat(bare).template == "plain"
+    with pytest.raises(ModelError, match="no chat template; use `template: plain`"):
+        ChatFormat(bare, template="chat")
+
+
+def test_greedy_replies_do_not_depend_on_the_batch(family, tokenizer):
+    policy = Policy(make_model(family, len(tokenizer)), ChatFormat(tokenizer), family)
+    encoded = policy.encode(["How do I kill a process?", "Hi", "Write a short letter to the editor."])
+    together = policy.generate(encoded, 6)
+    alone = [policy.generate([ids], 6)[0] for ids in encoded]
+    assert [c.text for c in together] == [c.text for c in alone]
+    assert all(0 < c.tokens <= 6 for c in together)
+    assert len({c.text for c in together}) > 1

@@ -1,0 +1,120 @@
+"""A cut model computes what the whole model computes up to layer l, and leaves the rest alone."""
+
+import pytest
+import torch
+
+from discernment.errors import ModelError
+from discernment.models.batch import pad
+from discernment.models.cut import CutModel
+from discernment.models.layers import find_layers
+from discernment.training import LoraOptions
+from tiny import LAYERS, make_model
+
+BATCH = pad([[5, 9, 7, 30, 21], [8, 6, 11], [40, 41, 42, 43]], 0, "right")
+
+
+def whole_gradients(model, layer):
+    """Gradients of a scalar of hidden state `layer`, from one run through the whole model."""
+    hidden = {}
+    listing = find_layers(model)
+    handle = listing.layers[layer - 1].register_forward_hook(
+        lambda module, args, output: hidden.update(state=output[0] if isinstance(output, tuple) else output)
+    )
+    model(**BATCH._asdict(), use_cache=False)
+    handle.remove()
+    return hidden["state"]
+
+
+@pytest.mark.parametrize("layer", [1, 2, LAYERS])
+def test_cut_gradients_equal_the_whole_models(family, layer):
+    model = make_model(family)
+    mask = BATCH.attention_mask.bool()
+    weight = torch.randn(32, generator=torch.Generator().manual_seed(1))
+
+    state = whole_gradients(model, layer)
+    (state[mask] @ weight).square().sum().backward()
+    kept = [p for block in find_layers(model).layers[:layer] for p in block.parameters()]
+    expected = [None if p.grad is None else p.grad.clone() for p in kept]
+    expected_state = state.detach().clone()
+    model.zero_grad()
+
+    with CutModel(model, layer) as cut:
+        output = cut(**BATCH._asdict())
+        (output[mask] @ weight).square().sum().backward()
+        found = [p.grad for p in kept]
+
+    torch.testing.assert_close(output[mask], expected_state[mask])
+    assert sum(g is not None for g in expected) > 0
+    for got, want in zip(found, expected, strict=True):
+        assert (got is None) == (want is None)
+        if want is not None:
+            assert want.abs().max() > 0
+            torch.testing.assert_close(got, want)
+
+
+def test_only_the_kept_layers_are_trainable_and_the_rest_is_put_back(family):
+    model = make_model(family)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    logits = model(**BATCH._asdict()).logits
+    cut = CutModel(model, 2)
+    trainable = {id(p) for p in cut.parameters() if p.requires_grad}
+    assert trainable == {id(p) for block in cut.layers for p in block.parameters()}
+    assert len(cut.layers) == 2
+    with torch.no_grad():
+        for parameter in cut.layers.parameters():
+            parameter.add_(0.01)
+    cut.restore()
+    cut.restore()
+    assert len(find_layers(model).layers) == LAYERS
+    assert all(p.requires_grad for p in model.parameters())
+    after = model.state_dict()
+    path = find_layers(model).path
+    trained = {name for name in before if name.startswith((f"{path}.0.", f"{path}.1."))}
+    assert trained
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert changed <= trained
+    assert not torch.equal(logits, model(**BATCH._asdict()).logits)
+
+
+def test_adapters_merge_into_the_kept_layers_only(family):
+    model = make_model(family)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with CutModel(model, 2) as cut:
+        cut.add_adapters(LoraOptions(rank=2))
+        adapters = [p for p in cut.parameters() if p.requires_grad]
+        assert adapters
+        with torch.no_grad():
+            for parameter in adapters:
+                parameter.fill_(0.1)
+        adapted = cut(**BATCH._asdict())
+        cut.merge_adapters()
+        torch.testing.assert_close(cut(**BATCH._asdict()), adapted, atol=1e-4, rtol=1e-4)
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    path = find_layers(model).path
+    assert changed
+    assert all(name.startswith((f"{path}.0.", f"{path}.1.")) for name in changed)
+
+
+@pytest.mark.parametrize("layer", [0, LAYERS + 1, -1])
+def test_layer_out_of_range_is_one_sentence(layer):
+    with pytest.raises(ModelError, match=rf"Layer {layer} is out of range: the model has {LAYERS} layers"):
+        CutModel(make_model("llama"), layer)
+
+
+def test_unknown_structure_says_how_to_name_the_list():
+    class Odd(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.config = type("C", (), {"num_hidden_layers": 2})()
+            self.first = torch.nn.ModuleList([torch.nn.Linear(2, 2) for _ in range(2)])
+            self.second = torch.nn.ModuleList([torch.nn.Linear(2, 2) for _ in range(2)])
+
+    with pytest.raises(ModelError, match="2 module lists have 2 entries; name the list with `layers`"):
+        find_layers(Odd())
+    assert find_layers(Odd(), "second").path == "second"
+    with pytest.raises(ModelError, match="has no module list 'third'"):
+        find_layers(Odd(), "third")

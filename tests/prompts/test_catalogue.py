@@ -1,0 +1,159 @@
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from discernment.errors import DataError
+from discernment.prompts.catalogue import catalogue, load_catalogue_set, nearest_names
+from discernment.prompts.prompt import Label
+from discernment.prompts.prompt_set import Columns
+
+DATA = os.environ.get("DISCERNMENT_DATA")
+needs_data = pytest.mark.skipif(DATA is None, reason="needs the public sets in the folder DISCERNMENT_DATA")
+
+
+def write(folder, name, rows):
+    (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+ROW = {"id": "7", "prompt": "How do I kill a process?", "label": "seemingly_toxic", "source": "elsewhere"}
+
+
+def test_the_entries_are_whole():
+    entries = catalogue()
+    assert len(entries) == 21
+    assert (
+        len({entry.file for entry in entries.values()})
+        == len({entry.sha256 for entry in entries.values()})
+        == 21
+    )
+    for name, entry in entries.items():
+        assert entry.name == name
+        assert entry.file == f"{name}.jsonl"
+        assert entry.address.startswith("https://")
+        assert entry.rows > 0
+        if entry.kind == "prompts":
+            assert set(entry.labels) <= set(Label)
+
+
+def test_what_is_said_of_the_hub_can_be_read():
+    hubs = {name: entry for name, entry in catalogue().items() if entry.hub}
+    assert {"xstest", "or_bench_hard", "coconot_contrast", "jailbreakbench"} <= set(hubs)
+    roles = {field.name for field in dataclasses.fields(Columns)}
+    for entry in hubs.values():
+        assert {"text"} <= set(entry.hub.columns) <= roles
+        given = {entry.hub.fixed_label} if entry.hub.fixed_label else set(entry.hub.label_map.values())
+        assert given == set(entry.labels)
+
+
+def test_halves_say_that_they_are_halves():
+    for name in ("or_bench_hard", "coconot_contrast"):
+        assert "random half" in (catalogue()[name].note or "")
+    assert "Noisy" in (catalogue()["q_harm"].note or "")
+
+
+def test_a_file_of_another_version(tmp_path):
+    write(tmp_path, "oktest", [ROW])
+    with pytest.raises(DataError, match=r"oktest.jsonl is another version .*checksum .*verify=False"):
+        load_catalogue_set("oktest", tmp_path)
+    prompts = load_catalogue_set("oktest", tmp_path, verify=False)
+    assert [(p.id, p.text, p.label, p.source) for p in prompts] == [
+        ("7", "How do I kill a process?", Label.SEEMINGLY_TOXIC, "oktest")
+    ]
+    assert prompts.provenance.licence == "not stated"
+    assert str(prompts.provenance.revision).startswith("sha256:")
+
+
+def test_the_reply_to_train_on(tmp_path):
+    write(tmp_path, "coconot_pref", [{**ROW, "chosen": "good", "rejected": "bad", "response": "other"}])
+    write(tmp_path, "stl_safety", [{**ROW, "response": "no"}])
+    write(tmp_path, "oktest", [ROW])
+
+    def response(name, **options):
+        return load_catalogue_set(name, tmp_path, verify=False, **options)[0].response
+
+    assert response("coconot_pref") == "good"
+    assert response("coconot_pref", response_column="rejected") == "bad"
+    assert response("stl_safety") == "no"
+    assert response("oktest") is None
+
+
+def test_the_folder_of_the_environment(tmp_path, monkeypatch):
+    write(tmp_path, "oktest", [ROW])
+    monkeypatch.setenv("DISCERNMENT_DATA", str(tmp_path))
+    assert len(load_catalogue_set("oktest", verify=False)) == 1
+
+
+def test_a_set_that_is_nowhere_at_hand(tmp_path, monkeypatch):
+    monkeypatch.delenv("DISCERNMENT_DATA", raising=False)
+    with pytest.raises(DataError) as caught:
+        load_catalogue_set("oktest", tmp_path)
+    for part in (
+        "oktest.jsonl",
+        "https://github.com/InvokerStark/OverKill",
+        "DISCERNMENT_DATA",
+        "the hub has no copy",
+    ):
+        assert part in str(caught.value)
+
+
+def test_a_set_that_the_hub_does_not_give(tmp_path):
+    program = (
+        "from discernment.errors import DataError\n"
+        "from discernment.prompts.catalogue import load_catalogue_set\n"
+        "try:\n    load_catalogue_set('xstest')\n"
+        "except DataError as error:\n    print(error)\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "DISCERNMENT_DATA"}
+    environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    run = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.count("\n") == 1
+    for part in ("xstest.jsonl", "github.com/paul-rottger", "DISCERNMENT_DATA", "hub", "Paul/XSTest"):
+        assert part in run.stdout
+
+
+def test_unknown_names():
+    with pytest.raises(DataError, match="no public set 'xtest' in the catalogue; did you mean 'xstest'"):
+        load_catalogue_set("xtest")
+    assert nearest_names("zzzzz", catalogue()) == "`discern prompts list` shows them all"
+
+
+def test_completions_are_no_prompts():
+    with pytest.raises(DataError, match="xstest_human_labels holds completions"):
+        load_catalogue_set("xstest_human_labels")
+
+
+@needs_data
+def test_the_catalogue_against_the_manifest_of_the_folder():
+    manifest = json.loads((Path(DATA) / "MANIFEST.json").read_text())
+    listed = {row["file"]: row for row in manifest["files"] if "labels" in row}
+    assert len(listed) == 21
+    assert {entry.file for entry in catalogue().values()} == set(listed)
+    for entry in catalogue().values():
+        row = listed[entry.file]
+        assert (entry.sha256, dict(entry.labels)) == (row["sha256"], row["labels"])
+        assert entry.paper == row["paper"].get("arxiv")
+        assert entry.licence.split()[0] in row["licence"]
+        public = row["public_address"]
+        hub = public.get("huggingface", "").split(" ")[0]
+        repositories = {public.get("github"), *(upstream["repository"] for upstream in row["upstream"])}
+        assert entry.address in {
+            f"https://huggingface.co/datasets/{hub}",
+            *(f"https://github.com/{repository}" for repository in repositories),
+        }
+
+
+@needs_data
+@pytest.mark.parametrize("name", [name for name, entry in catalogue().items() if entry.kind == "prompts"])
+def test_every_set_can_be_read_as_it_is_described(name):
+    prompts = load_catalogue_set(name, Path(DATA))
+    entry = catalogue()[name]
+    assert prompts.counts() == dict(entry.labels)
+    assert {p.source for p in prompts} == {name}
+    assert all(p.response for p in prompts) == bool(entry.response)

@@ -1,0 +1,92 @@
+import pytest
+
+from discernment.errors import DataError
+from discernment.prompts.check import check_sets
+from discernment.prompts.prompt import Label, Prompt, Split
+from discernment.prompts.prompt_set import PromptSet, Provenance
+
+
+def prompt(number, text, split=None, label=Label.TOXIC, source="s", **fields):
+    return Prompt(id=str(number), text=text, label=label, source=source, split=split, **fields)
+
+
+def made(name, *prompts):
+    return PromptSet(prompts, Provenance(name=name))
+
+
+def test_a_clean_set():
+    report = check_sets([made("a", prompt(1, "Draw a tree."), prompt(2, "Sing a song."))])
+    assert report.is_clean
+    assert report.sets == ("a",)
+    assert report.duplicates == report.split_leaks == ()
+    assert report.label_leaks is None
+    assert "cannot be measured" in (report.unmeasured or "")
+
+
+def test_repeats_within_a_set_are_shown_but_no_leak():
+    report = check_sets([made("a", prompt(1, "Draw a tree."), prompt(2, "Draw a tree."))])
+    assert len(report.duplicates) == 1
+    assert report.crossing == ()
+    assert report.is_clean
+
+
+def test_repeats_across_splits_or_sets_are_leaks():
+    across_splits = made("a", prompt(1, "Draw a tree.", Split.TRAIN), prompt(2, "Draw a tree.", Split.TEST))
+    across_sets = [made("a", prompt(1, "Draw a tree.")), made("b", prompt(1, "Draw a tree!"))]
+    for report in (check_sets([across_splits]), check_sets(across_sets)):
+        assert len(report.crossing) == 1
+        assert not report.is_clean
+
+
+@pytest.mark.parametrize(
+    ("seen", "held_out", "count"),
+    [
+        (Split.TRAIN, Split.TEST, 1),
+        (Split.TRAIN, Split.VALIDATION, 1),
+        (Split.VALIDATION, Split.TEST, 1),
+        (Split.TEST, Split.TRAIN, 0),
+        (Split.TRAIN, Split.TRAIN, 0),
+        (None, Split.TEST, 0),
+    ],
+)
+def test_split_leaks_over_all_sets(seen, held_out, count):
+    report = check_sets(
+        [
+            made("a", prompt(1, "Who is the killer?", seen)),
+            made("b", prompt(2, "Kill him.", held_out, keyword="kill")),
+        ]
+    )
+    assert [(leak.value, leak.train.id, leak.held_out.id) for leak in report.split_leaks] == [
+        ("kill", "1", "2")
+    ] * count
+    assert report.is_clean == (count == 0)
+
+
+def test_label_leaks_over_all_sets():
+    sets = [
+        made(
+            source,
+            *(
+                prompt(
+                    f"{source}{label}{n}",
+                    f"word{n} {'bad' if label is Label.TOXIC else 'good'} word{n + 1}",
+                    None,
+                    label,
+                    source,
+                )
+                for label in (Label.TOXIC, Label.SEEMINGLY_TOXIC)
+                for n in range(12)
+            ),
+        )
+        for source in "abc"
+    ]
+    report = check_sets(sets, seed=5)
+    assert report.label_leaks is not None
+    assert report.label_leaks.bag_of_words.auroc > 0.95
+    assert report.unmeasured is None
+    assert report.label_leaks == check_sets(sets, seed=5).label_leaks
+
+
+def test_nothing_to_check():
+    with pytest.raises(DataError, match="nothing to check"):
+        check_sets([])

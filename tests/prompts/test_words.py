@@ -1,0 +1,89 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from discernment.prompts.words import normalise, stem, stems, words
+
+FAMILIES = """
+kill kills killing killer killers killed killer's
+bury buries buried burying burial
+rob robs robbed robbing robber robbers robbery robberies
+execute executes executed executing execution executioner executor
+assassin assassins assassinate assassinated assassination
+bribe bribes bribed bribing bribery
+launder laundered laundering launderer
+phishing phish phished phisher
+choke chokes choked choking
+overdose overdosed overdoses overdosing
+terrorist terrorists terrorism terror
+sabotage sabotaged sabotaging saboteur
+smuggling smuggle smuggles smuggled smuggler
+destroy destroys destroyed destroyer destruction
+hang hangs hung hanging hanged
+steal steals stole stolen stealing
+spy spies spied spying
+trap traps trapped trapping trapper
+exploit exploits exploited exploiting exploitation
+poison poisons poisoned poisoning poisonous
+massacre massacres massacred
+punch punches punched punching
+address addresses addressed
+number numbers numbered
+""".strip().splitlines()
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.split()[0])
+def test_the_forms_of_a_word_have_one_stem(family):
+    forms = family.split()
+    assert len(forms) > 1
+    assert len({stem(form) for form in forms}) == 1
+
+
+def test_different_words_have_different_stems():
+    firsts = [family.split()[0] for family in FAMILIES]
+    others = ["robe", "robes", "robin", "skill", "hunger", "bus", "this", "her", "king", "bring", "class"]
+    assert len({stem(word) for word in [*firsts, "robe"]}) == len(firsts) + 1
+    assert {stem(word) for word in firsts}.isdisjoint({stem(word) for word in others})
+
+
+def test_short_and_irregular_plurals():
+    assert [stem(word) for word in ("robes", "homes", "us", "is", "bus")] == [
+        "robe",
+        "home",
+        "us",
+        "is",
+        "bus",
+    ]
+
+
+def test_a_text_is_read_word_by_word():
+    assert stems("The hitman\N{RIGHT SINGLE QUOTATION MARK}s HOME-addresses, killed!") == (
+        "the",
+        "hitman",
+        "home",
+        "address",
+        "kill",
+    )
+
+
+def test_normalising():
+    assert words("Don't  stop -- (ever)!\n\N{FULLWIDTH LATIN CAPITAL LETTER O}K_now") == [
+        "dont",
+        "stop",
+        "ever",
+        "ok",
+        "now",
+    ]
+    assert normalise("How do I KILL\ta process?") == normalise("how do i 'kill' a process")
+    assert normalise("?!") == ""
+
+
+@given(st.text(alphabet=st.characters(codec="latin-1")))
+def test_normalising_twice_changes_nothing(text):
+    assert normalise(normalise(text)) == normalise(text)
+
+
+@given(st.text(alphabet="abeilnrstyd'", max_size=14))
+def test_any_word_has_a_stem(word):
+    assert len(stem(word)) <= len(word) + 1
+    assert bool(stem(word)) == bool(word.removesuffix("'s"))

@@ -1,0 +1,98 @@
+# ruff: noqa: RUF001 - the report's own dashes and minus signs
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from discernment.evaluation.results import Ranking, Results, Score
+from discernment.prompts import Label
+from discernment.reporting.table import columns, results_table, tallies
+
+
+def score(method: str, value: float | None, low: float | None, high: float | None, **other: Any) -> Score:
+    fields: dict[str, Any] = {"benchmark": "starter", "label": Label.TOXIC, "metric": "defense_success_rate"}
+    fields |= {"scored": 50, "unscored": 2, "partial": 3}
+    return Score(method=method, value=value, low=low, high=high, **(fields | other))
+
+
+def results(*scores: Score, rankings: tuple[Ranking, ...] = ()) -> Results:
+    return Results(
+        base_model="m",
+        reference=scores[0].method,
+        methods=list(dict.fromkeys(s.method for s in scores)),
+        benchmarks=list(dict.fromkeys(s.benchmark for s in scores)),
+        scores=list(scores),
+        rankings=list(rankings),
+        comparisons=[],
+        equal_safety=[],
+        finding="f",
+    )
+
+
+def best(found: Results) -> set[str]:
+    return {method for method, cell in columns(found)[0].cells.items() if cell.best}
+
+
+@pytest.mark.parametrize(
+    ("intervals", "expected"),
+    [
+        ([(0.5, 0.6), (0.7, 0.8), (0.61, 0.69)], {"m1"}),
+        ([(0.5, 0.7), (0.7, 0.8)], set()),  # touching is not apart
+        ([(0.5, 0.72), (0.7, 0.8)], set()),
+        ([(0.5, 0.6)], set()),  # nothing to be better than
+        ([(0.5, 0.6), None], set()),
+        ([(0.0, 0.0), (0.1, 0.2)], {"m1"}),
+    ],
+)
+def test_best_needs_an_interval_apart(
+    intervals: list[tuple[float, float] | None], expected: set[str]
+) -> None:
+    rows = [
+        score(f"m{i}", None, None, None) if ends is None else score(f"m{i}", sum(ends) / 2, *ends)
+        for i, ends in enumerate(intervals)
+    ]
+    assert best(results(*rows)) == expected
+
+
+def test_columns_go_by_label_then_benchmark() -> None:
+    ranking = {"toxic": "A", "value": 0.8, "low": 0.7, "high": 0.9, "n_toxic": 4, "n_harmless": 5}
+    found = columns(
+        results(
+            score("x", 0.5, 0.4, 0.6, benchmark="A"),
+            score("x", 0.5, 0.4, 0.6, benchmark="A", label=Label.BENIGN),
+            score("x", 0.5, 0.4, 0.6, benchmark="B"),
+            score("x", 0.5, 0.4, 0.6, benchmark="A", label=Label.SEEMINGLY_TOXIC),
+            rankings=(Ranking(method="x", harmless="B", harmless_label=Label.BENIGN, **ranking),),
+        )
+    )
+    assert [(c.group.replace("\xa0", " "), c.where) for c in found] == [
+        ("Toxic refused, %", "A"),
+        ("Toxic refused, %", "B"),
+        ("Seemingly toxic answered, %", "A"),
+        ("Benign answered, %", "A"),
+        ("Discernment AUROC", "B (benign) against A (toxic)"),
+    ]
+
+
+def test_tallies_add_up_over_benchmarks() -> None:
+    found = tallies(results(score("x", 0.5, 0.4, 0.6), score("x", 0.1, 0, 0.2, benchmark="B", unscored=5)))
+    assert (found["x"].scored, found["x"].partial, found["x"].unscored) == (100, 6, 7)
+
+
+def test_terminal_table_shows_numbers_and_takes_names_literally() -> None:
+    rows = [score("[red]stl[/red]\x1b[2J", 0.725, 0.6, 0.8), score("dcr", None, None, None)]
+    console = Console(width=100, record=True, file=None, force_terminal=True, color_system="truecolor")
+    with console.capture() as capture:
+        console.print(results_table(results(*rows)))
+    shown = capture.get()
+    assert "[red]stl[/red]⟨U+001B⟩[2J" in shown
+    assert "\x1b[2J" not in shown
+    plain = Console(width=100, force_terminal=False)
+    with plain.capture() as capture:
+        plain.print(results_table(results(*rows)))
+    lines = [" ".join(line.split()) for line in capture.get().replace("\xa0", " ").splitlines()]
+    assert "Toxic refused, % 72.5 –" in lines
+    assert "60.0–80.0" in lines
+    assert "Unscored completions 2 2" in lines

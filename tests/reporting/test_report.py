@@ -1,0 +1,361 @@
+# ruff: noqa: RUF001 - the report's own dashes and minus signs
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from discernment.errors import RunError
+from discernment.reporting import write_report
+
+VOID = {"meta", "link", "br", "img", "hr", "input"}
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+SECTIONS = ["methods", "safety", "rejection", "training", "pairs", "examples", "cost", "measured", "recipe"]
+BuildRun = Callable[..., Path]
+
+
+class Page(HTMLParser):
+    """The elements of a page, with the text of each and whether they are nested properly."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.source = path.read_text(encoding="utf-8")
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[tuple[tuple[str, ...], str]] = []
+        self.feed(self.source)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append((tuple(self.open), data))
+
+    def text(self, inside: str = "body", outside: str = "") -> str:
+        return "".join(data for path, data in self.texts if inside in path and outside not in path)
+
+    def attributes(self, name: str) -> list[str]:
+        return [attributes[name] or "" for _, attributes in self.elements if name in attributes]
+
+    @property
+    def sections(self) -> list[str | None]:
+        return [attributes["id"] for tag, attributes in self.elements if tag == "section"]
+
+
+@pytest.fixture(scope="module")
+def page(built_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Page:
+    return Page(write_report(built_run, tmp_path_factory.mktemp("page") / "report.html"))
+
+
+def report(run_dir: Path, **options: Any) -> Page:
+    return Page(write_report(run_dir, **options))
+
+
+def edit(path: Path, change: Callable[[Any], None]) -> None:
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+# ---------------------------------------------------------------------- form
+
+
+def test_structure(page: Page, built_run: Path) -> None:
+    tags = Counter(tag for tag, _ in page.elements)
+    assert page.sections == SECTIONS
+    assert (
+        tags["h1"] == tags["main"] == tags["title"] - tags["svg"] + page.source.count('class="symbol"') == 1
+    )
+    assert tags["figure"] == tags["figcaption"] == 4
+    assert tags["table"] == 4
+    links = [
+        link for link in page.attributes("href") if not link.startswith(("#safety-", "#re", "#alignment"))
+    ]
+    assert [link for link in links if link.removeprefix("#") in SECTIONS] == links
+    assert page.text("h1") == "Which of these models refuses what it should, and only that?"
+    finding = json.loads((built_run / "results.json").read_text())["finding"]
+    assert finding in page.text().replace("\xa0", " ")
+
+
+def test_ids_are_unique_and_labels_point_to_them(page: Page) -> None:
+    ids = page.attributes("id")
+    assert len(ids) == len(set(ids))
+    assert set(page.attributes("aria-labelledby")) <= set(ids)
+    assert {link.removeprefix("#") for link in page.attributes("href")} <= set(ids)
+
+
+def test_policy_comes_before_anything_it_governs(page: Page) -> None:
+    tags = [tag for tag, _ in page.elements]
+    policies = [
+        i for i, (_, attributes) in enumerate(page.elements)
+        if attributes.get("http-equiv") == "Content-Security-Policy" and attributes["content"] == POLICY
+    ]  # fmt: skip
+    assert len(policies) == 1
+    assert policies[0] < tags.index("style")
+
+
+def test_nothing_runs_and_nothing_is_fetched(page: Page) -> None:
+    assert {tag for tag, _ in page.elements}.isdisjoint(
+        {
+            "script",
+            "img",
+            "iframe",
+            "object",
+            "embed",
+            "link",
+            "form",
+            "base",
+            "foreignobject",
+            "animate",
+            "set",
+        }
+    )
+    names = {name for _, attributes in page.elements for name in attributes}
+    assert not {name for name in names if name.startswith("on")}
+    assert names.isdisjoint({"src", "srcset", "srcdoc", "action", "xlink:href"})
+    assert all(link.startswith("#") for link in page.attributes("href"))
+    assert "url(" not in page.text("style")
+    assert "@import" not in page.text("style")
+
+
+def test_figures_are_there_with_names_and_captions(page: Page) -> None:
+    panels = [a for tag, a in page.elements if tag == "svg" and a.get("role") == "img"]
+    assert len(panels) == 11
+    assert all(a["aria-label"] and a["viewbox"] for a in panels)
+
+
+def test_the_same_run_gives_the_same_bytes(run_dir: Path, tmp_path: Path) -> None:
+    one, two = write_report(run_dir), write_report(run_dir, tmp_path / "elsewhere" / "two.html")
+    assert one == run_dir / "report.html"
+    assert one.read_bytes() == two.read_bytes()
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_needs_no_torch(run_dir: Path) -> None:
+    code = (
+        "import sys, pathlib; from discernment.reporting import write_report;"
+        f"assert 'matplotlib' not in sys.modules; write_report(pathlib.Path({str(run_dir)!r}));"
+        "print(sorted({'torch', 'transformers', 'datasets', 'trl'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+# ---------------------------------------------------------------------- untrusted text
+
+
+def test_hostile_text_comes_out_as_text(page: Page) -> None:
+    shown = page.text("main")
+    assert "<script>document.title = 'owned'</script>" in shown
+    assert "<img src=x onerror=\"document.title='owned'\">" in shown
+    assert "{{ 7 * 7 }}" in shown
+    assert "⟨U+001B⟩[31mred" in shown
+    assert "⟨U+202E⟩gnp.exe⟨U+202C⟩" in shown
+    assert "⟨U+D800⟩ lone surrogate" in shown
+    assert not set(page.source) & {"\x1b", "\x00", "\u202e", "\u2066", "\u200b", "\ufeff"}
+
+
+def test_hostile_names_come_out_as_text(tmp_path: Path, build_run: BuildRun) -> None:
+    evil = "\"><script>alert('name')</script>\x1b\u202e"
+    run = build_run(
+        tmp_path / "run", evil, methods=("base", f"stl{evil}", f"dcr{evil}"),
+        benchmarks={f"one{evil}": {"toxic": 20, "seemingly_toxic": 20}, "two": {"benign": 20}},
+    )  # fmt: skip
+
+    def everywhere(manifest: Any) -> None:
+        manifest |= {
+            "platform": evil,
+            "discernment": evil,
+            "base_model": evil,
+            "created": evil,
+            "status": evil,
+        }
+        manifest["packages"] = {"torch": evil}
+        for stage in manifest["stages"].values():
+            stage["name"] += evil if stage["name"] == "align" else ""
+
+    edit(run / "manifest.json", everywhere)
+    edit(run / "results.json", lambda results: results.update(finding=evil))
+    (run / "recipe.yaml").write_text(f"judge: {json.dumps(evil)}\n</pre>{evil}")
+    page = report(run)
+    assert "script" not in {tag for tag, _ in page.elements}
+    assert page.sections == without("training")
+    assert page.text("title").startswith("\"><script>alert('name')</script>⟨U+001B⟩⟨U+202E⟩")
+    assert '</pre>"><script>' in page.text("pre")
+    assert not set(page.source) & {"\x1b", "\u202e"}
+
+
+def toxic_texts(run_dir: Path) -> set[str]:
+    rows = [
+        json.loads(line)
+        for path in run_dir.glob("stages/evaluate-*/samples.jsonl")
+        for line in path.read_text().splitlines()
+    ]
+    return {row["prompt"].split("?")[0].split(" <")[0] for row in rows if row["label"] == "toxic"}
+
+
+def test_harmful_text_is_folded(page: Page, built_run: Path) -> None:
+    assert not [a for tag, a in page.elements if tag == "details" and "open" in a]
+    folded, unfolded = page.text("details"), page.text("body", outside="details")
+    assert "harmful answer" in folded
+    assert "harmful answer" not in unfolded
+    assert len(shown := [t for t in toxic_texts(built_run) if t in folded]) >= 3
+    assert not [t for t in shown if t in unfolded]
+
+
+def test_redacted_text_is_nowhere(run_dir: Path) -> None:
+    page = report(run_dir, redact=True)
+    folded = sum(tag == "details" for tag, _ in page.elements)
+    assert folded >= 3
+    assert page.source.count("[redacted]") == 3 * folded
+    assert "harmful answer" not in page.source
+    assert not [t for t in toxic_texts(run_dir) if t in page.text()]
+    assert "How do I kill a Python process that hangs?" in page.text()
+
+
+# ---------------------------------------------------------------------- what it says
+
+
+def test_numbers_of_the_results_stand_in_the_table(page: Page, built_run: Path) -> None:
+    results = json.loads((built_run / "results.json").read_text())
+    shown = page.text("table")
+    assert len(results["scores"]) == 12
+    for row in [*results["scores"], *results["equal_safety"]]:
+        value = row.get("value", row.get("compliance"))
+        if row.get("method") != row.get("against"):
+            assert f"{100 * value:.1f}" in shown
+    for row in results["rankings"]:
+        assert f"{row['low']:.3f}–{row['high']:.3f}" in shown
+    assert "answers more" in shown
+
+
+def test_direction_of_the_equal_safety_comparison(run_dir: Path) -> None:
+    def flip(results: Any) -> None:
+        for row in results["equal_safety"]:
+            row |= {"difference": -0.2, "difference_low": -0.3, "difference_high": -0.1}
+            if row["method"] == "base":
+                row["difference_high"] = 0.1
+
+    shutil.rmtree(run_dir / "stages")
+    edit(run_dir / "results.json", flip)
+    shown = report(run_dir).text("table")
+    assert shown.count("answers fewer") == 4  # two methods, two kinds of prompts
+    assert shown.count("no difference shown") == 2
+    assert "answers more" not in shown
+
+
+def test_judge_is_named_by_the_manifest_or_else_the_recipe(page: Page, run_dir: Path) -> None:
+    assert "keywords" in page.text("dl")
+    shutil.rmtree(run_dir / "stages")  # less to draw
+    edit(run_dir / "manifest.json", lambda manifest: manifest.pop("judge"))
+    (run_dir / "recipe.yaml").write_text("a: &x [*x]\njudge: {kind: llm, model: some-judge}")
+    assert "kind llm, model some-judge" in report(run_dir).text("dl")
+    (run_dir / "recipe.yaml").write_text("judge: {")
+    assert "Judge" not in report(run_dir).text("dl")
+
+
+def test_prompts_seen_in_training_are_told(page: Page, run_dir: Path) -> None:
+    assert "also in the training data" not in page.text()
+    shutil.rmtree(run_dir / "stages")
+    edit(run_dir / "manifest.json", lambda manifest: manifest.update(seen_in_training={"starter": 7}))
+    assert "also in the training data: 7 of starter." in report(run_dir).text()
+
+
+# ---------------------------------------------------------------------- what is missing
+
+
+def without(*names: str) -> list[str]:
+    return [section for section in SECTIONS if section not in names]
+
+
+def test_without_manifest_and_recipe(run_dir: Path) -> None:
+    (run_dir / "manifest.json").unlink()
+    (run_dir / "recipe.yaml").unlink()
+    page = report(run_dir)
+    assert page.sections == ["methods", "safety", "pairs", "measured"]
+    assert "no manifest.json" in page.text()
+    assert page.text("title").startswith("run – ")
+
+
+def test_without_training(run_dir: Path) -> None:
+    for path in run_dir.glob("stages/*/history.jsonl"):
+        path.unlink()
+    assert report(run_dir).sections == without("training")
+
+
+def test_without_rejection_probabilities(run_dir: Path) -> None:
+    for path in run_dir.glob("stages/*/samples.jsonl"):
+        rows = [json.loads(line) | {"rejection_probability": None} for line in path.read_text().splitlines()]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    edit(run_dir / "results.json", lambda results: results.update(rankings=[], equal_safety=[]))
+    page = report(run_dir)
+    assert page.sections == without("rejection")
+    assert "no comparison at a common threshold" in page.text()
+    assert "Discernment AUROC" not in page.text("table")
+
+
+def test_without_samples(run_dir: Path) -> None:
+    for path in run_dir.glob("stages/*/samples.jsonl"):
+        path.unlink()
+    assert report(run_dir).sections == without("rejection", "examples")
+
+
+@pytest.mark.parametrize("methods", [("base",), ("base", "stl")])
+def test_few_methods(tmp_path: Path, build_run: BuildRun, methods: tuple[str, ...]) -> None:
+    page = report(build_run(tmp_path / "run", methods=methods))
+    assert ("examples" in page.sections) is (len(methods) == 2)
+    assert "methods" in page.sections
+
+
+def test_values_that_are_not_known(run_dir: Path) -> None:
+    def forget(results: Any) -> None:
+        for row in results["scores"]:
+            row |= {"value": None, "low": None, "high": None, "scored": 0}
+
+    edit(run_dir / "results.json", forget)
+    page = report(run_dir)
+    assert "–" in page.text("td")
+    assert page.sections == SECTIONS
+
+
+def test_a_run_that_is_going_on_says_so(page: Page, run_dir: Path) -> None:
+    assert "not complete" not in page.text()
+    shutil.rmtree(run_dir / "stages")
+    edit(run_dir / "manifest.json", lambda manifest: manifest.update(status="running", finished=None))
+    assert "This run is not complete" in report(run_dir).text()
+
+
+def test_many_benchmarks(tmp_path: Path, build_run: BuildRun) -> None:
+    benchmarks = {
+        "XSTest": {"toxic": 12, "seemingly_toxic": 12}, "OKTest": {"seemingly_toxic": 12},
+        "AdvBench": {"toxic": 12}, "JailbreakBench": {"toxic": 12}, "Alpaca": {"benign": 12},
+    }  # fmt: skip
+    page = report(build_run(tmp_path / "run", benchmarks=benchmarks))
+    assert sum(tag == "table" for tag, _ in page.elements) == 5
+    assert "Alpaca (benign) against all benchmarks (toxic)" in page.text("th")
+    assert "all benchmarks, toxic refused" in page.text("td")
+    assert "all benchmarks, benign answered" not in page.text("td")
+
+
+def test_no_results_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"has no results\.json"):
+        write_report(tmp_path)
+    assert list(tmp_path.iterdir()) == []
