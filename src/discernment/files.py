@@ -65,13 +65,16 @@ def read_json_lines(path: Path, *, allow_torn_end: bool = False) -> Iterator[tup
 
     Args:
         path: The file; UTF-8, one JSON document a line.
-        allow_torn_end: Pass over a last line that was cut off, as an interrupted append leaves it.
+        allow_torn_end: Pass over a last line that does not end, as an interrupted append leaves it.
 
     Raises:
         DataError: If the file cannot be read, or a line is not JSON.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        content = path.read_bytes()
+        if allow_torn_end:  # it may be torn within a character
+            content = content[: content.rfind(b"\n") + 1]
+        lines = content.decode("utf-8").split("\n")
     except FileNotFoundError:
         raise DataError(f"There is no file {path}.") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -82,8 +85,6 @@ def read_json_lines(path: Path, *, allow_torn_end: bool = False) -> Iterator[tup
         try:
             yield number, json.loads(line)
         except json.JSONDecodeError as error:
-            if allow_torn_end and number == len(lines):
-                return
             raise DataError(f"{path}, line {number}, is not JSON ({error.msg}).") from error
 
 

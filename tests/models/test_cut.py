@@ -10,28 +10,36 @@ from discernment.models.layers import find_layers
 from discernment.training import LoraOptions
 from tiny import LAYERS, make_model
 
-BATCH = pad([[5, 9, 7, 30, 21], [8, 6, 11], [40, 41, 42, 43]], 0, "right")
+BATCHES = {
+    "different": pad([[5, 9, 7, 30, 21], [8, 6, 11], [40, 41, 42, 43]], 0, "right"),
+    "common beginning": pad(
+        [[3, 4, 5, 6, 7, 30, 21], [3, 4, 5, 6, 7, 11], [3, 4, 5, 6, 7, 42, 43, 44]], 0, "right"
+    ),
+    "one is the others' beginning": pad([[3, 4, 5, 6, 7, 30, 21], [3, 4, 5, 6, 7]], 0, "right"),
+}
+BATCH = BATCHES["different"]
 
 
-def whole_gradients(model, layer):
-    """Gradients of a scalar of hidden state `layer`, from one run through the whole model."""
+def whole_state(model, layer, batch):
+    """Hidden state `layer` from one run through the whole model."""
     hidden = {}
     listing = find_layers(model)
     handle = listing.layers[layer - 1].register_forward_hook(
         lambda module, args, output: hidden.update(state=output[0] if isinstance(output, tuple) else output)
     )
-    model(**BATCH._asdict(), use_cache=False)
+    model(**batch._asdict(), use_cache=False)
     handle.remove()
     return hidden["state"]
 
 
 @pytest.mark.parametrize("layer", [1, 2, LAYERS])
-def test_cut_gradients_equal_the_whole_models(family, layer):
-    model = make_model(family)
-    mask = BATCH.attention_mask.bool()
-    weight = torch.randn(32, generator=torch.Generator().manual_seed(1))
+@pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
+def test_cut_gradients_equal_the_whole_models(family, layer, batch):
+    model = make_model(family).double()
+    mask = batch.attention_mask.bool()
+    weight = torch.randn(32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
-    state = whole_gradients(model, layer)
+    state = whole_state(model, layer, batch)
     (state[mask] @ weight).square().sum().backward()
     kept = [p for block in find_layers(model).layers[:layer] for p in block.parameters()]
     expected = [None if p.grad is None else p.grad.clone() for p in kept]
@@ -39,17 +47,18 @@ def test_cut_gradients_equal_the_whole_models(family, layer):
     model.zero_grad()
 
     with CutModel(model, layer) as cut:
-        output = cut(**BATCH._asdict())
+        output = cut(**batch._asdict())
         (output[mask] @ weight).square().sum().backward()
         found = [p.grad for p in kept]
 
-    torch.testing.assert_close(output[mask], expected_state[mask])
+    # Norms and rotary embeddings compute in float32 whatever the model's dtype: that is the rounding allowed here.
+    torch.testing.assert_close(output[mask], expected_state[mask], rtol=1e-4, atol=1e-4)
     assert sum(g is not None for g in expected) > 0
     for got, want in zip(found, expected, strict=True):
         assert (got is None) == (want is None)
         if want is not None:
-            assert want.abs().max() > 0
-            torch.testing.assert_close(got, want)
+            assert want.norm() > 0
+            assert (got - want).norm() / want.norm() < 1e-4
 
 
 def test_only_the_kept_layers_are_trainable_and_the_rest_is_put_back(family):

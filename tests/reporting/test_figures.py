@@ -9,11 +9,10 @@ from xml.etree import ElementTree
 import pytest
 from statsmodels.stats.proportion import proportion_confint
 
-from discernment.evaluation import summary
 from discernment.evaluation.results import EqualSafety, Results, Score
 from discernment.evaluation.sample import Sample, Verdict
 from discernment.prompts import Label
-from discernment.reporting import figures, words
+from discernment.reporting import figures
 from discernment.reporting.marks import MARKERS, SERIES, VARIABLES, legend_symbol, mark
 from discernment.reporting.run_files import History, read_run
 
@@ -132,7 +131,6 @@ def test_the_judges_point_is_where_its_rates_are() -> None:
 
 
 def test_all_benchmarks_together_are_counted_up() -> None:
-    assert words.POOLED == summary.POOLED
     found = results(
         score("m", Label.TOXIC, 0.9, "A"), score("m", Label.TOXIC, 0.2, "B"), score("m", Label.TOXIC, None, "C"),
         score("m", Label.BENIGN, 0.5, "A"),

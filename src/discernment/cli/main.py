@@ -12,6 +12,8 @@ from discernment.errors import DiscernmentError
 
 __all__ = ["app", "main"]
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     name="discern",
     help="Which of these models refuses what it should, and only that?",
@@ -172,6 +174,7 @@ def main() -> None:
     except DiscernmentError as error:
         sys.stderr.write(f"discern: {error}\n")
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.stderr.write("discern: interrupted; the same command goes on from here.\n")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # typer says nothing of a Ctrl-C
+            sys.stderr.write("discern: interrupted; the same command goes on from here.\n")
+        raise

@@ -38,6 +38,7 @@ __all__ = [
     "chat_with",
     "compare_evaluations",
     "evaluate_one",
+    "parse_options",
     "parse_set",
     "refine_model",
     "report_run",
@@ -188,8 +189,13 @@ def parse_options(kind: type[OptionsT], pairs: Sequence[str]) -> OptionsT:
         place = options
         for group in groups:
             place = place.setdefault(group, {})
-        # YAML 1.1 reads 1e-4 as text; pydantic makes it a number again.
-        place[last] = yaml.safe_load(value)
+            if not isinstance(place, dict):
+                raise RecipeError(f"The option {pair!r} goes into {group!r}, which has a value of its own.")
+        try:
+            # YAML 1.1 reads 1e-4 as text; pydantic makes it a number again.
+            place[last] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise RecipeError(f"The value of the option {pair!r} is not YAML; quote it.") from error
     try:
         return kind.model_validate(options)
     except ValidationError as error:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from discernment.diagnosis.rejection import load_openings, rejection_probability
+from discernment.errors import DataError
 from discernment.evaluation.judges import Judge, KeywordJudge
 from discernment.evaluation.sample import Sample
 from discernment.files import append_json_lines, content_hash, read_json_lines, write_json_lines
@@ -74,6 +75,7 @@ def evaluate(
         for p in b
     ]
     tell = progress or (lambda what, done, of: None)
+    openings = load_openings(options.openings) if isinstance(options.openings, str) else options.openings
     replies = _complete(
         out / "completions.jsonl",
         rows,
@@ -85,7 +87,6 @@ def evaluate(
     )
     rejections: dict[str, dict[str, Any]] = {}
     if options.rejection:
-        openings = load_openings(options.openings) if isinstance(options.openings, str) else options.openings
 
         def measure(batch: Sequence[_Row]) -> list[dict[str, Any]]:
             masses = rejection_probability(
@@ -127,7 +128,15 @@ def read_samples(path: Path) -> list[Sample]:
     Raises:
         DataError: If the file is missing or damaged.
     """
-    return [Sample.model_validate(row) for _, row in read_json_lines(path)]
+    samples = []
+    for number, row in read_json_lines(path):
+        try:
+            samples.append(Sample.model_validate(row))
+        except ValidationError as error:
+            raise DataError(
+                f"{path}, line {number}, is not a sample ({error.errors()[0]['msg']})."
+            ) from error
+    return samples
 
 
 def _generate(policy: Policy, batch: Sequence[_Row], options: EvaluateOptions) -> list[dict[str, Any]]:

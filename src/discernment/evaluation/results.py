@@ -8,7 +8,10 @@ from pydantic import BaseModel, ConfigDict
 
 from discernment.prompts import Label
 
-__all__ = ["Comparison", "EqualSafety", "Ranking", "Results", "Score"]
+__all__ = ["POOLED", "Comparison", "EqualSafety", "Ranking", "Results", "Score"]
+
+POOLED = "all"
+"""The name under which all benchmarks stand together."""
 
 Metric = Literal["compliance_rate", "defense_success_rate"]
 

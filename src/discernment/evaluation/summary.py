@@ -17,14 +17,12 @@ from discernment.evaluation.metrics import (
     rank,
     score,
 )
-from discernment.evaluation.results import Comparison, EqualSafety, Ranking, Results, Score
+from discernment.evaluation.results import POOLED, Comparison, EqualSafety, Ranking, Results, Score
 from discernment.evaluation.sample import Sample
 from discernment.prompts import Label
 
-__all__ = ["POOLED", "summarize"]
+__all__ = ["summarize"]
 
-POOLED = "all"
-"""Stands for the benchmark where the prompts of several are pooled."""
 HEADLINE_METHOD = "dcr"
 REFUSED_RANGE = (0.02, 0.98)
 """Outside it, a common share of refused toxic prompts leaves too few prompts on one side of the threshold."""

@@ -5,12 +5,17 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from discernment.models.layers import find_layers
 from discernment.training import LoraOptions
 
 __all__ = ["CutModel"]
+
+WORTH_SHARING = 4
+"""Tokens from which running a common beginning on its own pays."""
 
 
 class CutModel(nn.Module):
@@ -63,6 +68,9 @@ class CutModel(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Hidden states after layer l.
 
+        What all rows begin with (a chat template's opening, a system message) is run once, and its keys and values
+        serve every row; the gradients are the same.
+
         Args:
             input_ids: Token ids, `[batch, length]`, padded on the right.
             attention_mask: 1 for tokens, 0 for padding, `[batch, length]`.
@@ -70,10 +78,31 @@ class CutModel(nn.Module):
         Returns:
             `[batch, length, hidden]`.
         """
-        hidden: Tensor = self.decoder(
-            input_ids=input_ids, attention_mask=attention_mask, use_cache=False
-        ).last_hidden_state
-        return hidden
+        shared = self._shared_prefix(input_ids, attention_mask)
+        if shared < WORTH_SHARING:
+            hidden: Tensor = self.decoder(
+                input_ids=input_ids, attention_mask=attention_mask, use_cache=False
+            ).last_hidden_state
+            return hidden
+        cache = DynamicCache()
+        prefix = self.decoder(input_ids=input_ids[:1, :shared], past_key_values=cache, use_cache=True)
+        cache.batch_repeat_interleave(len(input_ids))
+        rest = self.decoder(
+            input_ids=input_ids[:, shared:],
+            attention_mask=attention_mask,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        common: Tensor = prefix.last_hidden_state
+        return torch.cat([common.expand(len(input_ids), -1, -1), rest.last_hidden_state], dim=1)
+
+    def _shared_prefix(self, input_ids: Tensor, attention_mask: Tensor) -> int:
+        """How many tokens all rows begin with; one at least is left to each row."""
+        checkpointing = any(getattr(m, "gradient_checkpointing", False) for m in self.decoder.modules())
+        if checkpointing or len(input_ids) == 1:  # recomputed layers would write to the cache twice
+            return 0
+        same = (input_ids == input_ids[:1]).all(0).long().cumprod(0).sum()
+        return int(torch.minimum(same, attention_mask.sum(1).min() - 1))
 
     def add_adapters(self, options: LoraOptions) -> None:
         """Train low-rank adapters on the linear layers instead of the layers themselves."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from discernment.errors import ModelError
@@ -17,9 +18,19 @@ from discernment.models.wheel import model_from_wheel
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["choose_device", "choose_dtype", "load_model", "load_tokenizer", "model_fingerprint", "resolve"]
+__all__ = [
+    "choose_device",
+    "choose_dtype",
+    "load_chat",
+    "load_model",
+    "load_tokenizer",
+    "model_fingerprint",
+    "resolve",
+]
 
 WHEEL = "wheel://"
+MODEL_FILES = {".safetensors", ".json", ".jinja", ".model", ".txt", ".py"}
+"""Endings of the files that a model's weights, tokenizer and code lie in."""
 
 
 def resolve(spec: ModelSpec) -> str:
@@ -83,7 +94,7 @@ def load_model(spec: ModelSpec) -> PreTrainedModel:
             trust_remote_code=spec.trust_remote_code,
             use_safetensors=True,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(_cannot_load(spec.model, error)) from error
     if spec.adapter:
         model = _merge_adapter(model, spec.adapter)
@@ -124,11 +135,10 @@ def model_fingerprint(spec: ModelSpec) -> str:
     """
     where = resolve(spec)
     asked = spec.model_dump(mode="json", exclude={"device", "model"})
+    if spec.adapter and Path(spec.adapter).is_dir():
+        asked["adapter"] = _file_hashes(Path(spec.adapter))
     if Path(where).is_dir():
-        files = sorted(
-            p for p in Path(where).iterdir() if p.suffix in {".safetensors", ".json", ".jinja", ".model"}
-        )
-        return content_hash([asked, {p.name: file_hash(p) for p in files}])
+        return content_hash([asked, _file_hashes(Path(where))])
     try:
         from transformers import AutoConfig
 
@@ -140,12 +150,16 @@ def model_fingerprint(spec: ModelSpec) -> str:
     return content_hash([asked, where, getattr(config, "_commit_hash", None)])
 
 
+def _file_hashes(folder: Path) -> dict[str, str]:
+    return {p.name: file_hash(p) for p in sorted(folder.iterdir()) if p.suffix in MODEL_FILES}
+
+
 def _merge_adapter(model: PreTrainedModel, adapter: str) -> PreTrainedModel:
     from peft import PeftModel
 
     try:
         merged: PreTrainedModel = PeftModel.from_pretrained(model, adapter).merge_and_unload()
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(_cannot_load(adapter, error, "adapter")) from error
     return merged
 

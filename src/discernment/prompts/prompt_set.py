@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from discernment.errors import DataError
 from discernment.files import content_hash, read_json_lines, write_json_lines
 from discernment.prompts.prompt import Label, Prompt, Split
@@ -221,15 +223,12 @@ class PromptSet(Sequence[Prompt]):
         """
         sets = list(sets)
         seen = Counter(p.id for s in sets for p in s)
+
+        def unique(key: str, origin: PromptSet) -> str:
+            return key if seen[key] < 2 else f"{origin.provenance.name}/{key}"
+
         joined = [
-            p
-            if seen[p.id] == 1
-            else p.model_copy(
-                update={
-                    "id": f"{s.provenance.name}/{p.id}",
-                    "partner": p.partner and f"{s.provenance.name}/{p.partner}",
-                }
-            )
+            p.model_copy(update={"id": unique(p.id, s), "partner": p.partner and unique(p.partner, s)})
             for s in sets
             for p in s
         ]
@@ -297,15 +296,18 @@ def _prompt_from_row(
         raise DataError(
             f"{provenance.name}, {where}, has the split {split!r}; it must be one of {', '.join(Split)}."
         )
-    return Prompt(
-        id=value(columns.id) or f"{provenance.name}-{number:05d}",
-        text=text,
-        label=label,
-        category=value(columns.category),
-        source=value(columns.source) or provenance.name,
-        partner=value(columns.partner),
-        frame=value("frame"),
-        keyword=value("keyword"),
-        split=Split(split) if split else None,
-        response=value(columns.response),
-    )
+    try:
+        return Prompt(
+            id=value(columns.id) or f"{provenance.name}-{number:05d}",
+            text=text,
+            label=label,
+            category=value(columns.category),
+            source=value(columns.source) or provenance.name,
+            partner=value(columns.partner),
+            frame=value("frame"),
+            keyword=value("keyword"),
+            split=Split(split) if split else None,
+            response=value(columns.response),
+        )
+    except ValidationError as error:  # half a surrogate pair, as a cut emoji leaves it
+        raise DataError(f"{provenance.name}, {where}, is unusable ({error.errors()[0]['msg']}).") from error

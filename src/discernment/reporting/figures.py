@@ -12,14 +12,14 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
-from discernment.evaluation.results import EqualSafety, Results, Score
+from discernment.evaluation.results import POOLED, EqualSafety, Results, Score
 from discernment.evaluation.sample import Sample
 from discernment.prompts import Label
 from discernment.reporting.marks import INK, LABEL_COLOURS, MUTED, RULE, SURFACE, Mark, mark
 from discernment.reporting.run_files import History
 from discernment.reporting.svg import FONT_SIZE, drawing_style, inline_svg
 from discernment.reporting.text import shorten, visible
-from discernment.reporting.words import POOLED, label_in_words, pair_in_words
+from discernment.reporting.words import label_in_words, pair_in_words
 
 __all__ = [
     "Panel",

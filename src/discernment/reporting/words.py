@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+from discernment.evaluation.results import POOLED
 from discernment.prompts import Label
 
-__all__ = ["POOLED", "benchmark_in_words", "label_in_words", "pair_in_words"]
-
-POOLED = "all"
-"""Stands in the results for all benchmarks together, as in `evaluation.summary`."""
+__all__ = ["benchmark_in_words", "label_in_words", "pair_in_words"]
 
 label_in_words: dict[Label, str] = {
     Label.TOXIC: "toxic",

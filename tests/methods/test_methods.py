@@ -1,0 +1,96 @@
+"""Which stages each method runs, from which model and on which prompts."""
+
+from dataclasses import fields
+
+import pytest
+
+from discernment.alignment.supervised import AlignOptions, align
+from discernment.errors import RecipeError
+from discernment.methods.method import Materials, MethodOptions, find_method, known_methods
+from discernment.models.spec import ModelSpec
+from discernment.prompts import Label
+from discernment.refinement.trainer import RefineOptions, refine
+from tiny import make_benign, make_prompts
+
+BASE = ModelSpec(model="base")
+PAIRS = make_prompts(3)
+MATERIALS = Materials(
+    general=make_benign(4).renamed("general"),
+    safety=PAIRS.with_label(Label.TOXIC).renamed("safety"),
+    augmentation=PAIRS.with_label(Label.SEEMINGLY_TOXIC).renamed("augmentation"),
+    contrast=make_prompts(2, responses=False).renamed("contrast"),
+    contrast_validation=make_prompts(1).renamed("contrast_validation"),
+    retained=make_benign(2).renamed("retained"),
+    validation=make_benign(3).renamed("validation"),
+)
+MIX = [*MATERIALS.general.texts, *MATERIALS.safety.texts]
+
+
+def build(name, materials=MATERIALS, **refine_options):
+    calls = []
+
+    def stage(name, work, *, model, **inputs):
+        calls.append({"name": name, "work": work, "from": model.model, **inputs})
+        return ModelSpec(model=f"{model.model}+{name}")
+
+    options = MethodOptions(RefineOptions(layer=2, **refine_options), AlignOptions())
+    return find_method(name).build(BASE, materials, options, stage), calls, options
+
+
+def test_the_methods_that_come_along():
+    assert {"base", "stl", "stl_aug", "dcr"} <= set(known_methods())
+    for name in known_methods():
+        assert find_method(name).name == name
+    with pytest.raises(RecipeError, match=r"There is no method 'dcrr'; known: base, dcr, "):
+        find_method("dcrr")
+
+
+def test_base_trains_nothing():
+    assert build("base", Materials())[:2] == (BASE, [])
+
+
+def test_stl_aligns_on_general_and_safety_examples():
+    model, [call], options = build("stl")
+    assert model.model == "base+align"
+    assert (call["name"], call["work"], call["from"]) == ("align", align, "base")
+    assert call["examples"].texts == MIX
+    assert (call["options"], call["validation"]) == (options.align, MATERIALS.validation)
+
+
+def test_stl_aug_adds_answered_seemingly_toxic_prompts():
+    model, [call], _ = build("stl_aug")
+    assert model.model == "base+align"
+    assert call["examples"].texts == [*MIX, *MATERIALS.augmentation.texts]
+
+
+def test_dcr_refines_and_then_aligns_as_stl_does():
+    model, [first, second], options = build("dcr")
+    assert model.model == "base+refine+align"
+    assert (first["name"], first["work"], first["from"]) == ("refine", refine, "base")
+    assert (first["prompts"], first["options"]) == (MATERIALS.contrast, options.refine)
+    assert (first["validation"], first["retained"]) == (MATERIALS.contrast_validation, None)
+    _, [stl], _ = build("stl")
+    assert second.pop("from") == "base+refine"
+    assert stl.pop("from") == "base"
+    assert second.pop("examples").fingerprint == stl.pop("examples").fingerprint
+    assert second == stl
+    assert build("dcr", retention=1.0)[1][0]["retained"] == MATERIALS.retained
+
+
+@pytest.mark.parametrize(
+    ("method", "needed"),
+    [
+        ("stl", {"general", "safety"}),
+        ("stl_aug", {"general", "safety", "augmentation"}),
+        ("dcr", {"general", "safety", "contrast"}),
+    ],
+)
+def test_prompts_that_are_missing_are_named(method, needed):
+    sets = {f.name: getattr(MATERIALS, f.name) for f in fields(Materials)}
+    for name in sets:
+        fewer = Materials(**{**sets, name: None})
+        if name not in needed:
+            assert build(method, fewer)[0].model.startswith("base+")
+            continue
+        with pytest.raises(RecipeError, match=f"The method '{method}' needs prompts under `data.{name}`"):
+            build(method, fewer)

