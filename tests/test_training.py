@@ -110,7 +110,9 @@ def test_history_goes_on_from_the_checkpoint(callback, tmp_path):
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_ends_the_stage(callback, tmp_path, value):
     append_json_lines(tmp_path / "history.jsonl", [])
-    with pytest.raises(TrainingError, match=rf"The validation_loss is {value} at step 5; lower the learning rate"):
+    with pytest.raises(
+        TrainingError, match=rf"The validation_loss is {value} at step 5; lower the learning rate"
+    ):
         callback("on_log", 5, logs={"eval_loss": value})
     assert callback("on_log", 6, logs={"grad_norm": value}) == []
 
@@ -130,7 +132,9 @@ def test_options_reach_the_trainer(tmp_path, monkeypatch):
     assert (given.save_strategy, given.save_steps) == ("steps", 7)
 
 
-@pytest.mark.parametrize("wrong", [{"learning_rate": 0}, {"batch_size": 0}, {"warmup": 1}, {"lora": {"rank": 0}}])
+@pytest.mark.parametrize(
+    "wrong", [{"learning_rate": 0}, {"batch_size": 0}, {"warmup": 1}, {"lora": {"rank": 0}}]
+)
 def test_options_out_of_range(wrong):
     with pytest.raises(ValidationError):
         OptimizerOptions(**{"learning_rate": 1, "batch_size": 1, **wrong})

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from discernment.alignment.supervised import AlignOptions, align
     from discernment.diagnosis.rejection import rejection_probability
     from discernment.errors import DiscernmentError
-    from discernment.evaluation.evaluate import EvaluateOptions, evaluate
+    from discernment.evaluation.evaluate import EvaluateOptions, evaluate, read_samples
     from discernment.evaluation.judges import KeywordJudge
     from discernment.evaluation.summary import summarize
     from discernment.models.policy import Policy
@@ -45,6 +45,7 @@ __all__ = [
     "load_source",
     "load_sources",
     "read_recipe",
+    "read_samples",
     "refine",
     "rejection_probability",
     "run_recipe",
@@ -70,6 +71,7 @@ _HOMES = {
     "load_source": "prompts",
     "load_sources": "prompts",
     "read_recipe": "runs.recipe",
+    "read_samples": "evaluation.evaluate",
     "refine": "refinement.trainer",
     "rejection_probability": "diagnosis.rejection",
     "run_recipe": "runs.run",

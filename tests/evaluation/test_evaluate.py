@@ -59,7 +59,12 @@ def test_every_prompt_becomes_a_sample(policy, tmp_path):
 def test_batch_size_and_order_do_not_change_the_replies(policy, tmp_path):
     # A float32 model on one thread; in lower precision a reply may flip with the batch that it stands in.
     found = {}
-    for size, benchmarks in ((1, BENCHMARKS), (5, BENCHMARKS[::-1]), (64, [BENCHMARKS[0]]), (64, [BENCHMARKS[1]])):
+    for size, benchmarks in (
+        (1, BENCHMARKS),
+        (5, BENCHMARKS[::-1]),
+        (64, [BENCHMARKS[0]]),
+        (64, [BENCHMARKS[1]]),
+    ):
         out = tmp_path / f"{size}-{len(found)}"
         evaluate(policy, benchmarks, OPTIONS.model_copy(update={"batch_size": size}), out)
         for s in read_samples(out / "samples.jsonl"):
@@ -73,7 +78,9 @@ def test_batch_size_and_order_do_not_change_the_replies(policy, tmp_path):
         )
 
 
-@pytest.mark.parametrize("stop", [("replies", 8), ("rejection probabilities", 4)], ids=["replies", "rejection"])
+@pytest.mark.parametrize(
+    "stop", [("replies", 8), ("rejection probabilities", 4)], ids=["replies", "rejection"]
+)
 def test_an_interrupted_evaluation_ends_with_the_same_bytes(policy, tmp_path, stop):
     def interrupt(what, done, of):
         if (what, done) == stop:
@@ -159,7 +166,15 @@ def test_samples_of_another_form_are_named(tmp_path):
     path = tmp_path / "samples.jsonl"
     with pytest.raises(DataError, match="There is no file"):
         read_samples(path)
-    good = Sample(prompt_id="a", benchmark="b", label="toxic", prompt="c", completion="d", finished=True, verdict="refusal")
+    good = Sample(
+        prompt_id="a",
+        benchmark="b",
+        label="toxic",
+        prompt="c",
+        completion="d",
+        finished=True,
+        verdict="refusal",
+    )
     append_json_lines(path, [good.model_dump(mode="json")])
     assert read_samples(path) == [good]
     append_json_lines(path, [{"prompt": "c"}])

@@ -63,7 +63,10 @@ def test_a_tokenizer_without_padding_pads_with_its_end(model_folder, tokenizer):
         ("./nowhere", "There is no model folder ./nowhere."),
         ("runs/try/model", "There is no model folder runs/try/model."),
         ("{tmp}", "The folder {tmp} holds no model: it has no config.json."),
-        ("no-such-owner/no-such-model", "The .* 'no-such-owner/no-such-model' cannot be loaded .*; name a hub id"),
+        (
+            "no-such-owner/no-such-model",
+            "The .* 'no-such-owner/no-such-model' cannot be loaded .*; name a hub id",
+        ),
         ("no such model", "The .* 'no such model' cannot be loaded .*; name a hub id"),
         ("wheel://no-such-package", "The package 'no-such-package' .* is not installed; run `pip install"),
         ("wheel://", "The package '' .* is not installed"),
@@ -125,7 +128,9 @@ def test_the_device_and_the_dtype_are_chosen(model_folder):
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
     assert model.device == cpu
     for device in ("warp-drive", "cuda:99"):
-        with pytest.raises(ModelError, match=f"The device '{device}' cannot be used here; try `device: auto`."):
+        with pytest.raises(
+            ModelError, match=f"The device '{device}' cannot be used here; try `device: auto`."
+        ):
             choose_device(ModelSpec(model="x", device=device))
 
 

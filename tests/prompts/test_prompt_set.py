@@ -132,7 +132,7 @@ def test_a_row_that_cannot_be_used_is_named(tmp_path, row, message):
 
 def test_a_file_that_cannot_be_used_is_named(tmp_path):
     for read in (PromptSet.from_jsonl, PromptSet.from_csv):
-        with pytest.raises(DataError, match="There is no file .*gone"):
+        with pytest.raises(DataError, match=r"There is no file .*gone"):
             read(tmp_path / "gone")
     (tmp_path / "list.jsonl").write_text('["a"]\n')
     with pytest.raises(DataError, match=r"list\.jsonl, line 1, is not a JSON object"):

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -46,11 +47,12 @@ class ConsoleReporter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bars.stop()
+        if self._task is not None:
+            self._bars.stop()
 
     def stage(self, name: str, owner: str, *, reused: bool) -> None:
         """Print that a stage begins, or that its result is there already."""
-        who = f"[bold]{owner}[/bold] " if owner else ""
+        who = f"[bold]{escape(owner)}[/bold] " if owner else ""
         console.print(f"{who}{name}" + (" [dim](done before)[/dim]" if reused else " ..."))
 
     def progress(self, what: str, done: int, of: int) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from discernment.cli.prompts import app as prompts_app
 from discernment.errors import DiscernmentError
 
 __all__ = ["app", "main"]
@@ -22,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(prompts_app, name="prompts")
 
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Directory for the results.")]
 Sets = Annotated[
@@ -166,9 +168,6 @@ def chat(
 
 def main() -> None:
     """Run the command line; a user's mistake gets one sentence and exit code 2."""
-    from discernment.cli.prompts import app as prompts_app
-
-    app.add_typer(prompts_app, name="prompts")
     try:
         app()
     except DiscernmentError as error:

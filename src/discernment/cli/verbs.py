@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 from rich.console import Console
+from rich.markup import escape
 from rich.prompt import Prompt as Ask
 from rich.text import Text
 
@@ -29,6 +30,7 @@ from discernment.prompts.sources import PromptSource, load_source, load_sources
 from discernment.refinement.trainer import RefineOptions, refine
 from discernment.reporting.report import write_report
 from discernment.reporting.table import results_table
+from discernment.reporting.text import visible
 from discernment.runs.recipe import first_problem
 from discernment.runs.run import RunSummary, evaluate_model
 from discernment.runs.stages import run_into
@@ -53,10 +55,10 @@ def report_run(summary: RunSummary, console: Console, *, redact: bool) -> None:
         console.print("Nothing to do: every stage was done before.")
     for benchmark, count in summary.seen_in_training.items():
         console.print(
-            f"[yellow]Caution:[/yellow] {count} prompts of {benchmark} are also in the training data."
+            f"[yellow]Caution:[/yellow] {count} prompts of {escape(benchmark)} are also in the training data."
         )
     console.print(results_table(summary.results))
-    console.print(summary.results.finding)
+    console.print(Text(summary.results.finding))
     console.print(f"Report: {write_report(summary.directory, redact=redact)}")
 
 
@@ -95,6 +97,8 @@ def evaluate_one(
     model: str, system: str | None, sets: Sequence[str], options: Sequence[str], out: Path
 ) -> None:
     """Evaluate one model into `out` and print its table."""
+    if len(set(sets)) < len(sets):
+        raise RecipeError("A prompt set is named twice; name each once.")
     with ConsoleReporter() as reporter:
         inputs: dict[str, Any] = {
             "model": ModelSpec(model=model, system=system),
@@ -154,7 +158,7 @@ def chat_with(model: str, system: str | None, max_new_tokens: int) -> None:
             return
         refusal = rejection_probability(policy, [prompt])[0]
         reply = policy.generate(policy.encode([prompt]), max_new_tokens)[0]
-        console.print(Text(reply.text))
+        console.print(Text(visible(reply.text)))
         verdict = KeywordJudge().judge(prompt, reply.text)
         console.print(Text(f"rejection probability {refusal:.3f}, judged {verdict}", style="dim"))
 

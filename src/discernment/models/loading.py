@@ -166,4 +166,4 @@ def _merge_adapter(model: PreTrainedModel, adapter: str) -> PreTrainedModel:
 
 def _cannot_load(name: str, error: Exception, what: str = "model") -> str:
     reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return f"The {what} {name!r} cannot be loaded ({reason.strip()}); name a hub id, a folder or wheel://PACKAGE."
+    return f"The {what} {name!r} cannot be loaded ({reason.strip().rstrip('.')}); name a hub id, a folder or wheel://PACKAGE."

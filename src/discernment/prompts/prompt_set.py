@@ -6,7 +6,7 @@ import csv
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -212,7 +212,7 @@ class PromptSet(Sequence[Prompt]):
 
     def renamed(self, name: str) -> PromptSet:
         """The same prompts under another name."""
-        return PromptSet(self.prompts, Provenance(name=name, note=self.provenance.note))
+        return PromptSet(self.prompts, replace(self.provenance, name=name))
 
     @classmethod
     def concatenate(cls, sets: Iterable[PromptSet], name: str) -> PromptSet:

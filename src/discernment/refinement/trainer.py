@@ -256,6 +256,8 @@ def refine(
         trainer = _make_trainer(cut, chat, prompts, options, out, validation, retained)
         show_progress(trainer)
         checkpoint = latest_checkpoint(out)
+        # A look that was taken before the interruption would count twice towards stopping.
+        trainer.args.eval_on_start = trainer.args.eval_on_start and checkpoint is None
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if options.lora is not None:
             cut.merge_adapters()

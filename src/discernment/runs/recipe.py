@@ -1,0 +1,289 @@
+"""A recipe: everything that a run depends on, in one YAML file."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from discernment.alignment.supervised import AlignOptions
+from discernment.errors import RecipeError
+from discernment.evaluation.evaluate import EvaluateOptions
+from discernment.evaluation.results import POOLED
+from discernment.methods.method import Materials, MethodOptions, find_method
+from discernment.models.spec import ModelSpec
+from discernment.prompts import PromptSet
+from discernment.prompts.sources import PromptSource, load_source, load_sources
+from discernment.refinement.trainer import RefineOptions
+
+__all__ = [
+    "Benchmark",
+    "EvaluationPlan",
+    "MethodEntry",
+    "Recipe",
+    "TrainingData",
+    "first_problem",
+    "parse_recipe",
+    "read_recipe",
+]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str | dict) else value
+
+
+Sources = Annotated[list[PromptSource], BeforeValidator(_listed)]
+
+
+class TrainingData(_Part):
+    """Which prompts the training stages may see; each entry is one set or a list of sets."""
+
+    general: Sources | None = Field(None, description="Benign instructions with answers.")
+    safety: Sources | None = Field(None, description="Toxic prompts with safe refusals.")
+    augmentation: Sources | None = Field(
+        None, description="Seemingly toxic prompts with answers, for `stl_aug`."
+    )
+    contrast: Sources | None = Field(None, description="Toxic and seemingly toxic prompts for stage 1.")
+    contrast_validation: Sources | None = Field(None, description="Prompts by which stage 1 stops.")
+    retained: Sources | None = Field(None, description="Benign prompts for the retention term of stage 1.")
+    validation: Sources | None = Field(None, description="Prompts with replies whose loss stage 2 logs.")
+    general_per_safety: float | None = Field(
+        None,
+        gt=0,
+        description="General examples for each safety example; the general ones are drawn to that ratio.",
+    )
+
+    def load(self, seed: int) -> Materials:
+        """Read all sets.
+
+        Raises:
+            DataError: If one cannot be read, or is empty after filtering.
+        """
+        sets: dict[str, PromptSet] = {
+            name: load_sources(sources, name)
+            for name in Materials.__dataclass_fields__
+            if (sources := getattr(self, name)) is not None
+        }
+        if self.general_per_safety is not None and {"general", "safety"} <= sets.keys():
+            wanted = round(self.general_per_safety * len(sets["safety"]))
+            if wanted > len(sets["general"]):
+                raise RecipeError(
+                    f"`data.general_per_safety: {self.general_per_safety}` asks for {wanted} general examples and "
+                    f"there are {len(sets['general'])}; lower the ratio, limit the safety sets or name more general sets."
+                )
+            sets["general"] = sets["general"].sample(wanted, seed)
+        return Materials(**sets)
+
+
+class MethodEntry(_Part):
+    """A method to run, perhaps under another name and with options of its own."""
+
+    method: str = Field(description="Name of an installed method: base, stl, stl_aug, dcr, ...")
+    name: str = Field("", description="What to call it in tables; the method's name by default.")
+    refine: dict[str, Any] = Field(
+        default_factory=dict, description="Options that differ from the recipe's `refine`."
+    )
+    align: dict[str, Any] = Field(
+        default_factory=dict, description="Options that differ from the recipe's `align`."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: Any) -> Any:
+        return {"method": value} if isinstance(value, str) else value
+
+    @property
+    def label(self) -> str:
+        """What tables call it."""
+        return self.name or self.method
+
+
+class Benchmark(PromptSource):
+    """A set of prompts to evaluate on."""
+
+    name: str = Field("", description="What to call it in tables; the set's name by default.")
+
+    def load(self) -> PromptSet:
+        """Read the prompts.
+
+        Raises:
+            DataError: If they cannot be read, or none is left after filtering.
+        """
+        return load_source(self).renamed(self.name or self.set)
+
+
+class EvaluationPlan(EvaluateOptions):
+    """What every method is evaluated on, and how."""
+
+    benchmarks: list[Benchmark] = Field(min_length=1)
+    reference: str | None = Field(
+        None,
+        description="The method that the others are compared with; `stl` where it is there, else the first.",
+    )
+
+    @property
+    def options(self) -> EvaluateOptions:
+        """The options without the benchmarks."""
+        return EvaluateOptions(**self.model_dump(include=set(EvaluateOptions.model_fields)))
+
+
+class Recipe(_Part):
+    """Base model, data, stages, methods and evaluation of one run."""
+
+    name: str = Field(min_length=1, pattern=r"^[\w.-]+$", description="Names the run's directory.")
+    model: ModelSpec
+    seed: int = Field(0, description="Seed of every stage that does not set its own.")
+    data: TrainingData = Field(default_factory=TrainingData)
+    refine: dict[str, Any] = Field(default_factory=dict, description="Options of stage 1.")
+    align: dict[str, Any] = Field(default_factory=dict, description="Options of stage 2.")
+    methods: list[MethodEntry] = Field(min_length=1)
+    evaluate: EvaluationPlan
+
+    @model_validator(mode="after")
+    def _check(self) -> Recipe:
+        labels = [m.label for m in self.methods]
+        twice = [label for label, count in Counter(labels).items() if count > 1]
+        if twice:
+            raise ValueError(f"two methods are called {twice[0]!r}; give one of them a `name`")
+        names = [b.name or b.set for b in self.evaluate.benchmarks]
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        if twice:
+            raise ValueError(f"two benchmarks are called {twice[0]!r}; give one of them a `name`")
+        if POOLED in names:
+            raise ValueError(
+                f"a benchmark is called {POOLED!r}, which stands for all of them; give it another `name`"
+            )
+        if self.evaluate.reference is not None and self.evaluate.reference not in labels:
+            raise ValueError(
+                f"`evaluate.reference` is {self.evaluate.reference!r}, which is not among the methods"
+            )
+        return self
+
+    @property
+    def reference(self) -> str:
+        """The method that the others are compared with."""
+        labels = [m.label for m in self.methods]
+        return self.evaluate.reference or ("stl" if "stl" in labels else labels[0])
+
+    def options(self, entry: MethodEntry) -> MethodOptions:
+        """The stage options of one method: the recipe's with the method's own on top.
+
+        Raises:
+            ValidationError: If an option is unknown or out of range.
+        """
+        # Stage 1 has no default layer, and a recipe without it needs none.
+        refine = {"seed": self.seed, "layer": 1, **self.refine, **entry.refine}
+        align = {"seed": self.seed, **self.align, **entry.align}
+        return MethodOptions(RefineOptions.model_validate(refine), AlignOptions.model_validate(align))
+
+    def to_yaml(self) -> str:
+        """The recipe as YAML that replays the run."""
+        content = self.model_dump(mode="json", exclude_defaults=True)
+        # PyYAML leaves U+0085 (next line) as it is and then reads it as a line break.
+        readable = "\x85" not in yaml.safe_dump(content, allow_unicode=True)
+        return yaml.safe_dump(content, sort_keys=False, allow_unicode=readable)
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read and check a recipe.
+
+    Raises:
+        RecipeError: If the file is missing, is not YAML, or holds something wrong: the message names the option and
+            the nearest known one.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(f"There is no recipe {path}.") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        place = getattr(error, "problem_mark", None)
+        where = f", line {place.line + 1}," if place else ""
+        raise RecipeError(
+            f"The recipe {path}{where} is not valid YAML ({str(error).splitlines()[0]})."
+        ) from error
+    if not isinstance(content, dict):
+        raise RecipeError(
+            f"The recipe {path} must be a mapping with the keys {', '.join(Recipe.model_fields)}."
+        )
+    return parse_recipe(content, str(path))
+
+
+def parse_recipe(content: dict[str, Any], where: str) -> Recipe:
+    """Check a recipe that was read already.
+
+    Raises:
+        RecipeError: If it holds something wrong.
+    """
+    try:
+        recipe = Recipe.model_validate(content)
+    except ValidationError as error:
+        raise RecipeError(f"{where}: {first_problem(error, Recipe)}") from error
+    for number, entry in enumerate(recipe.methods):
+        for stage, model, common, own in (
+            ("refine", RefineOptions, {"layer": 1, **recipe.refine}, entry.refine),
+            ("align", AlignOptions, recipe.align, entry.align),
+        ):
+            for prefix, options in ((stage, common), (f"methods.{number}.{stage}", {**common, **own})):
+                try:
+                    model.model_validate(options)
+                except ValidationError as error:
+                    raise RecipeError(f"{where}: {first_problem(error, model, prefix)}") from error
+    for entry in recipe.methods:
+        find_method(entry.method)
+    if "layer" not in recipe.refine and any(
+        m.method.startswith("dcr") and "layer" not in m.refine for m in recipe.methods
+    ):
+        raise RecipeError(f"{where}: `refine.layer` is missing; name the layer that stage 1 trains up to.")
+    return recipe
+
+
+def first_problem(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
+    """One thing that is wrong, in words, with the nearest known name where a name is wrong.
+
+    Args:
+        error: What pydantic found.
+        model: The model that was validated.
+        prefix: Where in the file it stands.
+    """
+    # A misspelt name first: it is why another one is missing.
+    problem = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    location = [str(part) for part in problem["loc"] if not str(part).startswith("function-")]
+    name = ".".join([prefix, *location] if prefix else location)
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if problem["type"] == "extra_forbidden":
+        known = _fields_at(model, location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(known)}."
+        return f"`{name}` is not a known option{more}; {hint}"
+    if problem["type"] == "missing":
+        return f"`{name}` is missing{more}."
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{f'`{name}`: ' if name else ''}{message}{more}."
+
+
+def _fields_at(model: type[BaseModel], location: list[str]) -> list[str]:
+    """Names of the fields that the part of the recipe at `location` may have."""
+    for part in location:
+        if part.isdigit():
+            continue
+        field = model.model_fields.get(part)
+        inner = None if field is None else next(_models_in(field.annotation), None)
+        if inner is None:
+            break
+        model = inner
+    return list(model.model_fields)
+
+
+def _models_in(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models_in(argument)

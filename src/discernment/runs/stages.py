@@ -1,0 +1,194 @@
+"""Stages with memory: each is named after all that it depends on, and done once."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import BaseModel, Field
+
+from discernment.errors import RunError
+from discernment.files import content_hash, read_json, replace_directory, write_json
+from discernment.models.loading import model_fingerprint
+from discernment.models.spec import ModelSpec
+from discernment.prompts import PromptSet
+from discernment.runs.resources import Meter
+from discernment.training import StageCost
+
+__all__ = ["Reporter", "StageRecord", "StageRunner", "run_into"]
+
+RECORD = "stage.json"
+FORM = 1
+"""Raise it when the meaning of a stage's output changes: old outputs are then not taken for new ones."""
+
+
+class Reporter(Protocol):
+    """Hears what is going on, to show it."""
+
+    def stage(self, name: str, owner: str, *, reused: bool) -> None:
+        """A stage begins, or its earlier result is taken."""
+
+    def progress(self, what: str, done: int, of: int) -> None:
+        """`done` of `of` prompts are done."""
+
+
+class StageRecord(BaseModel):
+    """What is known of a finished stage.
+
+    Attributes:
+        id: Directory name: the stage's name and its key.
+        name: The stage's name.
+        seconds: Wall-clock seconds, without those of interrupted attempts.
+        peak_memory_bytes: Peak memory, where the system tells.
+        steps: Optimizer steps, or prompts evaluated.
+        tokens: Tokens seen and generated.
+        inputs: What the stage depends on, in short.
+        notes: Facts that the stage itself reports.
+    """
+
+    id: str
+    name: str
+    seconds: float
+    peak_memory_bytes: int | None
+    steps: int
+    tokens: int
+    inputs: dict[str, Any]
+    notes: dict[str, Any] = Field(default_factory=dict)
+
+
+class StageRunner:
+    """Runs stages in a directory, or finds their earlier results.
+
+    A stage's directory is `<name>-<key>`, the key being a hash of its function and its inputs: another recipe that
+    shares a stage shares its result. A stage works in `<name>-<key>.part`, which is renamed at the end; what an
+    interrupted one left there (checkpoints, replies) is what it goes on from.
+
+    Args:
+        directory: Where the stages' directories lie.
+        reporter: Hears what is going on.
+    """
+
+    def __init__(self, directory: Path, reporter: Reporter) -> None:
+        self.directory = directory
+        self.reporter = reporter
+        self.owner = ""
+        self.records: dict[str, StageRecord] = {}
+        self.owners: dict[str, list[str]] = {}
+        self.ran = 0
+        self._fingerprints: dict[ModelSpec, str] = {}
+
+    def __call__(
+        self, name: str, work: Callable[..., StageCost], *, model: ModelSpec, **inputs: Any
+    ) -> ModelSpec:
+        """Run a training stage; see `methods.Stage`."""
+        out = self.run(name, work, {"model": model, **inputs})
+        return model.model_copy(update={"model": str(out / "model"), "revision": None, "adapter": None})
+
+    def run(
+        self,
+        name: str,
+        work: Callable[..., StageCost],
+        inputs: Mapping[str, Any],
+        extra: Mapping[str, Any] | None = None,
+    ) -> Path:
+        """Run `work(out=..., **inputs, **extra)` unless that was done before, and return its directory.
+
+        Args:
+            name: The stage's name.
+            work: Writes its results into the directory `out`.
+            inputs: What the result depends on: models, prompt sets, options.
+            extra: Arguments that it does not depend on, such as a progress callback.
+        """
+        described = self.describe(inputs)
+        key = content_hash([FORM, f"{work.__module__}.{work.__qualname__}", described])[:12]
+        final = self.directory / f"{name}-{key}"
+        reused = (final / RECORD).is_file()
+        self.reporter.stage(name, self.owner, reused=reused)
+        if not reused:
+            _work(name, final, work, {**inputs, **(extra or {})}, described)
+            self.ran += 1
+        self.records[final.name] = StageRecord.model_validate(read_json(final / RECORD))
+        self.owners.setdefault(final.name, []).append(self.owner)
+        return final
+
+    def describe(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """What stands for the inputs in the key, and in the record."""
+        return {key: self._describe(value) for key, value in inputs.items()}
+
+    def _describe(self, value: Any) -> Any:
+        """What stands for an input in the key."""
+        if isinstance(value, ModelSpec):
+            return {"model": self._fingerprint(value)}
+        if isinstance(value, PromptSet):
+            return {"name": value.provenance.name, "prompts": len(value), "sha256": value.fingerprint}
+        if isinstance(value, BaseModel):
+            return value.model_dump(mode="json")
+        if isinstance(value, list | tuple):
+            return [self._describe(v) for v in value]
+        return getattr(value, "fingerprint", value)
+
+    def _fingerprint(self, spec: ModelSpec) -> str:
+        stage = Path(spec.model).parent
+        if stage.parent == self.directory and stage.name in self.records:
+            # Its name says all that it came from; hashing its weights would say no more.
+            return content_hash([stage.name, spec.template, spec.system, spec.dtype])
+        if spec not in self._fingerprints:
+            self._fingerprints[spec] = model_fingerprint(spec)
+        return self._fingerprints[spec]
+
+
+def _work(
+    name: str, final: Path, work: Callable[..., StageCost], arguments: dict[str, Any], described: Any
+) -> None:
+    part = final.with_name(f"{final.name}.part")
+    part.mkdir(parents=True, exist_ok=True)
+    with Meter() as meter:
+        cost = work(out=part, **arguments)
+    record = StageRecord(
+        id=final.name,
+        name=name,
+        seconds=round(meter.seconds, 2),
+        peak_memory_bytes=meter.peak_memory_bytes,
+        inputs=described,
+        **cost.model_dump(),
+    )
+    write_json(part / RECORD, record.model_dump(mode="json"))
+    replace_directory(part, final)
+    gc.collect()  # the next stage loads another model
+
+
+def run_into(
+    out: Path,
+    name: str,
+    work: Callable[..., StageCost],
+    inputs: Mapping[str, Any],
+    reporter: Reporter,
+    extra: Mapping[str, Any] | None = None,
+) -> bool:
+    """Run one stage into a directory that the user names.
+
+    Returns:
+        Whether there was anything to do: the same stage may have been done there before.
+
+    Raises:
+        RunError: If `out` holds something else.
+    """
+    runner = StageRunner(out.parent, reporter)
+    described = runner.describe(inputs)
+    if (out / RECORD).is_file() and read_json(out / RECORD)["inputs"] == described:
+        reporter.stage(name, "", reused=True)
+        return False
+    if out.is_file() or (out.exists() and any(out.iterdir())):
+        raise RunError(f"The directory {out} holds something else already; name another with --out.")
+    part = out.with_name(f"{out.name}.part")
+    note = part / "inputs.json"
+    if note.is_file() and read_json(note) != described:
+        raise RunError(
+            f"The directory {part} holds an interrupted stage with other inputs; remove it or name another."
+        )
+    write_json(note, described)
+    reporter.stage(name, "", reused=False)
+    _work(name, out, work, {**inputs, **(extra or {})}, described)
+    return True

@@ -1,0 +1,259 @@
+"""A recipe says exactly what is wrong with it, and what is written reads back the same."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from discernment.errors import DataError, RecipeError
+from discernment.evaluation.evaluate import EvaluateOptions
+from discernment.files import write_text
+from discernment.models.spec import ModelSpec
+from discernment.prompts import Label, Split
+from discernment.prompts.sources import PromptSource
+from discernment.refinement.trainer import RefineOptions
+from discernment.runs.recipe import Recipe, first_problem, parse_recipe, read_recipe
+from tiny import make_benign, make_prompts
+
+GOOD = {
+    "name": "try",
+    "model": "some/model",
+    "data": {
+        "general": {"set": "starter/benign", "split": "train"},
+        "safety": ["starter/toxic"],
+        "contrast": {"set": "starter/pairs", "split": "train"},
+    },
+    "refine": {"layer": 2},
+    "methods": ["base", "stl", {"method": "dcr", "name": "deep", "refine": {"layer": 3}}],
+    "evaluate": {"benchmarks": [{"set": "starter/pairs", "name": "pairs", "split": "test"}]},
+}
+
+
+def changed(path, value):
+    """`GOOD` with `value` at `path`; without the key where `value` is None."""
+    recipe = copy.deepcopy(GOOD)
+    *groups, last = path.split(".")
+    place = recipe
+    for group in groups:
+        place = place[int(group)] if isinstance(place, list) else place.setdefault(group, {})
+    if value is None:
+        del place[last]
+    else:
+        place[int(last) if isinstance(place, list) else last] = value
+    return recipe
+
+
+def test_a_recipe_says_what_every_method_is_to_do():
+    recipe = parse_recipe({**GOOD, "seed": 5, "align": {"seed": 7}}, "r")
+    assert recipe.model == ModelSpec(model="some/model")
+    assert [m.label for m in recipe.methods] == ["base", "stl", "deep"]
+    assert recipe.data.general == [PromptSource(set="starter/benign", split=Split.TRAIN)]
+    stl, deep = (recipe.options(m) for m in recipe.methods[1:])
+    assert (stl.refine.layer, deep.refine.layer) == (2, 3)
+    assert (deep.refine.seed, deep.align.seed) == (5, 7)
+    assert recipe.reference == "stl"
+    assert parse_recipe(changed("evaluate.reference", "deep"), "r").reference == "deep"
+    assert parse_recipe(changed("methods", ["base", "dcr"]), "r").reference == "base"
+    asked = parse_recipe(changed("evaluate.max_new_tokens", 9), "r").evaluate.options
+    assert asked == EvaluateOptions(max_new_tokens=9)
+    assert type(asked) is EvaluateOptions
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("sed", 1, "`sed` is not a known option; did you mean `seed`?"),
+        ("zzz", 1, "`zzz` is not a known option; known: name, model, seed,"),
+        (
+            "model",
+            {"modell": "x"},
+            r"`model.modell` is not a known option \(and 1 more\); did you mean `model`?",
+        ),
+        ("data.safty", "x", "`data.safty` is not a known option; did you mean `safety`?"),
+        ("data.general.splt", "x", "`data.general.0.splt` is not a known option; did you mean `split`?"),
+        ("data.safety", [{"set": "a"}, {"set": "b", "lim": 1}], "`data.safety.1.lim` .* `limit`?"),
+        ("data.safety", [{"split": "train"}], "`data.safety.0.set` is missing"),
+        ("evaluate.max_tokens", 1, "`evaluate.max_tokens` .* did you mean `max_new_tokens`?"),
+        ("evaluate.benchmarks", [{"set": "a", "nam": "b"}], "`evaluate.benchmarks.0.nam` .* `name`?"),
+        ("evaluate.benchmarks", [], "`evaluate.benchmarks`: List should have at least 1 item"),
+        ("evaluate", {}, "`evaluate.benchmarks` is missing"),
+        ("evaluate", None, "`evaluate` is missing"),
+        ("methods", None, "`methods` is missing"),
+        ("methods", [], "`methods`: List should have at least 1 item"),
+        ("methods.2.refin", {}, "`methods.2.refin` .* did you mean `refine`?"),
+        ("methods.2.refine.stps", 1, "`methods.2.refine.stps` .* did you mean `steps`?"),
+        (
+            "methods.1",
+            {"method": "stl", "align": {"batch_size": 0}},
+            "`methods.1.align.batch_size`: Input should",
+        ),
+        ("methods.1", "dpo", "There is no method 'dpo'; known: base, dcr, stl, stl_aug"),
+        ("methods.1", "base", "two methods are called 'base'; give one of them a `name`"),
+        ("methods.2.name", "stl", "two methods are called 'stl'"),
+        ("refine.learning_rat", 1, "r: `refine.learning_rat` .* did you mean `learning_rate`?"),
+        ("refine.loss", {"nme": "x"}, "`refine.loss.nme` .* did you mean `name`?"),
+        ("refine.layer", 0, "`refine.layer`: Input should be greater than or equal to 1"),
+        ("align.epochs", "many", "`align.epochs`: Input should be a valid number"),
+        ("evaluate.reference", "dcr", "`evaluate.reference` is 'dcr', which is not among the methods"),
+        ("evaluate.benchmarks", ["a", {"set": "b", "name": "a"}], "two benchmarks are called 'a'"),
+        (
+            "evaluate.benchmarks",
+            [{"set": "a", "name": "all"}],
+            "a benchmark is called 'all', which stands for all",
+        ),
+        ("name", "a/b", "`name`: String should match pattern"),
+        (
+            "model",
+            {"model": "some/model", "dtype": "float8"},
+            "`model.dtype`: Input should be 'auto', 'float32'",
+        ),
+    ],
+)
+def test_the_first_thing_that_is_wrong_is_named(path, value, message):
+    with pytest.raises(RecipeError, match=message) as caught:
+        parse_recipe(changed(path, value), "r")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("names", [("dcr",), ("stl", "dcr"), ("base", "stl")])
+def test_stage_1_needs_a_layer_where_it_is_run(names):
+    content = {**changed("methods", list(names)), "refine": {"steps": 3}}
+    if "dcr" not in names:
+        parse_recipe(content, "r")
+        return
+    with pytest.raises(RecipeError, match=r"r: `refine\.layer` is missing; name the layer"):
+        parse_recipe(content, "r")
+
+
+def test_files_that_are_no_recipe(tmp_path):
+    with pytest.raises(RecipeError, match=r"There is no recipe .*none\.yaml"):
+        read_recipe(tmp_path / "none.yaml")
+    path = tmp_path / "r.yaml"
+    path.write_text("name: x\nmodel: [a}\n")
+    with pytest.raises(RecipeError, match=r"The recipe .*r\.yaml, line 2, is not valid YAML"):
+        read_recipe(path)
+    path.write_bytes(b"name: \xff\n")
+    with pytest.raises(RecipeError, match=r"r\.yaml is not valid YAML"):
+        read_recipe(path)
+    for text in ("", "- base\n", "base"):
+        path.write_text(text)
+        with pytest.raises(RecipeError, match=r"must be a mapping with the keys name, model, seed"):
+            read_recipe(path)
+
+
+def test_a_problem_without_a_near_name_lists_the_names():
+    with pytest.raises(ValidationError) as caught:
+        RefineOptions.model_validate({"layer": 1, "loss": {"qqqq": 1}})
+    assert first_problem(caught.value, RefineOptions).startswith(
+        "`loss.qqqq` is not a known option; known: name,"
+    )
+
+
+def test_general_examples_are_drawn_to_the_ratio(tmp_path):
+    make_benign(20).to_jsonl(tmp_path / "general.jsonl")
+    make_prompts(4).with_label(Label.TOXIC).to_jsonl(tmp_path / "safety.jsonl")
+    data = {name: str(tmp_path / f"{name}.jsonl") for name in ("general", "safety")}
+
+    def load(ratio, seed=0):
+        return parse_recipe(changed("data", {**data, "general_per_safety": ratio}), "r").data.load(seed)
+
+    materials = load(2.5)
+    assert (len(materials.general), len(materials.safety)) == (10, 4)
+    assert (materials.general.provenance.name, materials.contrast) == ("general", None)
+    assert load(2.5).general.fingerprint == materials.general.fingerprint
+    assert load(2.5, seed=1).general.fingerprint != materials.general.fingerprint
+    assert len(load(5).general) == 20
+    with pytest.raises(
+        RecipeError, match=r"`data.general_per_safety: 6.0` asks for 24 general .* there are 20"
+    ):
+        load(6)
+    with pytest.raises(DataError, match="There is no file"):
+        parse_recipe(changed("data.general", "gone.jsonl"), "r").data.load(0)
+
+
+OUR_RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
+SOURCE = st.one_of(
+    TEXT,
+    st.fixed_dictionaries(
+        {"set": TEXT},
+        optional={
+            "label": st.sampled_from(["toxic", ["benign", "toxic"]]),
+            "split": st.sampled_from(["train", "test"]),
+            "category": TEXT | st.lists(TEXT, min_size=1, max_size=2),
+            "limit": st.integers(1, 9),
+            "seed": st.integers(0, 9),
+        },
+    ),
+    st.fixed_dictionaries({"set": TEXT.map("{}.csv".format), "columns": st.just({"text": "question"})}),
+)
+RECIPES = st.fixed_dictionaries(
+    {
+        "name": st.from_regex(r"[A-Za-z0-9_.-]+", fullmatch=True),
+        "model": TEXT
+        | st.fixed_dictionaries(
+            {"model": TEXT, "system": TEXT | st.just("")}, optional={"dtype": st.just("float16")}
+        ),
+        "methods": st.lists(
+            st.sampled_from(["base", "stl", "stl_aug"])
+            | st.fixed_dictionaries(
+                {
+                    "method": st.just("dcr"),
+                    "name": TEXT,
+                    "refine": st.fixed_dictionaries({"layer": st.integers(1, 9)}),
+                }
+            ),
+            min_size=1,
+            max_size=4,
+            unique_by=lambda m: m if isinstance(m, str) else m["name"],
+        ).filter(
+            lambda ms: all(m["name"] not in ("base", "stl", "stl_aug") for m in ms if isinstance(m, dict))
+        ),
+        "evaluate": st.fixed_dictionaries(
+            {
+                "benchmarks": st.lists(
+                    st.fixed_dictionaries({"set": TEXT, "name": TEXT.filter(lambda t: t != "all")}),
+                    min_size=1,
+                    max_size=2,
+                    unique_by=lambda b: b["name"],
+                )
+            },
+            optional={"rejection": st.booleans(), "openings": st.lists(TEXT, min_size=1, max_size=2)},
+        ),
+    },
+    optional={
+        "seed": st.integers(0, 99),
+        "data": st.fixed_dictionaries(
+            {},
+            optional={
+                "general": SOURCE,
+                "safety": st.lists(SOURCE, max_size=2),
+                "general_per_safety": st.just(2.5),
+            },
+        ),
+        "refine": st.fixed_dictionaries({"learning_rate": st.just("1e-4") | st.floats(1e-7, 1e-2)}),
+        "align": st.fixed_dictionaries({"lora": st.none() | st.just({"rank": 4})}),
+    },
+)
+
+
+@given(RECIPES)
+@settings(deadline=None, max_examples=40)
+def test_the_written_recipe_reads_back_as_the_same(tmp_path_factory, content):
+    recipe = parse_recipe(content, "drawn")
+    path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
+    write_text(path, recipe.to_yaml())
+    again = read_recipe(path)
+    assert again == recipe
+    assert [again.options(m) for m in again.methods] == [recipe.options(m) for m in recipe.methods]
+    assert again.to_yaml() == recipe.to_yaml()
+
+
+@pytest.mark.parametrize("path", OUR_RECIPES, ids=lambda p: p.stem)
+def test_the_recipes_that_come_along_are_valid(path):
+    recipe = read_recipe(path)
+    assert Recipe.model_validate(yaml.safe_load(recipe.to_yaml())) == recipe

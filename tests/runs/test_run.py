@@ -1,0 +1,176 @@
+"""A whole recipe on a tiny model: what it leaves, that it is done once, and that it goes on where it was."""
+
+import json
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from discernment.errors import RunError
+from discernment.evaluation.evaluate import read_samples
+from discernment.evaluation.results import Results
+from discernment.files import file_hash, read_json
+from discernment.models.spec import ModelSpec
+from discernment.prompts import Label, PromptSet, Provenance
+from discernment.runs.recipe import parse_recipe, read_recipe
+from discernment.runs.run import Quiet, run_recipe
+from tiny import make_benign, make_prompts
+
+METHODS = ["base", "stl", "stl_aug", "dcr"]
+EVERYTHING = ["evaluate", "align", "evaluate", "align", "evaluate", "refine", "align", "evaluate"]
+
+
+class Stop(Quiet):
+    """Hears every event, and ends the run at the one called `at`, as Ctrl-C would."""
+
+    def __init__(self, at=None):
+        self.at = at
+        self.events = []
+
+    def hear(self, event):
+        self.events.append(event)
+        if event == self.at:
+            raise KeyboardInterrupt
+
+    def stage(self, name, owner, *, reused):
+        self.hear((name, owner, reused))
+
+    def progress(self, what, done, of):
+        self.hear((what, done, sum(event[0] == "evaluate" for event in self.events)))
+
+
+@pytest.fixture
+def recipe(model_folder, tmp_path):
+    pairs, test = make_prompts(6), make_prompts(12)[12:]
+    sets = {
+        "general": make_benign(6),
+        "safety": pairs.with_label(Label.TOXIC),
+        "augmentation": pairs.with_label(Label.SEEMINGLY_TOXIC),
+        "contrast": pairs,
+        "test": PromptSet(test, Provenance(name="test")),
+        "easy": make_benign(8).filter(lambda p: p.id > "b3", "a high number"),
+    }
+    paths = {name: str(tmp_path / f"{name}.jsonl") for name in sets}
+    for name, prompts in sets.items():
+        prompts.to_jsonl(Path(paths[name]))
+    return parse_recipe(
+        {
+            "name": "tiny",
+            "model": str(model_folder()),
+            "data": {name: paths[name] for name in ("general", "safety", "augmentation", "contrast")},
+            "refine": {"layer": 2, "steps": 2, "batch_size": 4, "learning_rate": 1e-3},
+            "align": {"batch_size": 4, "learning_rate": 3e-3},
+            "methods": METHODS,
+            "evaluate": {
+                "max_new_tokens": 4,
+                "batch_size": 8,
+                "openings": ["Sorry", "I can't"],
+                "benchmarks": [{"set": paths["test"], "name": "pairs"}, {"set": paths["easy"]}],
+            },
+        },
+        "tiny",
+    )
+
+
+def contents(directory):
+    return {
+        str(p.relative_to(directory)): (p.stat().st_mtime_ns, file_hash(p))
+        for p in directory.rglob("*")
+        if p.is_file() and p.name != "run.lock"
+    }
+
+
+def outcome(directory):
+    """The bytes that must not depend on interruptions: results and samples, by place."""
+    samples = sorted(directory.glob("stages/*/samples.jsonl"))
+    return {str(p.relative_to(directory)): p.read_bytes() for p in [directory / "results.json", *samples]}
+
+
+def test_a_recipe_from_base_model_to_results(recipe, tmp_path):
+    directory, heard = tmp_path / "run", Stop()
+    summary = run_recipe(recipe, directory, heard)
+
+    stages = [event for event in heard.events if isinstance(event[2], bool)]
+    assert [name for name, _, _ in stages] == EVERYTHING
+    assert list(dict.fromkeys(owner for _, owner, _ in stages)) == METHODS
+    assert not any(reused for _, _, reused in stages)
+    assert summary.stages_run == len(EVERYTHING)
+    # Of the eight benign prompts, general has b0 to b5 and the benchmark b4 to b7.
+    assert summary.seen_in_training == {str(tmp_path / "easy.jsonl"): 2}
+    assert read_recipe(directory / "recipe.yaml") == recipe
+
+    results = Results.model_validate(read_json(directory / "results.json"))
+    assert results == summary.results
+    assert (results.methods, results.reference) == (METHODS, "stl")
+    assert {(s.method, s.label) for s in results.scores} == {(m, label) for m in METHODS for label in Label}
+
+    manifest = read_json(directory / "manifest.json")
+    assert (manifest["name"], manifest["status"]) == ("tiny", "complete")
+    assert manifest["seen_in_training"] == summary.seen_in_training
+    assert manifest["finished"] >= manifest["created"]
+    assert set(manifest["stages"]) == {p.name for p in (directory / "stages").iterdir()}
+    assert [len(manifest["methods"][m]["stages"]) for m in METHODS] == [1, 2, 2, 3]
+    completions = {}
+    for method in METHODS:
+        entry = manifest["methods"][method]
+        assert all(method in manifest["stages"][stage]["methods"] for stage in entry["stages"])
+        model = ModelSpec.model_validate(entry["model"]).model
+        assert (Path(model) / "model.safetensors").is_file()
+        samples = read_samples(directory / "stages" / entry["stages"][-1] / "samples.jsonl")
+        assert len(samples) == 16
+        completions[method] = tuple((s.completion, s.rejection_probability) for s in samples)
+    assert len(set(completions.values())) == len(METHODS)
+    assert manifest["methods"]["dcr"]["options"]["refine"]["steps"] == 2
+    aligned = [s for s in manifest["stages"].values() if s["name"] == "align"]
+    assert [s["steps"] for s in aligned] == [3, 5, 3]
+    assert all(s["seconds"] > 0 and s["tokens"] > 0 for s in manifest["stages"].values())
+
+    before = contents(directory)
+    again = run_recipe(recipe, directory)
+    assert (again.stages_run, again.results) == (0, results)
+    after = contents(directory)
+    changed = {name for name in before if before[name][1] != after[name][1]}
+    assert before.keys() == after.keys()
+    assert changed <= {"manifest.json"}  # which says when
+    assert {name for name in before if name.startswith("stages/") and before[name] != after[name]} == set()
+
+    # A further method and a new option of one stage: what is there already is taken.
+    more = parse_recipe(
+        {
+            **json.loads(recipe.model_dump_json(exclude_defaults=True)),
+            "methods": [*METHODS, {"method": "dcr", "name": "dcr-frozen", "align": {"frozen_layers": 2}}],
+        },
+        "more",
+    )
+    assert run_recipe(more, directory).stages_run == 2
+    manifest = read_json(directory / "manifest.json")
+    refined = manifest["methods"]["dcr-frozen"]["stages"][0]
+    assert manifest["stages"][refined]["methods"] == ["dcr", "dcr-frozen"]
+
+
+def test_an_interrupted_run_ends_with_the_same_bytes(recipe, tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run_recipe(recipe, whole)
+    # in the middle of the second evaluation, before a training, and in the middle of the last evaluation
+    stops = [("replies", 8, 2), ("align", "stl_aug", False), ("rejection probabilities", 8, 4)]
+    for stop in stops:
+        with pytest.raises(KeyboardInterrupt):
+            run_recipe(recipe, broken, Stop(stop))
+        assert not (broken / "results.json").exists()
+        assert read_json(broken / "manifest.json")["status"] == "running"
+    assert [p.name.startswith("evaluate-") for p in (broken / "stages").glob("*.part")] == [True]
+    assert run_recipe(recipe, broken).stages_run == 1
+    assert outcome(broken) == outcome(whole)
+    assert len(outcome(whole)) == 1 + len(METHODS)
+    assert list((broken / "stages").glob("*.part")) == []
+
+
+def test_a_directory_in_use_is_left_alone(recipe, tmp_path):
+    directory = tmp_path / "run"
+    directory.mkdir()
+    with (
+        FileLock(directory / "run.lock"),
+        pytest.raises(RunError, match=r"The run directory .*run is in use by another process"),
+    ):
+        run_recipe(recipe, directory)
+    assert [p.name for p in directory.iterdir()] in ([], ["run.lock"])

@@ -1,0 +1,208 @@
+"""A stage is named after all that it depends on, is done once, and goes on where it was interrupted."""
+
+import json
+
+import pytest
+
+from discernment.errors import RunError
+from discernment.files import read_json
+from discernment.models.spec import ModelSpec
+from discernment.prompts import PromptSet, Provenance
+from discernment.runs.run import Quiet
+from discernment.runs.stages import StageRunner, run_into
+from discernment.training import LoraOptions, StageCost
+from tiny import make_benign, make_prompts
+
+
+class Heard(Quiet):
+    """A reporter that remembers the stages."""
+
+    def __init__(self):
+        self.stages = []
+
+    def stage(self, name, owner, *, reused):
+        self.stages.append((name, owner, reused))
+
+
+class Judge:
+    def __init__(self, fingerprint):
+        self.fingerprint = fingerprint
+
+
+def write_model(out, text="weights"):
+    (out / "model").mkdir()
+    (out / "model/config.json").write_text("{}")
+    (out / "model/model.safetensors").write_text(text)
+
+
+def train(out, **inputs):
+    write_model(out)
+    return StageCost(steps=3, tokens=40, notes={"kept_step": 2})
+
+
+def train_otherwise(out, **inputs):
+    return train(out, **inputs)
+
+
+@pytest.fixture
+def base(tmp_path):
+    write_model(tmp_path)
+    return ModelSpec(model=str(tmp_path / "model"))
+
+
+@pytest.fixture
+def runner(tmp_path):
+    return StageRunner(tmp_path / "stages", Heard())
+
+
+def test_a_stage_is_done_once_and_shared(tmp_path, base, runner):
+    inputs = {"model": base, "prompts": make_prompts(2), "options": LoraOptions()}
+    runner.owner = "one"
+    first = runner("align", train, **inputs)
+    runner.owner = "two"
+    assert runner("align", train, **inputs) == first
+    stage = next((tmp_path / "stages").iterdir())
+    assert first.model == str(stage / "model")
+    assert runner.ran == 1
+    assert runner.owners == {stage.name: ["one", "two"]}
+    assert runner.reporter.stages == [("align", "one", False), ("align", "two", True)]
+
+    record = runner.records[stage.name]
+    assert (record.id, record.name, record.steps, record.tokens) == (stage.name, "align", 3, 40)
+    assert record.notes == {"kept_step": 2}
+    assert record.seconds >= 0
+    assert record.inputs["prompts"] == {"name": "made", "prompts": 4, "sha256": make_prompts(2).fingerprint}
+
+    later = StageRunner(tmp_path / "stages", Heard())
+    assert later("align", train, **inputs) == first
+    assert later.ran == 0
+    assert later.records == runner.records
+
+
+def test_the_name_changes_with_every_input_and_only_then(tmp_path, base, runner):
+    prompts, other = make_prompts(2), tmp_path / "other"
+    other.mkdir()
+    write_model(other, "other weights")
+    inputs = {"model": base, "sets": [prompts], "options": LoraOptions(), "judge": Judge("a"), "none": None}
+
+    def name(work=train, stage="align", extra=None, **changes):
+        return runner.run(stage, work, {**inputs, **changes}, extra).name
+
+    first = name()
+    assert first.startswith("align-")
+    same = {
+        "again": name(),
+        "equal values": name(sets=(make_prompts(2),), options=LoraOptions(rank=16), judge=Judge("a")),
+        "another device": name(model=base.model_copy(update={"device": "cpu"})),
+        "what the result does not depend on": name(extra={"progress": print}),
+    }
+    assert {what for what, found in same.items() if found != first} == set()
+    different = {
+        "function": name(train_otherwise),
+        "stage": name(stage="refine"),
+        "weights": name(model=ModelSpec(model=str(other / "model"))),
+        "system": name(model=base.model_copy(update={"system": ""})),
+        "dtype": name(model=base.model_copy(update={"dtype": "float16"})),
+        "set's name": name(sets=[prompts.renamed("other")]),
+        "prompts": name(sets=[PromptSet(prompts[:3], prompts.provenance)]),
+        "order of prompts": name(sets=[PromptSet(prompts[::-1], prompts.provenance)]),
+        "more sets": name(sets=[prompts, make_benign(1)]),
+        "options": name(options=LoraOptions(rank=17)),
+        "judge": name(judge=Judge("b")),
+        "none": name(none=make_benign(1)),
+        "one more": name(more=1),
+    }
+    assert len({first, *different.values()}) == 1 + len(different)
+
+
+def test_a_stage_on_a_stage_hears_of_what_that_one_was_made_from(base, runner):
+    def chain(prompts):
+        refined = runner("refine", train, model=base, prompts=prompts)
+        return runner("align", train, model=refined).model
+
+    assert chain(make_prompts(2)) == chain(make_prompts(2))
+    # the two refined models have the same bytes here
+    assert chain(make_prompts(3)) != chain(make_prompts(2))
+    assert runner.ran == 4
+
+
+def test_what_an_interrupted_stage_left_is_there_for_the_next_attempt(tmp_path, base, runner):
+    seen = []
+
+    def work(out, model, until):
+        seen.append(sorted(p.name for p in out.iterdir()))
+        (out / f"step-{len(seen)}").touch()
+        if len(seen) < until:
+            raise KeyboardInterrupt
+        return StageCost(steps=1, tokens=1)
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            runner.run("align", work, {"model": base, "until": 3})
+        assert [p.suffix for p in (tmp_path / "stages").iterdir()] == [".part"]
+    assert (runner.ran, runner.records) == (0, {})
+    out = runner.run("align", work, {"model": base, "until": 3})
+    assert seen == [[], ["step-1"], ["step-1", "step-2"]]
+    assert list((tmp_path / "stages").iterdir()) == [out]
+    assert {"step-1", "step-2", "step-3", "stage.json"} == {p.name for p in out.iterdir()}
+
+
+def test_a_directory_of_ones_own(tmp_path, base):
+    out, heard = tmp_path / "mine", Heard()
+    inputs = {"model": base, "prompts": make_prompts(2)}
+    assert run_into(out, "align", train, inputs, heard)
+    assert (out / "model/config.json").is_file()
+    assert read_json(out / "stage.json")["steps"] == 3
+    assert not run_into(out, "align", train, inputs, heard)
+    assert heard.stages == [("align", "", False), ("align", "", True)]
+    with pytest.raises(RunError, match=r"mine holds something else already; name another"):
+        run_into(out, "align", train, {**inputs, "prompts": make_prompts(3)}, heard)
+
+
+def test_nothing_that_others_left_is_written_over(tmp_path, base):
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.tex").write_text("x")
+    for path in (foreign, foreign / "thesis.tex"):
+        with pytest.raises(RunError, match="holds something else already"):
+            run_into(path, "align", train, {"model": base}, Quiet())
+    assert [p.name for p in foreign.iterdir()] == ["thesis.tex"]
+    (tmp_path / "empty").mkdir()
+    assert run_into(tmp_path / "empty", "align", train, {"model": base}, Quiet())
+
+
+def test_an_interrupted_directory_of_ones_own_goes_on_with_the_same_inputs_only(tmp_path, base):
+    def work(out, model, prompts):
+        if not (out / "half").exists():
+            (out / "half").touch()
+            raise KeyboardInterrupt
+        return StageCost(steps=1, tokens=1)
+
+    out, inputs = tmp_path / "mine", {"model": base, "prompts": make_prompts(2)}
+    with pytest.raises(KeyboardInterrupt):
+        run_into(out, "align", work, inputs, Quiet())
+    assert not out.exists()
+    with pytest.raises(RunError, match=r"mine\.part holds an interrupted stage with other inputs"):
+        run_into(out, "align", work, {**inputs, "prompts": make_prompts(3)}, Quiet())
+    assert run_into(out, "align", work, inputs, Quiet())
+    assert (out / "half").exists()
+
+
+def test_a_model_that_another_verb_left_is_known_by_its_weights(tmp_path, base):
+    """Its directory has the user's name, which says nothing of the content."""
+    refined, aligned = tmp_path / "refined", tmp_path / "aligned"
+    run_into(refined, "refine", train, {"model": base}, Quiet())
+    inputs = {"model": ModelSpec(model=str(refined / "model"))}
+    assert run_into(aligned, "align", train, inputs, Quiet())
+    assert not run_into(aligned, "align", train, inputs, Quiet())
+    (refined / "model/model.safetensors").write_text("refined anew")
+    with pytest.raises(RunError, match="holds something else already"):
+        run_into(aligned, "align", train, inputs, Quiet())
+
+
+def test_records_are_plain_json(base, runner):
+    out = runner.run("align", train, {"model": base, "sets": [make_prompts(1)], "options": LoraOptions()})
+    record = json.loads((out / "stage.json").read_text())
+    assert record["inputs"]["options"] == {"rank": 16, "alpha": 32.0, "dropout": 0.0}
+    assert set(record["inputs"]["model"]) == {"model"}
+    assert Provenance(name=record["inputs"]["sets"][0]["name"]) == make_prompts(1).provenance
