@@ -109,6 +109,22 @@ def test_an_interrupted_stage_ends_with_the_same_bytes(model_folder, tmp_path, m
     assert history(broken) == history(whole)
 
 
+def test_gradient_checkpointing_changes_nothing_but_memory(model_folder, tmp_path):
+    spec = ModelSpec(model=str(model_folder()))
+    folders = []
+    for checkpointing in (False, True):
+        folders.append(tmp_path / f"{checkpointing}")
+        refine(
+            spec, make_prompts(), RefineOptions(**OPTIONS, gradient_checkpointing=checkpointing), folders[-1]
+        )
+    plain, recomputed = (weights(folder / "model") for folder in folders)
+    for name, value in plain.items():
+        torch.testing.assert_close(recomputed[name], value, rtol=1e-3, atol=1e-4)
+    assert [r["loss"] for r in history(folders[1])] == pytest.approx(
+        [r["loss"] for r in history(folders[0])], rel=1e-3
+    )
+
+
 def test_retention_keeps_benign_prompts_where_they_were(model_folder, tmp_path):
     spec = ModelSpec(model=str(model_folder()))
     drift = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from types import TracebackType
 from typing import Self
 
@@ -82,6 +83,7 @@ def prepare_process() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", level.lower())
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning)
     logging.basicConfig(level=level, format="%(message)s")
     logging.getLogger("discernment").setLevel(os.environ.get("DISCERNMENT_LOG", "info").upper())
     import datasets

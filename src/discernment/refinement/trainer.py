@@ -248,6 +248,8 @@ def refine(
     chat = load_chat(model)
     network = load_model(model)
     torch.manual_seed(options.seed)
+    if options.gradient_checkpointing:
+        network.gradient_checkpointing_enable()
     with CutModel(
         network, options.layer, path=model.layers, train_embeddings=options.train_embeddings
     ) as cut:
@@ -305,6 +307,9 @@ def _make_trainer(
     )
     settings = trainer_arguments(options, out, options.steps)
     settings["per_device_train_batch_size"] = sampler.block_size
+    settings["gradient_checkpointing"] = (
+        False  # the layers themselves do it; the trainer would ask the cut model
+    )
     callbacks: list[Any] = [HistoryCallback(out / "history.jsonl", HISTORY)]
     if validation is not None:
         settings |= {"eval_strategy": "steps", "eval_steps": options.evaluate_every, "eval_on_start": True}
