@@ -16,6 +16,7 @@ from discernment.training import (
     EpochSampler,
     HistoryCallback,
     OptimizerOptions,
+    StopWithoutImprovement,
     latest_checkpoint,
     trainer_arguments,
 )
@@ -122,13 +123,13 @@ def test_options_reach_the_trainer(tmp_path, monkeypatch):
     options = OptimizerOptions(
         learning_rate=3e-4, batch_size=6, gradient_accumulation=2, warmup=0.25, schedule="linear", seed=9
     )
-    given = TrainingArguments(**trainer_arguments(options, tmp_path, steps=40))
+    given = TrainingArguments(**trainer_arguments(options, tmp_path, 40, torch.device("cpu"), mixed=False))
     assert (given.learning_rate, given.per_device_train_batch_size) == (3e-4, 6)
     assert (given.gradient_accumulation_steps, given.get_warmup_steps(40)) == (2, 10)
     assert (given.lr_scheduler_type, given.seed, given.data_seed) == ("linear", 9, 9)
     assert (given.save_strategy, given.report_to) == ("no", [])
     often = options.model_copy(update={"checkpoint_every": 7})
-    given = TrainingArguments(**trainer_arguments(often, tmp_path, steps=40))
+    given = TrainingArguments(**trainer_arguments(often, tmp_path, 40, torch.device("cpu"), mixed=False))
     assert (given.save_strategy, given.save_steps) == ("steps", 7)
 
 
@@ -138,3 +139,32 @@ def test_options_reach_the_trainer(tmp_path, monkeypatch):
 def test_options_out_of_range(wrong):
     with pytest.raises(ValidationError):
         OptimizerOptions(**{"learning_rate": 1, "batch_size": 1, **wrong})
+
+
+def looks(*values, metric="eval_x"):
+    """A trainer's state after looks at these values, one every ten steps from the start on."""
+    state = TrainerState()
+    state.log_history = [{"step": 10 * n, metric: value} for n, value in enumerate(values)]
+    return state
+
+
+@pytest.mark.parametrize(
+    ("values", "over"),
+    [
+        ([0.9], False),  # the start is no candidate
+        ([0.9, 0.5, 0.6], False),
+        ([0.9, 0.5, 0.6, 0.5], False),
+        ([0.9, 0.5, 0.6, 0.5, 0.6], True),  # as good as the best is no improvement
+        ([0.9, 0.7, 0.6, 0.5], True),
+        ([0.9, 0.5, 0.4, 0.6], False),
+    ],
+)
+def test_stopping_is_decided_from_the_log_alone(values, over):
+    stop = StopWithoutImprovement("eval_x", greater_is_better=True, patience=2)
+    down = StopWithoutImprovement("eval_x", greater_is_better=False, patience=2)
+    for callback, seen in ((stop, values), (down, [-v for v in values])):
+        evaluated, resumed = TrainerControl(), TrainerControl()
+        callback.on_evaluate(None, looks(*seen), evaluated)
+        callback.on_train_begin(None, looks(*seen), resumed)
+        assert evaluated.should_training_stop is over
+        assert resumed.should_training_stop is over

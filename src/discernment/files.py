@@ -96,7 +96,9 @@ def append_json_lines(path: Path, rows: Iterable[Any]) -> None:
         content = handle.read()
         if content and not content.endswith(b"\n"):
             handle.truncate(content.rfind(b"\n") + 1)
-        handle.write(b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows))
+        handle.write(
+            b"".join(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n" for row in rows)
+        )
         handle.flush()
         os.fsync(handle.fileno())
 

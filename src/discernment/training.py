@@ -24,7 +24,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from discernment.errors import TrainingError
+from discernment.errors import DiscernmentError, TrainingError
 from discernment.files import append_json_lines, read_json, read_json_lines, write_json_lines
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "LoraOptions",
     "OptimizerOptions",
     "StageCost",
+    "StopWithoutImprovement",
     "latest_checkpoint",
     "show_progress",
     "trainer_arguments",
@@ -68,7 +69,10 @@ class OptimizerOptions(BaseModel):
     gradient_checkpointing: bool = False
     lora: LoraOptions | None = Field(None, description="Train adapters instead of all parameters.")
     checkpoint_every: int | None = Field(
-        None, ge=1, description="Steps between checkpoints, from which an interrupted stage goes on."
+        None,
+        ge=1,
+        description="Steps between checkpoints, from which an interrupted stage goes on; a stage that stops by a "
+        "validation number has one at each look anyway.",
     )
     seed: int = 0
 
@@ -115,13 +119,17 @@ class EpochSampler(Sampler[int]):
         return self.length
 
 
-def trainer_arguments(options: OptimizerOptions, out: Path, steps: int) -> dict[str, Any]:
+def trainer_arguments(
+    options: OptimizerOptions, out: Path, steps: int, device: torch.device, *, mixed: bool
+) -> dict[str, Any]:
     """Keyword arguments for `TrainingArguments` that both stages share.
 
     Args:
         options: The optimizer's options.
         out: The stage's directory; checkpoints go to `out/checkpoints`.
         steps: Number of optimizer steps, for the warm-up.
+        device: Where to train.
+        mixed: Compute in bfloat16 while the weights stay in float32.
     """
     return {
         "output_dir": str(out / "checkpoints"),
@@ -146,8 +154,8 @@ def trainer_arguments(options: OptimizerOptions, out: Path, steps: int) -> dict[
         "report_to": os.environ.get("DISCERNMENT_REPORT_TO", "none"),
         "dataloader_pin_memory": False,
         "remove_unused_columns": False,
-        "bf16": False,
-        "use_cpu": not torch.accelerator.is_available(),
+        "bf16": mixed,
+        "use_cpu": device.type == "cpu",
     }
 
 
@@ -207,6 +215,44 @@ class QuietProgress(ProgressCallback):
             bar.set_postfix_str(f"loss {float(logs['loss']):.3f}")
 
 
+class StopWithoutImprovement(TrainerCallback):
+    """Stops when a validation number has not improved for a while.
+
+    It is decided from the trainer's log alone, so that a resumed stage stops where an uninterrupted one would.
+
+    Args:
+        metric: The number's name in the log.
+        greater_is_better: Which way is up.
+        patience: Looks without improvement before the stage stops.
+    """
+
+    def __init__(self, metric: str, *, greater_is_better: bool, patience: int) -> None:
+        self.metric = metric
+        self.sign = 1.0 if greater_is_better else -1.0
+        self.patience = patience
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """The checkpoint that is resumed from may be the last one already."""
+        control.should_training_stop = self._is_over(state)
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Stop after the look that was one too many."""
+        control.should_training_stop = control.should_training_stop or self._is_over(state)
+
+    def _is_over(self, state: TrainerState) -> bool:
+        # What the model was before the first step is no candidate: that would be no stage at all.
+        looks = [
+            self.sign * row[self.metric]
+            for row in state.log_history
+            if self.metric in row and row["step"] > 0
+        ]
+        return bool(looks) and len(looks) - 1 - looks.index(max(looks)) >= self.patience
+
+
 def show_progress(trainer: Trainer) -> None:
     """Replace the trainer's own reporting by a bar."""
     for chatty in (ProgressCallback, PrinterCallback):
@@ -237,6 +283,6 @@ def _is_whole(checkpoint: Path) -> bool:
         for file in weights:
             with safe_open(file, framework="pt") as handle:
                 handle.keys()
-    except (Exception, SafetensorError):  # whatever is wrong with it, it is not whole
+    except (DiscernmentError, OSError, SafetensorError):
         return False
     return bool(weights) and (checkpoint / "optimizer.pt").is_file()

@@ -167,7 +167,7 @@ MISTAKES = {
     ),
     "one label": (
         ["refine", "tiny", "--layer", "2", "-s", "benign.jsonl", "-o", "o"],
-        "needs prompts of two labels",
+        "contrast needs toxic prompts",
     ),
     "no replies": (
         ["align", "tiny", "-s", "bare.jsonl", "-o", "o"],
@@ -270,6 +270,13 @@ def test_the_verbs_one_after_another(discern, files):
     )
     discern("evaluate", "tiny", "-s", "bare.jsonl", "-o", "other", *QUICK)
     assert "no prompt in common" in discern("compare", "before", "other")[2]
+    discern("evaluate", "tiny", "-s", "pairs.jsonl", "-o", "longer", *QUICK, "-O", "max_new_tokens=5")
+    assert "were made in different ways" in discern("compare", "before", "longer")[2]
+    discern("evaluate", "tiny", "-s", "pairs.jsonl", "-o", "plain", *QUICK, "-M", "template=plain")
+    plain, chat = (Path(out, "samples.jsonl").read_text() for out in ("plain", "before"))
+    assert plain
+    assert plain != chat
+    assert "known" in discern("evaluate", "tiny", "-o", "none", "-M", "zzz=1")[2]
 
 
 def test_a_run_its_report_and_its_models(discern, files):

@@ -193,3 +193,13 @@ def test_few_prompts_leave_everything_open() -> None:
 
 def test_same_seed_same_interval() -> None:
     assert study(1, 1.0, 0.5) == study(1, 1.0, 0.5)
+
+
+def test_the_difference_of_the_aurocs_is_recovered_and_covered() -> None:
+    # Two normal scores that lie `shift` apart, each of variance 1: the AUROC is the probability of a positive gap.
+    expected = norm.cdf(1.5 / np.sqrt(2)) - norm.cdf(0.7 / np.sqrt(2))
+    studies = [study(seed, shift=1.5, shift_against=0.7, resamples=200) for seed in range(40)]
+    found = [s.auroc_difference for s in studies]
+    assert np.mean(found) == pytest.approx(expected, abs=0.02)
+    covered = [s.auroc_difference_low <= expected <= s.auroc_difference_high for s in studies]
+    assert 0.8 <= np.mean(covered) <= 1

@@ -137,7 +137,10 @@ def test_better() -> None:
     assert re.search(
         r"At equal safety, where both refuse \d+\.\d % of .*, dcr discerns better than stl:", second
     )
-    assert re.search(r"AUROC is 0\.\d\d against 0\.\d\d\.$", second)
+    assert re.search(
+        r"AUROC is 0\.\d\d against 0\.\d\d \(95 % interval of the difference \+0\.\d\d to \+0\.\d\d\)\.$",
+        second,
+    )
 
 
 def test_worse() -> None:

@@ -33,7 +33,7 @@ def build(name, materials=MATERIALS, **refine_options):
         calls.append({"name": name, "work": work, "from": model.model, **inputs})
         return ModelSpec(model=f"{model.model}+{name}")
 
-    options = MethodOptions(RefineOptions(layer=2, **refine_options), AlignOptions())
+    options = MethodOptions(AlignOptions(), RefineOptions(layer=2, **refine_options))
     return find_method(name).build(BASE, materials, options, stage), calls, options
 
 

@@ -10,6 +10,7 @@ from transformers import TrainerCallback
 from discernment.errors import ModelError, TrainingError
 from discernment.files import read_json_lines
 from discernment.models.spec import ModelSpec
+from discernment.prompts import Label, PromptSet
 from discernment.refinement import trainer as trainer_module
 from discernment.refinement.trainer import RefineOptions, refine, retention
 from discernment.training import LoraOptions
@@ -75,10 +76,10 @@ def test_the_best_step_is_kept_and_the_stage_stops_early(model_folder, tmp_path)
     assert looks[cost.notes["kept_step"]] == max(looks.values())
 
 
-@pytest.mark.parametrize("stopping", ["none", "cross_similarity"])
+@pytest.mark.parametrize("stopping", ["none", "probe_auroc"])
 def test_an_interrupted_stage_ends_with_the_same_bytes(model_folder, tmp_path, monkeypatch, stopping):
     spec = ModelSpec(model=str(model_folder()))
-    options = RefineOptions(**{**OPTIONS, "stopping": stopping, "patience": 1}, checkpoint_every=2)
+    options = RefineOptions(**{**OPTIONS, "stopping": stopping, "patience": 2}, checkpoint_every=2)
     validation = make_prompts(6, sources=2)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     refine(spec, make_prompts(), options, whole, validation)
@@ -150,9 +151,18 @@ def test_mistakes_are_told(model_folder, tmp_path):
     with pytest.raises(ModelError, match="Layer 9 is out of range"):
         refine(spec, make_prompts(), RefineOptions(**{**OPTIONS, "layer": 9}), tmp_path / "a")
     with pytest.raises(TrainingError, match="needs prompts of two labels"):
-        refine(spec, make_benign(), RefineOptions(**OPTIONS), tmp_path / "b")
+        toxic = make_prompts().with_label(Label.TOXIC)
+        refine(spec, toxic, RefineOptions(**OPTIONS), tmp_path / "b")
     with pytest.raises(TrainingError, match="retention term needs benign prompts"):
         refine(spec, make_prompts(), RefineOptions(**OPTIONS, retention=1.0), tmp_path / "c")
+    with pytest.raises(TrainingError, match="contrast needs toxic prompts"):
+        two = make_prompts().with_label(Label.SEEMINGLY_TOXIC)
+        both = PromptSet.concatenate([two, make_benign()], "both")
+        refine(spec, both, RefineOptions(**OPTIONS), tmp_path / "e")
+    one_source = make_prompts(6, sources=1)
+    with pytest.raises(TrainingError, match="one of the labels come from a single source"):
+        options = RefineOptions(**{**OPTIONS, "stopping": "probe_auroc"})
+        refine(spec, make_prompts(), options, tmp_path / "f", validation=one_source)
     with pytest.raises(TrainingError, match="validation prompts need toxic and other ones"):
         refine(spec, make_prompts(), RefineOptions(**OPTIONS), tmp_path / "d", validation=make_benign())
 

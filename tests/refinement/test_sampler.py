@@ -67,7 +67,7 @@ def test_partners_come_together_only_when_matched():
         for block in blocks_of(BalancedBatches(prompts, 8, seed=0, matched=matched)):
             ids = {prompts[row].id for row in block}
             for row in block:
-                if prompts[row].label is Label.TOXIC:
+                if prompts[row].label is prompts[block[0]].label:
                     total += 1
                     together += prompts[row].partner in ids
         assert total > 0
@@ -78,7 +78,7 @@ def test_partners_come_together_only_when_matched():
 
 
 def test_every_prompt_is_seen_and_epochs_differ_but_seeds_decide():
-    prompts = make_prompts(pairs=16)
+    prompts = make_prompts(pairs=24)  # eight pairs a source, so that none has to start over
     sampler = BalancedBatches(prompts, 8, seed=5)
     first = list(sampler)
     assert set(first) == set(range(len(prompts)))
@@ -105,3 +105,15 @@ def test_one_label_or_too_small_a_batch_is_an_error():
         BalancedBatches(list(prompts.with_label(Label.TOXIC)), 8, 0)
     with pytest.raises(TrainingError, match="use a batch size of at least 4"):
         BalancedBatches(prompts, 3, 0)
+
+
+def test_prompts_without_a_partner_are_drawn_too():
+    pairs = make_prompts(pairs=20)
+    lone = [
+        Prompt(id=f"lone-{n}", text="x", label=Label.SEEMINGLY_TOXIC, source="elsewhere") for n in range(10)
+    ]
+    prompts = [*pairs, *lone]
+    blocks = blocks_of(BalancedBatches(prompts, 8, seed=0))
+    drawn = Counter(prompts[row].source for block in blocks for row in block)
+    # Half the blocks take their seemingly toxic prompts in turns from four sources, of which it is one.
+    assert drawn["elsewhere"] >= len(blocks) // 2

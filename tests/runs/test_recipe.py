@@ -119,14 +119,15 @@ def test_the_first_thing_that_is_wrong_is_named(path, value, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("names", [("dcr",), ("stl", "dcr"), ("base", "stl")])
-def test_stage_1_needs_a_layer_where_it_is_run(names):
-    content = {**changed("methods", list(names)), "refine": {"steps": 3}}
-    if "dcr" not in names:
-        parse_recipe(content, "r")
-        return
-    with pytest.raises(RecipeError, match=r"r: `refine\.layer` is missing; name the layer"):
-        parse_recipe(content, "r")
+def test_stage_1_has_no_default_layer():
+    content = {
+        **changed("methods", ["base", {"method": "dcr", "refine": {"layer": 3}}]),
+        "refine": {"steps": 3},
+    }
+    recipe = parse_recipe(content, "r")
+    base, dcr = (recipe.options(entry) for entry in recipe.methods)
+    assert base.refine is None
+    assert (dcr.refine.layer, dcr.refine.steps) == (3, 3)
 
 
 def test_files_that_are_no_recipe(tmp_path):

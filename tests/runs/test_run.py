@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from discernment.errors import RunError
+from discernment.errors import DiscernmentError, RunError
 from discernment.evaluation.evaluate import read_samples
 from discernment.evaluation.results import Results
 from discernment.files import file_hash, read_json
@@ -115,7 +115,8 @@ def test_a_recipe_from_base_model_to_results(recipe, tmp_path):
         entry = manifest["methods"][method]
         assert all(method in manifest["stages"][stage]["methods"] for stage in entry["stages"])
         model = ModelSpec.model_validate(entry["model"]).model
-        assert (Path(model) / "model.safetensors").is_file()
+        assert Path(model).is_absolute() == (method == "base")  # a run can be moved
+        assert (directory / model / "model.safetensors").is_file()
         samples = read_samples(directory / "stages" / entry["stages"][-1] / "samples.jsonl")
         assert len(samples) == 16
         completions[method] = tuple((s.completion, s.rejection_probability) for s in samples)
@@ -174,3 +175,28 @@ def test_a_directory_in_use_is_left_alone(recipe, tmp_path):
     ):
         run_recipe(recipe, directory)
     assert [p.name for p in directory.iterdir()] in ([], ["run.lock"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": {}}, "The method 'stl' needs prompts under `data.general`"),
+        ({"refine": {}}, "`refine.layer` is missing; name the layer that dcr trains up to"),
+        ({"refine": {"layer": 9}}, "Layer 9 is out of range: the model has 4 layers.*change `layer` of dcr"),
+        ({"align": {"frozen_layers": 7}}, "Layer 7 is out of range.*change `frozen_layers` of stl"),
+        ({"data": "silent"}, "has no response, and stl trains on it"),
+        ({"evaluate": {"openings": "xx"}}, "no refusal openings for 'xx'"),
+    ],
+)
+def test_mistakes_are_found_before_the_first_stage(recipe, tmp_path, changes, message):
+    content = recipe.model_dump(mode="json", exclude_defaults=True)
+    for key, value in changes.items():
+        if value == "silent":
+            mute = tmp_path / "mute.jsonl"
+            make_prompts(4, responses=False).to_jsonl(mute)
+            value = {**content["data"], "safety": str(mute)}
+        content[key] = {**content[key], **value} if key == "evaluate" else value
+    directory = tmp_path / "run"
+    with pytest.raises(DiscernmentError, match=message):
+        run_recipe(parse_recipe(content, "r"), directory)
+    assert not (directory / "stages").exists()

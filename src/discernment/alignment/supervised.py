@@ -21,7 +21,7 @@ from trl import SFTConfig, SFTTrainer
 from discernment.errors import TrainingError
 from discernment.models.chat import ChatFormat
 from discernment.models.layers import find_layers
-from discernment.models.loading import load_chat, load_model
+from discernment.models.loading import choose_device, load_chat, load_model, trains_mixed
 from discernment.models.spec import ModelSpec
 from discernment.prompts import PromptSet
 from discernment.training import (
@@ -51,9 +51,7 @@ class AlignOptions(OptimizerOptions):
     frozen_layers: int = Field(
         0, ge=0, description="Keep the first layers as they are, e.g. those of stage 1."
     )
-    train_embeddings: bool = Field(
-        True, description="Also train the token embeddings (and a head tied to them)."
-    )
+    train_embeddings: bool = Field(True, description="Also train the token embeddings and the head.")
 
 
 class SupervisedTrainer(SFTTrainer):
@@ -92,14 +90,15 @@ def align(
         ModelError: If the model cannot be loaded.
     """
     chat = load_chat(model)
-    network = load_model(model)
+    network = load_model(model, training=True)
+    torch.manual_seed(options.seed)  # adapters start from random numbers
     rows = encode_examples(examples, chat, options.max_length)
     steps = max(1, round(options.epochs * len(rows) / (options.batch_size * options.gradient_accumulation)))
     network = _choose_parameters(network, model, options)
     trainer = SupervisedTrainer(
         model=network,
         args=SFTConfig(
-            **trainer_arguments(options, out, steps),
+            **trainer_arguments(options, out, steps, choose_device(model), mixed=trains_mixed(model)),
             num_train_epochs=options.epochs,
             max_length=options.max_length,
             completion_only_loss=True,
@@ -161,6 +160,12 @@ def _choose_parameters(network: PreTrainedModel, spec: ModelSpec, options: Align
     layers = find_layers(network, spec.layers)
     if options.frozen_layers:
         layers.check(options.frozen_layers)
+    if options.frozen_layers == len(layers.layers) and (
+        options.lora is not None or not options.train_embeddings
+    ):
+        raise TrainingError(
+            f"`frozen_layers: {options.frozen_layers}` leaves nothing to train; freeze fewer layers."
+        )
     if options.lora is not None:
         from peft import LoraConfig, get_peft_model
 

@@ -40,6 +40,12 @@ Options = Annotated[
     typer.Option("--option", "-O", help="Stage option as KEY=VALUE, e.g. learning_rate=1e-4."),
 ]
 System = Annotated[str | None, typer.Option(help="System message; without one the chat template decides.")]
+ModelOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model-option", "-M", help="Model option as KEY=VALUE, e.g. dtype=bfloat16, template=plain."
+    ),
+]
 
 
 @app.command()
@@ -74,15 +80,25 @@ def refine(
     validation: Annotated[
         list[str] | None, typer.Option(help="Prompt sets by which the stage stops.")
     ] = None,
+    retained: Annotated[list[str] | None, typer.Option(help="Benign prompt sets for `retention`.")] = None,
     option: Options = None,
     system: System = None,
+    model_option: ModelOptions = None,
 ) -> None:
     """Stage 1 alone: contrastive refinement of the first LAYER layers."""
     from discernment.cli.console import prepare_process
-    from discernment.cli.verbs import refine_model
+    from discernment.cli.verbs import parse_model, refine_model
 
     prepare_process()
-    refine_model(model, system, layer, sets or ["starter/pairs:train"], validation, option or [], out)
+    refine_model(
+        parse_model(model, system, model_option or []),
+        layer,
+        sets or ["starter/pairs:train"],
+        validation,
+        retained,
+        option or [],
+        out,
+    )
 
 
 @app.command()
@@ -94,13 +110,19 @@ def align(
     sets: Sets = None,
     option: Options = None,
     system: System = None,
+    model_option: ModelOptions = None,
 ) -> None:
     """Stage 2 alone: supervised safety fine-tuning on prompts with replies."""
     from discernment.cli.console import prepare_process
-    from discernment.cli.verbs import align_model
+    from discernment.cli.verbs import align_model, parse_model
 
     prepare_process()
-    align_model(model, system, sets or ["starter/benign:train", "starter/toxic:train"], option or [], out)
+    align_model(
+        parse_model(model, system, model_option or []),
+        sets or ["starter/benign:train", "starter/toxic:train"],
+        option or [],
+        out,
+    )
 
 
 @app.command()
@@ -110,13 +132,19 @@ def evaluate(
     sets: Sets = None,
     option: Options = None,
     system: System = None,
+    model_option: ModelOptions = None,
 ) -> None:
     """Let one model reply to prompt sets, and show what it refuses."""
     from discernment.cli.console import prepare_process
-    from discernment.cli.verbs import evaluate_one
+    from discernment.cli.verbs import evaluate_one, parse_model
 
     prepare_process()
-    evaluate_one(model, system, sets or ["starter/pairs:test", "starter/benign:test"], option or [], out)
+    evaluate_one(
+        parse_model(model, system, model_option or []),
+        sets or ["starter/pairs:test", "starter/benign:test"],
+        option or [],
+        out,
+    )
 
 
 @app.command()
@@ -156,14 +184,15 @@ def chat(
         str, typer.Argument(help="Hub id, folder, wheel://PACKAGE, or RUN/METHOD, e.g. runs/quickstart/dcr.")
     ],
     system: System = None,
+    model_option: ModelOptions = None,
     max_new_tokens: Annotated[int, typer.Option(help="Token cap of a reply.")] = 128,
 ) -> None:
     """Talk to a model; each reply comes with its rejection probability."""
     from discernment.cli.console import prepare_process
-    from discernment.cli.verbs import chat_with
+    from discernment.cli.verbs import chat_with, parse_model
 
     prepare_process()
-    chat_with(model, system, max_new_tokens)
+    chat_with(model, parse_model(model, system, model_option or []), max_new_tokens)
 
 
 def main() -> None:
@@ -172,6 +201,13 @@ def main() -> None:
         app()
     except DiscernmentError as error:
         sys.stderr.write(f"discern: {error}\n")
+        sys.exit(2)
+    except OSError as error:
+        if error.filename is None:  # not about a file that the user named
+            raise
+        sys.stderr.write(
+            f"discern: {error.filename}: {error.strerror}; name another place or mend this one.\n"
+        )
         sys.exit(2)
     except SystemExit as end:
         if end.code == INTERRUPTED:  # typer says nothing of a Ctrl-C

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ from discernment.evaluation.judges import KeywordJudge
 from discernment.evaluation.results import Results
 from discernment.evaluation.sample import Sample
 from discernment.evaluation.summary import summarize
-from discernment.files import read_json, write_json
+from discernment.files import content_hash, read_json, write_json
 from discernment.models.policy import Policy
 from discernment.models.spec import ModelSpec
 from discernment.prompts import Split
@@ -40,6 +40,7 @@ __all__ = [
     "chat_with",
     "compare_evaluations",
     "evaluate_one",
+    "parse_model",
     "parse_options",
     "parse_set",
     "refine_model",
@@ -63,51 +64,50 @@ def report_run(summary: RunSummary, console: Console, *, redact: bool) -> None:
 
 
 def refine_model(
-    model: str,
-    system: str | None,
+    model: ModelSpec,
     layer: int,
     sets: Sequence[str],
     validation: Sequence[str] | None,
+    retained: Sequence[str] | None,
     options: Sequence[str],
     out: Path,
 ) -> None:
     """Run stage 1 into `out`."""
     inputs: dict[str, Any] = {
-        "model": ModelSpec(model=model, system=system),
+        "model": model,
         "prompts": load_sources([parse_set(s) for s in sets], "contrast"),
         "options": parse_options(RefineOptions, [*options, f"layer={layer}"]),
         "validation": load_sources([parse_set(s) for s in validation], "validation") if validation else None,
+        "retained": load_sources([parse_set(s) for s in retained], "retained") if retained else None,
     }
     _run_stage("refine", refine, inputs, out)
 
 
-def align_model(
-    model: str, system: str | None, sets: Sequence[str], options: Sequence[str], out: Path
-) -> None:
+def align_model(model: ModelSpec, sets: Sequence[str], options: Sequence[str], out: Path) -> None:
     """Run stage 2 into `out`."""
     inputs: dict[str, Any] = {
-        "model": ModelSpec(model=model, system=system),
+        "model": model,
         "examples": load_sources([parse_set(s) for s in sets], "examples"),
         "options": parse_options(AlignOptions, options),
     }
     _run_stage("align", align, inputs, out)
 
 
-def evaluate_one(
-    model: str, system: str | None, sets: Sequence[str], options: Sequence[str], out: Path
-) -> None:
+def evaluate_one(model: ModelSpec, sets: Sequence[str], options: Sequence[str], out: Path) -> None:
     """Evaluate one model into `out` and print its table."""
     if len(set(sets)) < len(sets):
         raise RecipeError("A prompt set is named twice; name each once.")
     with ConsoleReporter() as reporter:
         inputs: dict[str, Any] = {
-            "model": ModelSpec(model=model, system=system),
+            "model": model,
             "benchmarks": [load_source(parse_set(s)).renamed(s) for s in sets],
             "options": parse_options(EvaluateOptions, options),
             "judge": KeywordJudge(),
         }
         run_into(out, "evaluate", evaluate_model, inputs, reporter, {"progress": reporter.progress})
-    results = summarize({model: read_samples(out / "samples.jsonl")}, base_model=model, reference=model)
+    results = summarize(
+        {model.model: read_samples(out / "samples.jsonl")}, base_model=model.model, reference=model.model
+    )
     write_json(out / "results.json", results.model_dump(mode="json"))
     console.print(results_table(results))
     console.print(Text(results.finding))
@@ -117,6 +117,7 @@ def evaluate_one(
 def compare_evaluations(evaluations: Sequence[Path], reference: str | None, out: Path | None) -> Results:
     """Compare what `evaluate` or `run` left, on the prompts that all of them have."""
     samples: dict[str, list[Sample]] = {}
+    how: dict[str, str] = {}
     for argument in evaluations:
         for name, path in _samples_in(argument):
             if name in samples:
@@ -124,6 +125,12 @@ def compare_evaluations(evaluations: Sequence[Path], reference: str | None, out:
                     f"Two evaluations are called {name!r}; give one a name of its own: NAME={path}."
                 )
             samples[name] = read_samples(path)
+            how[name] = _how_evaluated(path)
+    if len(set(how.values())) > 1:
+        raise DataError(
+            "The evaluations were made in different ways (token cap, openings or judge), so their numbers cannot be "
+            "compared; evaluate the models again with the same options."
+        )
     shared = set.intersection(*({(s.benchmark, s.prompt) for s in found} for found in samples.values()))
     if not shared:
         raise DataError("The evaluations have no prompt in common; evaluate all models on the same sets.")
@@ -142,12 +149,13 @@ def compare_evaluations(evaluations: Sequence[Path], reference: str | None, out:
     return results
 
 
-def chat_with(model: str, system: str | None, max_new_tokens: int) -> None:
-    """Talk to a model until the input ends; each prompt stands for itself."""
-    spec = _run_method(model) or ModelSpec(model=model)
-    if system is not None:
-        spec = spec.model_copy(update={"system": system})
-    policy = Policy.load(spec, name=model)
+def chat_with(name: str, model: ModelSpec, max_new_tokens: int) -> None:
+    """Talk to a model, or to a method of a run, until the input ends; each prompt stands for itself."""
+    spec = _run_method(name)
+    if spec is not None:
+        given = model.model_dump(exclude={"model"}, exclude_unset=True)
+        model = spec.model_copy(update=given)
+    policy = Policy.load(model, name=name)
     console.print("Each prompt stands for itself; an empty line ends.")
     while True:
         try:
@@ -178,13 +186,25 @@ def parse_set(text: str) -> PromptSource:
         raise RecipeError(f"{text}: {first_problem(error, PromptSource)}") from error
 
 
-def parse_options(kind: type[OptionsT], pairs: Sequence[str]) -> OptionsT:
+def parse_model(model: str, system: str | None, options: Sequence[str]) -> ModelSpec:
+    """Read a model's name and its `KEY=VALUE` options.
+
+    Raises:
+        RecipeError: If an option is unknown or out of range.
+    """
+    given = {"model": model} | ({} if system is None else {"system": system})
+    return parse_options(ModelSpec, options, given)
+
+
+def parse_options(
+    kind: type[OptionsT], pairs: Sequence[str], given: Mapping[str, Any] | None = None
+) -> OptionsT:
     """Read `KEY=VALUE` pairs into options; a dot goes down, e.g. `loss.name=supcon`.
 
     Raises:
         RecipeError: If a pair has no value, or an option is unknown or out of range.
     """
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = dict(given or {})
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
@@ -212,8 +232,17 @@ def _run_stage(name: str, work: Any, inputs: dict[str, Any], out: Path) -> None:
     console.print(f"{'Model' if ran else 'Nothing to do; the model is there'}: {out / 'model'}")
 
 
+def _how_evaluated(samples: Path) -> str:
+    """What must be the same for two evaluations to be compared; the batch size need not."""
+    record = samples.with_name("stage.json")
+    inputs = read_json(record).get("inputs", {}) if record.is_file() else {}
+    options = {k: v for k, v in inputs.get("options", {}).items() if k != "batch_size"}
+    return content_hash([options, inputs.get("judge")])
+
+
 def _samples_in(argument: Path) -> list[tuple[str, Path]]:
-    name, equals, rest = str(argument).rpartition("=")
+    # A directory may have an equals sign in its name.
+    name, equals, rest = ("", "", str(argument)) if argument.is_dir() else str(argument).rpartition("=")
     directory = Path(rest)
     if (directory / "samples.jsonl").is_file():
         return [(name if equals else directory.name, directory / "samples.jsonl")]
@@ -240,4 +269,6 @@ def _run_method(model: str) -> ModelSpec | None:
     methods = read_json(manifest)["methods"]
     if method not in methods:
         raise DataError(f"The run {run} has no method {method!r}; it has {', '.join(methods)}.")
-    return ModelSpec.model_validate(methods[method]["model"])
+    spec = ModelSpec.model_validate(methods[method]["model"])
+    inside = Path(run) / spec.model
+    return spec.model_copy(update={"model": str(inside)}) if inside.is_dir() else spec

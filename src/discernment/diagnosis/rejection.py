@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Callable, Iterable, Sequence
 from importlib.resources import files
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from discernment.errors import DataError
+from discernment.errors import DataError, ModelError
 from discernment.models.batch import length_sorted_batches
 from discernment.models.policy import Policy
 
@@ -135,6 +136,7 @@ def rejection_probability(
 
     Raises:
         DataError: If `openings` is empty.
+        ModelError: If the model gives logits that are not finite.
     """
     trie = OpeningTrie.from_openings(
         openings if openings is not None else load_openings(), policy.chat.tokenizer
@@ -145,6 +147,11 @@ def rejection_probability(
     batches = length_sorted_batches([len(s) for s in sequences], batch_size)
     for rows, found in measure(policy, sequences, trie, list(batches)):
         for row, value in zip(rows, found.tolist(), strict=True):
+            if not math.isfinite(value):
+                raise ModelError(
+                    f"{policy.name} gives logits that are not finite for the prompt {prompts[row][:60]!r}; load it "
+                    "with `dtype: float32`, or it has diverged in training."
+                )
             masses[row] = value
         if progress is not None:
             progress(len(rows))

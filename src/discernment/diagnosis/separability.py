@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import GroupKFold, cross_val_predict
+from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-__all__ = ["Separation", "probe_auroc", "separation"]
+__all__ = ["Separation", "probe_auroc", "probe_folds", "separation"]
 
 
 class Separation(NamedTuple):
@@ -23,7 +23,7 @@ class Separation(NamedTuple):
     Attributes:
         within: Mean cosine similarity of two different prompts of one label.
         cross: Mean cosine similarity of two prompts of different labels.
-        probe_auroc: AUROC of a linear probe on sources that it was not fitted on; None if there are fewer than two.
+        probe_auroc: AUROC of a linear probe on sources that it was not fitted on; None if a label has only one.
     """
 
     within: float
@@ -55,28 +55,47 @@ def separation(
     )
 
 
-def probe_auroc(
-    states: np.ndarray, labels: np.ndarray, sources: Sequence[str], folds: int = 5
-) -> float | None:
+def probe_folds(
+    labels: Sequence[bool] | np.ndarray, sources: Sequence[str], most: int = 5
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Row numbers to fit on and to test on, with no source on both sides and both labels on each.
+
+    Args:
+        labels: True for the positive label, one a prompt.
+        sources: The source of each prompt.
+        most: At most so many folds.
+
+    Returns:
+        The folds; none if a label has only one source.
+    """
+    flags = np.asarray(labels, dtype=bool)
+    groups = np.asarray(sources)
+    folds = min(most, len(set(groups[flags])), len(set(groups[~flags])))
+    if folds < 2:
+        return []
+    split = StratifiedGroupKFold(folds, shuffle=True, random_state=0).split(groups, flags, groups)
+    return [(fit, test) for fit, test in split if len(set(flags[fit])) == len(set(flags[test])) == 2]
+
+
+def probe_auroc(states: np.ndarray, labels: np.ndarray, sources: Sequence[str]) -> float | None:
     """AUROC of a linear probe, cross-validated over sources.
+
+    Scores of different fits are not compared: each fold has its own AUROC, weighted by its pairs of prompts.
 
     Args:
         states: Hidden states, `[prompts, hidden]`.
         labels: True for the positive label, `[prompts]`.
         sources: The source of each prompt; no source is on both sides of a fold.
-        folds: At most so many folds.
 
     Returns:
-        The AUROC of all held-out scores together, or None if there are fewer than two sources or one label only.
+        The AUROC, or None if a label has only one source.
     """
-    folds = min(folds, len(set(sources)))
-    if folds < 2 or len(set(labels.tolist())) < 2:
+    found = []
+    for fit, test in probe_folds(labels, sources):
+        probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=200))
+        scores = probe.fit(states[fit], labels[fit]).decision_function(states[test])
+        positives = int(labels[test].sum())
+        found.append((roc_auc_score(labels[test], scores), positives * (len(test) - positives)))
+    if not found:
         return None
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=200))
-    try:
-        scores = cross_val_predict(
-            probe, states, labels, groups=list(sources), cv=GroupKFold(folds), method="decision_function"
-        )
-    except ValueError:  # a fold whose training part has one label only
-        return None
-    return float(roc_auc_score(labels, scores))
+    return float(np.average([auroc for auroc, _ in found], weights=[pairs for _, pairs in found]))

@@ -13,10 +13,23 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import roc_curve
 
-from discernment.evaluation.metrics import Group, cluster_ids, is_measured, paired, rejection_probabilities
+from discernment.evaluation.metrics import (
+    Group,
+    cluster_ids,
+    discernment_auroc,
+    is_measured,
+    paired,
+    rejection_probabilities,
+)
 from discernment.evaluation.results import EqualSafety
 from discernment.evaluation.sample import Sample
-from discernment.evaluation.statistics import ANY_DIFFERENCE, ANY_RATE, RESAMPLES, bootstrap_groups
+from discernment.evaluation.statistics import (
+    ANY_DIFFERENCE,
+    ANY_RATE,
+    RESAMPLES,
+    bootstrap_groups,
+    weighted_auroc,
+)
 
 __all__ = ["OperatingCurve", "compare_at_equal_safety"]
 
@@ -128,22 +141,22 @@ def compare_at_equal_safety(
     toxic_pairs, harmless_pairs = paired(*toxic, is_measured), paired(*harmless, is_measured)
     if not toxic_pairs or not harmless_pairs:
         return None
-    curve, against = (
-        OperatingCurve(_probabilities(toxic_pairs, side), _probabilities(harmless_pairs, side))
-        for side in (0, 1)
-    )
+    scores = [(_probabilities(toxic_pairs, side), _probabilities(harmless_pairs, side)) for side in (0, 1)]
+    curve, against = (OperatingCurve(*both) for both in scores)
+    auroc, auroc_against = (weighted_auroc(*both) for both in scores)
 
-    def compliances(toxic_weights: Floats, harmless_weights: Floats) -> Floats:
+    def statistics(toxic_weights: Floats, harmless_weights: Floats) -> Floats:
         ours = curve.at(toxic_refused, toxic_weights, harmless_weights)[1]
         theirs = against.at(toxic_refused, toxic_weights, harmless_weights)[1]
-        return np.stack([ours, ours - theirs])
+        aurocs = auroc(toxic_weights, harmless_weights) - auroc_against(toxic_weights, harmless_weights)
+        return np.stack([ours, ours - theirs, aurocs])
 
     clusters = cluster_ids([one for one, _ in [*toxic_pairs, *harmless_pairs]])
-    of_compliance, of_difference = bootstrap_groups(
-        compliances,
+    of_compliance, of_difference, of_auroc = bootstrap_groups(
+        statistics,
         len(toxic_pairs),
         len(harmless_pairs),
-        [ANY_RATE, ANY_DIFFERENCE],
+        [ANY_RATE, ANY_DIFFERENCE, ANY_DIFFERENCE],
         toxic_clusters=clusters[: len(toxic_pairs)],
         harmless_clusters=clusters[len(toxic_pairs) :],
         seed=seed,
@@ -166,6 +179,9 @@ def compare_at_equal_safety(
         difference=float(ours[0] - theirs[0]),
         difference_low=of_difference.low,
         difference_high=of_difference.high,
+        auroc_difference=discernment_auroc(*scores[0]) - discernment_auroc(*scores[1]),
+        auroc_difference_low=of_auroc.low,
+        auroc_difference_high=of_auroc.high,
         curve=curve.points(),
     )
 

@@ -127,6 +127,9 @@ class EqualSafety(_Row):
         difference: `compliance` minus `compliance_against`.
         difference_low: Lower end of its 95 % paired bootstrap interval.
         difference_high: Upper end.
+        auroc_difference: Discernment AUROC of `method` minus that of `against`; no threshold is involved.
+        auroc_difference_low: Lower end of its 95 % paired bootstrap interval.
+        auroc_difference_high: Upper end.
         curve: Points (share of toxic prompts refused, compliance) of `method` over all thresholds.
     """
 
@@ -144,6 +147,9 @@ class EqualSafety(_Row):
     difference: float
     difference_low: float
     difference_high: float
+    auroc_difference: float | None = None
+    auroc_difference_low: float | None = None
+    auroc_difference_high: float | None = None
     curve: list[tuple[float, float]]
 
 

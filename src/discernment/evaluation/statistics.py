@@ -27,6 +27,7 @@ __all__ = [
     "bootstrap_groups",
     "mcnemar_exact",
     "paired_bootstrap",
+    "weighted_auroc",
     "wilson",
 ]
 
@@ -193,6 +194,29 @@ def bootstrap_groups(
     return _percentile(strata, weighted, seed, resamples, batch=batch)
 
 
+def weighted_auroc(high: Floats, low: Floats) -> WeightedStatistic:
+    """The AUROC of two groups of scores, for weights that say how often each was drawn; ties count half.
+
+    Args:
+        high: Scores that should be higher, shape (n_high,).
+        low: Scores that should be lower, shape (n_low,).
+
+    Returns:
+        A function of weights, shapes (resamples, n_high) and (resamples, n_low), to AUROCs, shape (resamples,).
+    """
+    order = np.argsort(low, kind="stable")
+    below = np.searchsorted(low[order], high, side="left")
+    not_above = np.searchsorted(low[order], high, side="right")
+
+    def auroc(high_weights: Floats, low_weights: Floats) -> Floats:
+        cumulated = np.cumsum(low_weights[:, order], axis=1)
+        cumulated = np.pad(cumulated, ((0, 0), (1, 0)))
+        wins = (high_weights * (cumulated[:, below] + cumulated[:, not_above]) / 2).sum(axis=1)
+        return np.asarray(wins / high_weights.sum(axis=1) / cumulated[:, -1])
+
+    return auroc
+
+
 def bootstrap_auroc(
     toxic: npt.ArrayLike,
     harmless: npt.ArrayLike,
@@ -219,18 +243,8 @@ def bootstrap_auroc(
         ValueError: As `bootstrap_groups`.
     """
     high, low = np.asarray(toxic, dtype=np.float64), np.asarray(harmless, dtype=np.float64)
-    order = np.argsort(low, kind="stable")
-    below = np.searchsorted(low[order], high, side="left")
-    not_above = np.searchsorted(low[order], high, side="right")
-
-    def auroc(toxic_weights: Floats, harmless_weights: Floats) -> Floats:
-        cumulated = np.cumsum(harmless_weights[:, order], axis=1)
-        cumulated = np.pad(cumulated, ((0, 0), (1, 0)))
-        wins = (toxic_weights * (cumulated[:, below] + cumulated[:, not_above]) / 2).sum(axis=1)
-        return np.asarray(wins / toxic_weights.sum(axis=1) / cumulated[:, -1])
-
     return bootstrap_groups(
-        auroc,
+        weighted_auroc(high, low),
         len(high),
         len(low),
         [ANY_RATE],

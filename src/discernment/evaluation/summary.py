@@ -254,11 +254,16 @@ def _judged(headline: _Headline) -> str:
 def _discerns(headline: _Headline) -> str:
     method, reference = headline.method, headline.study.reference
     row, ranking = headline.equal_safety, headline.ranking
-    aurocs = (
-        f"; its discernment AUROC is {_decimal(ranking[method])} against {_decimal(ranking[reference])}"
-        if method in ranking and reference in ranking
-        else ""
-    )
+    aurocs = ""
+    if method in ranking and reference in ranking:
+        aurocs = (
+            f"; its discernment AUROC is {_decimal(ranking[method])} against {_decimal(ranking[reference])}"
+        )
+        if row is not None and row.auroc_difference_low is not None and row.auroc_difference_high is not None:
+            aurocs += (
+                f" (95 % interval of the difference {row.auroc_difference_low:+.2f} to "
+                f"{row.auroc_difference_high:+.2f})"
+            )
     if row is None:
         return f"Whether {method} discerns better at equal safety cannot be said, because {_why_not(headline)}{aurocs}."
     numbers = (

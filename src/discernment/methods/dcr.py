@@ -27,14 +27,15 @@ class Dcr(Method):
 
     def build(self, base: ModelSpec, materials: Materials, options: MethodOptions, stage: Stage) -> ModelSpec:
         """Refine the base model, then align it."""
+        refinement = options.need_refine(self.name)
         refined = stage(
             "refine",
             refine,
             model=base,
             prompts=materials.need("contrast", self.name),
-            options=options.refine,
+            options=refinement,
             validation=materials.contrast_validation,
-            retained=materials.retained if options.refine.retention else None,
+            retained=materials.retained if refinement.retention else None,
         )
         return stage(
             "align",

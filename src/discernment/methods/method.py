@@ -58,10 +58,27 @@ class Materials:
 
 @dataclass(frozen=True)
 class MethodOptions:
-    """Options of the stages, as the recipe gives them for one method."""
+    """Options of the stages, as the recipe gives them for one method.
 
-    refine: RefineOptions
+    Attributes:
+        align: Options of stage 2.
+        refine: Options of stage 1; None if the recipe has none.
+    """
+
     align: AlignOptions
+    refine: RefineOptions | None = None
+
+    def need_refine(self, method: str) -> RefineOptions:
+        """The options of stage 1.
+
+        Raises:
+            RecipeError: If the recipe has none.
+        """
+        if self.refine is None:
+            raise RecipeError(
+                f"`refine.layer` is missing; name the layer that {method} trains up to in stage 1."
+            )
+        return self.refine
 
 
 class Stage(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
@@ -59,7 +60,7 @@ class ChatFormat:
         """Token ids of a whole reply, ended the way the model ends its turn."""
         return [*self.tokenizer(reply, add_special_tokens=False)["input_ids"], self.end_of_turn]
 
-    @property
+    @cached_property
     def end_of_turn(self) -> int:
         """The token that ends a reply.
 
@@ -73,7 +74,10 @@ class ChatFormat:
             rest = self.tokenizer(text[text.rindex(marker) + len(marker) :], add_special_tokens=False)[
                 "input_ids"
             ]
-            special = [i for i in rest if i in self.tokenizer.all_special_ids]
+            added = self.tokenizer.added_tokens_decoder
+            special = [
+                i for i in rest if i in self.tokenizer.all_special_ids or (i in added and added[i].special)
+            ]
             if special:
                 return int(special[0])
         if self.tokenizer.eos_token_id is None:

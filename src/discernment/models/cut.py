@@ -80,27 +80,41 @@ class CutModel(nn.Module):
         """
         shared = self._shared_prefix(input_ids, attention_mask)
         if shared < WORTH_SHARING:
-            hidden: Tensor = self.decoder(
-                input_ids=input_ids, attention_mask=attention_mask, use_cache=False
-            ).last_hidden_state
-            return hidden
+            return self._last_layer(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
         cache = DynamicCache()
-        prefix = self.decoder(input_ids=input_ids[:1, :shared], past_key_values=cache, use_cache=True)
+        common = self._last_layer(input_ids=input_ids[:1, :shared], past_key_values=cache, use_cache=True)
         cache.batch_repeat_interleave(len(input_ids))
-        rest = self.decoder(
+        rest = self._last_layer(
             input_ids=input_ids[:, shared:],
             attention_mask=attention_mask,
             past_key_values=cache,
             use_cache=True,
         )
-        common: Tensor = prefix.last_hidden_state
-        return torch.cat([common.expand(len(input_ids), -1, -1), rest.last_hidden_state], dim=1)
+        return torch.cat([common.expand(len(input_ids), -1, -1), rest], dim=1)
+
+    def _last_layer(self, **inputs: Any) -> Tensor:
+        # Taken at the layer itself: some decoders do more than a norm behind their last layer.
+        found: list[Tensor] = []
+
+        def keep(layer: nn.Module, arguments: Any, output: Any) -> None:
+            found.append(output[0] if isinstance(output, tuple) else output)
+
+        handle = self.layers[-1].register_forward_hook(keep)
+        try:
+            self.decoder(**inputs)
+        finally:
+            handle.remove()
+        return found[0]
 
     def _shared_prefix(self, input_ids: Tensor, attention_mask: Tensor) -> int:
         """How many tokens all rows begin with; one at least is left to each row."""
-        checkpointing = any(getattr(m, "gradient_checkpointing", False) for m in self.decoder.modules())
-        if checkpointing or len(input_ids) == 1:  # recomputed layers would write to the cache twice
+        if len(input_ids) == 1:
             return 0
+        for module in self.decoder.modules():
+            if getattr(module, "gradient_checkpointing", False):
+                return 0  # recomputed layers would write to the cache twice
+            if isinstance(module, nn.Dropout) and module.training and module.p > 0:
+                return 0  # each row has a mask of its own
         same = (input_ids == input_ids[:1]).all(0).long().cumprod(0).sum()
         return int(torch.minimum(same, attention_mask.sum(1).min() - 1))
 

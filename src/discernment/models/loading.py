@@ -26,6 +26,7 @@ __all__ = [
     "load_tokenizer",
     "model_fingerprint",
     "resolve",
+    "trains_mixed",
 ]
 
 WHEEL = "wheel://"
@@ -77,8 +78,18 @@ def choose_dtype(spec: ModelSpec, device: torch.device) -> torch.dtype:
     return dtype
 
 
-def load_model(spec: ModelSpec) -> PreTrainedModel:
+def trains_mixed(spec: ModelSpec) -> bool:
+    """Whether training computes in bfloat16: where `auto` would load the model so."""
+    return spec.dtype == "auto" and choose_dtype(spec, choose_device(spec)) is torch.bfloat16
+
+
+def load_model(spec: ModelSpec, *, training: bool = False) -> PreTrainedModel:
     """Load the model in evaluation mode, its adapter merged.
+
+    Args:
+        spec: Which model.
+        training: Load float32 weights where the dtype is left open: updates smaller than bfloat16 can hold would be
+            lost.
 
     Raises:
         ModelError: If it cannot be found or is no causal language model.
@@ -90,7 +101,7 @@ def load_model(spec: ModelSpec) -> PreTrainedModel:
         model = AutoModelForCausalLM.from_pretrained(
             where,
             revision=spec.revision,
-            dtype=choose_dtype(spec, device),
+            dtype=torch.float32 if training and spec.dtype == "auto" else choose_dtype(spec, device),
             trust_remote_code=spec.trust_remote_code,
             use_safetensors=True,
         )
@@ -135,6 +146,7 @@ def model_fingerprint(spec: ModelSpec) -> str:
     """
     where = resolve(spec)
     asked = spec.model_dump(mode="json", exclude={"device", "model"})
+    asked["dtype"] = str(choose_dtype(spec, choose_device(spec)))
     if spec.adapter and Path(spec.adapter).is_dir():
         asked["adapter"] = _file_hashes(Path(spec.adapter))
     if Path(where).is_dir():

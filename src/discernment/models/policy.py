@@ -93,7 +93,7 @@ class Policy:
         from transformers import GenerationConfig
 
         batch = self.batch(sequences)
-        ends = {self.chat.end_of_turn, self.chat.tokenizer.eos_token_id}
+        ends = {self.chat.end_of_turn, self.chat.tokenizer.eos_token_id, *self._own_ends()}
         # Said in full, because what is left out is filled from the model's own configuration, which may sample.
         config = GenerationConfig(
             do_sample=False,
@@ -107,6 +107,10 @@ class Policy:
         output = generate(**batch._asdict(), generation_config=config)
         replies = output[:, batch.input_ids.shape[1] :].tolist()
         return [self._completion(reply, ends) for reply in replies]
+
+    def _own_ends(self) -> list[int]:
+        own = getattr(self.model.generation_config, "eos_token_id", None)
+        return own if isinstance(own, list) else [own] if own is not None else []
 
     def _completion(self, reply: list[int], ends: set[int | None]) -> Completion:
         length = next((n for n, token in enumerate(reply, start=1) if token in ends), None)

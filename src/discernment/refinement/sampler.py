@@ -25,8 +25,8 @@ class BalancedBatches(EpochSampler):
         prompts: The prompts to draw from.
         batch_size: Prompts a block.
         seed: The stage's seed.
-        matched: Put the partners of a block's first label in the same block: the contrast then cannot be told by
-            the wording frame.
+        matched: Put the partners of a block's first label in the same block, before others take their turns: the
+            contrast then cannot be told by the wording frame. The labels take turns in coming first.
         extra: Row numbers that take turns at the end of every block, outside the balance.
         extra_size: How many of them a block gets.
 
@@ -74,25 +74,33 @@ class BalancedBatches(EpochSampler):
         draws = {label: _take_turns(self.rows[label], generator) for label in self.labels}
         extra = _take_turns(self.extra, generator)
         order: list[int] = []
-        while len(order) < self.length:
-            order += self._block(draws)
+        borrowed: set[int] = set()
+        for number in range(self.length // self.block_size):
+            # Partners fill up the labels that come later in a block, so the labels take turns in coming first:
+            # prompts without a partner are drawn too.
+            first = number % len(self.labels)
+            order += self._block(draws, borrowed, self.labels[first:] + self.labels[:first])
             order += [next(extra) for _ in range(self.extra_size)]
         return order
 
-    def _block(self, draws: dict[Label, Iterator[int]]) -> list[int]:
+    def _block(
+        self, draws: dict[Label, Iterator[int]], borrowed: set[int], labels: Sequence[Label]
+    ) -> list[int]:
         block: list[int] = []
-        for place, label in enumerate(self.labels):
-            share = (self.batch_size - len(block)) // (len(self.labels) - place)
+        for place, label in enumerate(labels):
+            share = (self.batch_size - len(block)) // (len(labels) - place)
             chosen: list[int] = []
             if self.matched and place > 0:
                 partners = [self.partner[row] for row in block if row in self.partner]
                 own = {row for rows in self.rows[label].values() for row in rows}
                 chosen = [row for row in dict.fromkeys(partners) if row in own][:share]
-            # A prompt may be drawn that is in the block as a partner already; pass over it while others are left.
+            borrowed.update(chosen)
             spare = sum(len(rows) for rows in self.rows[label].values()) - len(chosen)
             while len(chosen) < share:
                 row = next(draws[label])
-                if row not in chosen or spare <= 0:
+                if row in borrowed:  # it has come as a partner instead of in its own turn
+                    borrowed.remove(row)
+                elif row not in chosen or spare <= 0:
                     chosen.append(row)
                     spare -= 1
             block += chosen

@@ -14,14 +14,14 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments
 
-from discernment.diagnosis.separability import separation
+from discernment.diagnosis.separability import probe_folds, separation
 from discernment.errors import TrainingError
 from discernment.models.batch import pad
 from discernment.models.chat import ChatFormat
 from discernment.models.cut import CutModel
-from discernment.models.loading import load_chat, load_model
+from discernment.models.loading import choose_device, load_chat, load_model, trains_mixed
 from discernment.models.spec import ModelSpec
 from discernment.prompts import Label, PromptSet
 from discernment.refinement.losses import ContrastiveLoss, LossOptions, pool
@@ -30,6 +30,7 @@ from discernment.training import (
     HistoryCallback,
     OptimizerOptions,
     StageCost,
+    StopWithoutImprovement,
     latest_checkpoint,
     show_progress,
     trainer_arguments,
@@ -72,7 +73,7 @@ class RefineOptions(OptimizerOptions):
     evaluate_every: int = Field(10, ge=1, description="Steps between two looks at the validation prompts.")
     stopping: Literal["probe_auroc", "cross_similarity", "none"] = Field(
         "cross_similarity",
-        description="Validation number by which the best step is kept and the stage stops early.",
+        description="Validation number by which the best look after the start is kept and the stage stops early.",
     )
     patience: int = Field(3, ge=1, description="Looks without improvement before the stage stops.")
 
@@ -216,10 +217,13 @@ def pooled_states(
 ) -> Tensor:
     """Pooled states after layer l of encoded prompts, `[prompts, hidden]`, on the CPU, in the given order."""
     device = next(model.parameters()).device
+    training = model.training
+    model.eval()  # dropout would blur what is measured
     states = []
     for start in range(0, len(sequences), options.batch_size):
         batch = pad(sequences[start : start + options.batch_size], pad_id, "right", device)
         states.append(pool(model(*batch), batch.attention_mask, options.loss.pooling).cpu())
+    model.train(training)
     return torch.cat(states)
 
 
@@ -246,7 +250,7 @@ def refine(
         ModelError: If the model cannot be loaded or cut, or the layer is out of range.
     """
     chat = load_chat(model)
-    network = load_model(model)
+    network = load_model(model, training=True)
     torch.manual_seed(options.seed)
     if options.gradient_checkpointing:
         network.gradient_checkpointing_enable()
@@ -255,7 +259,7 @@ def refine(
     ) as cut:
         if options.lora is not None:
             cut.add_adapters(options.lora)
-        trainer = _make_trainer(cut, chat, prompts, options, out, validation, retained)
+        trainer = _make_trainer(model, cut, chat, prompts, options, out, validation, retained)
         show_progress(trainer)
         checkpoint = latest_checkpoint(out)
         # A look that was taken before the interruption would count twice towards stopping.
@@ -269,12 +273,18 @@ def refine(
     best = trainer.state.best_global_step
     return StageCost(
         steps=trainer.state.global_step,
-        tokens=round(trainer.state.global_step * trainer.sampler.block_size * trainer.rows.mean_length),
+        tokens=round(
+            trainer.state.global_step
+            * options.gradient_accumulation
+            * trainer.sampler.block_size
+            * trainer.rows.mean_length
+        ),
         notes={"layer": options.layer, "kept_step": best if best is not None else trainer.state.global_step},
     )
 
 
 def _make_trainer(
+    spec: ModelSpec,
     cut: CutModel,
     chat: ChatFormat,
     prompts: PromptSet,
@@ -284,6 +294,8 @@ def _make_trainer(
     retained: PromptSet | None,
 ) -> ContrastiveTrainer:
     pad_id = chat.tokenizer.pad_token_id
+    if not any(p.label.should_refuse for p in prompts):
+        raise TrainingError(f"The contrast needs toxic prompts; {prompts.summary()}.")
     sequences = [chat.encode(p.text) for p in prompts]
     numbers = {label: n for n, label in enumerate(Label)}
     labels = [numbers[p.label] for p in prompts]
@@ -305,11 +317,11 @@ def _make_trainer(
         extra=range(len(prompts), len(sequences)),
         extra_size=options.retention_batch,
     )
-    settings = trainer_arguments(options, out, options.steps)
+    device = choose_device(spec)
+    settings = trainer_arguments(options, out, options.steps, device, mixed=trains_mixed(spec))
     settings["per_device_train_batch_size"] = sampler.block_size
-    settings["gradient_checkpointing"] = (
-        False  # the layers themselves do it; the trainer would ask the cut model
-    )
+    # The layers do it themselves; the trainer would ask the cut model, which knows nothing of it.
+    settings["gradient_checkpointing"] = False
     callbacks: list[Any] = [HistoryCallback(out / "history.jsonl", HISTORY)]
     if validation is not None:
         settings |= {"eval_strategy": "steps", "eval_steps": options.evaluate_every, "eval_on_start": True}
@@ -321,13 +333,19 @@ def _make_trainer(
                 "metric_for_best_model": f"eval_{options.stopping}",
                 "greater_is_better": options.stopping == "probe_auroc",
             }
-            callbacks.append(EarlyStoppingCallback(early_stopping_patience=options.patience))
+            callbacks.append(
+                StopWithoutImprovement(
+                    f"eval_{options.stopping}",
+                    greater_is_better=options.stopping == "probe_auroc",
+                    patience=options.patience,
+                )
+            )
     return ContrastiveTrainer(
         model=cut,
         options=options,
         sampler=sampler,
         pad_id=pad_id,
-        validation=None if validation is None else _encode_validation(validation, chat),
+        validation=None if validation is None else _encode_validation(validation, chat, options),
         args=TrainingArguments(**settings, max_steps=options.steps, dataloader_drop_last=True),
         rows=PromptRows(sequences, labels, references),
         eval_dataset=PromptRows([], [], []) if validation is not None else None,
@@ -336,12 +354,18 @@ def _make_trainer(
 
 
 def _encode_validation(
-    validation: PromptSet, chat: ChatFormat
+    validation: PromptSet, chat: ChatFormat, options: RefineOptions
 ) -> tuple[list[list[int]], list[bool], list[str]]:
     toxic = [p.label.should_refuse for p in validation]
     if len(set(toxic)) < 2:
         raise TrainingError(f"The validation prompts need toxic and other ones; {validation.summary()}.")
-    return [chat.encode(p.text) for p in validation], toxic, [p.source for p in validation]
+    sources = [p.source for p in validation]
+    if options.stopping == "probe_auroc" and not probe_folds(toxic, sources):
+        raise TrainingError(
+            "Stopping by `probe_auroc` tests a probe on sources that it has not seen, and the validation prompts of "
+            "one of the labels come from a single source; add sources or use `stopping: cross_similarity`."
+        )
+    return [chat.encode(p.text) for p in validation], toxic, sources
 
 
 @torch.no_grad()

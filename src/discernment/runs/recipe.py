@@ -179,10 +179,12 @@ class Recipe(_Part):
         Raises:
             ValidationError: If an option is unknown or out of range.
         """
-        # Stage 1 has no default layer, and a recipe without it needs none.
-        refine = {"seed": self.seed, "layer": 1, **self.refine, **entry.refine}
-        align = {"seed": self.seed, **self.align, **entry.align}
-        return MethodOptions(RefineOptions.model_validate(refine), AlignOptions.model_validate(align))
+        # Stage 1 has no default layer, and a method without stage 1 needs none.
+        refine = {**self.refine, **entry.refine}
+        return MethodOptions(
+            align=AlignOptions.model_validate({"seed": self.seed, **self.align, **entry.align}),
+            refine=RefineOptions.model_validate({"seed": self.seed, **refine}) if "layer" in refine else None,
+        )
 
     def to_yaml(self) -> str:
         """The recipe as YAML that replays the run."""
@@ -228,6 +230,7 @@ def parse_recipe(content: dict[str, Any], where: str) -> Recipe:
         raise RecipeError(f"{where}: {first_problem(error, Recipe)}") from error
     for number, entry in enumerate(recipe.methods):
         for stage, model, common, own in (
+            # Only a method that runs stage 1 needs a layer; it says so itself.
             ("refine", RefineOptions, {"layer": 1, **recipe.refine}, entry.refine),
             ("align", AlignOptions, recipe.align, entry.align),
         ):
@@ -238,10 +241,6 @@ def parse_recipe(content: dict[str, Any], where: str) -> Recipe:
                     raise RecipeError(f"{where}: {first_problem(error, model, prefix)}") from error
     for entry in recipe.methods:
         find_method(entry.method)
-    if "layer" not in recipe.refine and any(
-        m.method.startswith("dcr") and "layer" not in m.refine for m in recipe.methods
-    ):
-        raise RecipeError(f"{where}: `refine.layer` is missing; name the layer that stage 1 trains up to.")
     return recipe
 
 

@@ -25,6 +25,7 @@ from discernment.models.spec import ModelSpec
 from discernment.prompts import PromptSet
 from discernment.prompts.words import normalise
 from discernment.runs.recipe import Recipe
+from discernment.runs.rehearsal import rehearse
 from discernment.runs.stages import Reporter, StageRunner
 from discernment.training import StageCost
 
@@ -106,6 +107,8 @@ def _run(recipe: Recipe, directory: Path, reporter: Reporter) -> RunSummary:
     materials = recipe.data.load(recipe.seed)
     benchmarks = [b.load() for b in recipe.evaluate.benchmarks]
     seen = _seen_in_training(materials, benchmarks)
+    rehearse(recipe, materials)
+    _forget_other_recipe(directory, recipe)
     write_text(directory / "recipe.yaml", recipe.to_yaml())
     stage = StageRunner(directory / "stages", reporter)
     judge = KeywordJudge()
@@ -148,9 +151,9 @@ def _run(recipe: Recipe, directory: Path, reporter: Reporter) -> RunSummary:
         methods[entry.label] = {
             "method": entry.method,
             "stages": used,
-            "model": model.model_dump(mode="json", exclude_defaults=True),
+            "model": _movable(model, directory),
             "options": {
-                "refine": options.refine.model_dump(mode="json"),
+                "refine": options.refine and options.refine.model_dump(mode="json"),
                 "align": options.align.model_dump(mode="json"),
             },
         }
@@ -159,6 +162,22 @@ def _run(recipe: Recipe, directory: Path, reporter: Reporter) -> RunSummary:
     write_json(directory / "results.json", results.model_dump(mode="json"))
     write_json(directory / "manifest.json", manifest("complete"))
     return RunSummary(directory, results, stage.ran, seen)
+
+
+def _movable(model: ModelSpec, directory: Path) -> dict[str, Any]:
+    """The model as the manifest names it: relative to the run's directory where it lies in there."""
+    path = Path(model.model)
+    if path.is_relative_to(directory):
+        model = model.model_copy(update={"model": path.relative_to(directory).as_posix()})
+    return model.model_dump(mode="json", exclude_defaults=True)
+
+
+def _forget_other_recipe(directory: Path, recipe: Recipe) -> None:
+    """Results of another recipe must not lie beside this one's stages."""
+    written = directory / "recipe.yaml"
+    if written.is_file() and written.read_text(encoding="utf-8") != recipe.to_yaml():
+        for name in ("results.json", "report.html"):
+            (directory / name).unlink(missing_ok=True)
 
 
 def _started(directory: Path, recipe: Recipe) -> str:

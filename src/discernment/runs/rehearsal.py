@@ -1,0 +1,81 @@
+"""Finding mistakes before the first stage, not an hour later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from transformers import AutoConfig
+
+from discernment.alignment.supervised import AlignOptions
+from discernment.diagnosis.rejection import load_openings
+from discernment.errors import ModelError, RecipeError
+from discernment.methods.method import Materials, find_method
+from discernment.models.loading import resolve
+from discernment.models.spec import ModelSpec
+from discernment.prompts import PromptSet
+from discernment.refinement.trainer import RefineOptions
+from discernment.runs.recipe import Recipe
+from discernment.training import StageCost
+
+__all__ = ["rehearse"]
+
+
+def rehearse(recipe: Recipe, materials: Materials) -> None:
+    """Go through all methods without running a stage.
+
+    Raises:
+        RecipeError: If a method lacks prompts, replies or options.
+        ModelError: If the model has no such layer, or cannot be found.
+        DataError: If there are no refusal openings for the language.
+    """
+    if isinstance(recipe.evaluate.openings, str):
+        load_openings(recipe.evaluate.openings)
+    stage = _DryStage(recipe)
+    for entry in recipe.methods:
+        stage.owner = entry.label
+        find_method(entry.method).build(recipe.model, materials, recipe.options(entry), stage)
+
+
+class _DryStage:
+    """A stage that only looks at what it is given."""
+
+    owner = ""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.depth = _depth(recipe.model)
+
+    def __call__(
+        self, name: str, work: Callable[..., StageCost], *, model: ModelSpec, **inputs: Any
+    ) -> ModelSpec:
+        options = inputs.get("options")
+        if isinstance(options, RefineOptions):
+            self._check_depth("layer", options.layer)
+        if isinstance(options, AlignOptions):
+            self._check_depth("frozen_layers", options.frozen_layers)
+            examples: PromptSet = inputs["examples"]
+            silent = next((p for p in examples if not p.response), None)
+            if silent is not None:
+                raise RecipeError(
+                    f"The prompt {silent.id!r} has no response, and {self.owner} trains on it; choose sets with "
+                    "responses for the alignment."
+                )
+        return model
+
+    def _check_depth(self, option: str, layer: int) -> None:
+        if self.depth is not None and layer > self.depth:
+            raise ModelError(
+                f"Layer {layer} is out of range: the model has {self.depth} layers, counted from 1; change "
+                f"`{option}` of {self.owner}."
+            )
+
+
+def _depth(spec: ModelSpec) -> int | None:
+    try:
+        config = AutoConfig.from_pretrained(
+            resolve(spec), revision=spec.revision, trust_remote_code=spec.trust_remote_code
+        )
+    except (OSError, ValueError):  # loading the model itself says it better
+        return None
+    depth: int | None = getattr(config.get_text_config(), "num_hidden_layers", None)
+    return depth
