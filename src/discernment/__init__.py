@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from discernment.alignment.supervised import AlignOptions, align
     from discernment.diagnosis.rejection import rejection_probability
     from discernment.errors import DiscernmentError
-    from discernment.evaluation.evaluate import EvaluateOptions, evaluate, read_samples
+    from discernment.evaluation.evaluate import EvaluateOptions, evaluate
     from discernment.evaluation.judges import KeywordJudge
+    from discernment.evaluation.sample import read_samples
     from discernment.evaluation.summary import summarize
     from discernment.models.policy import Policy
     from discernment.models.spec import ModelSpec
@@ -71,7 +72,7 @@ _HOMES = {
     "load_source": "prompts",
     "load_sources": "prompts",
     "read_recipe": "runs.recipe",
-    "read_samples": "evaluation.evaluate",
+    "read_samples": "evaluation.sample",
     "refine": "refinement.trainer",
     "rejection_probability": "diagnosis.rejection",
     "run_recipe": "runs.run",

@@ -4,9 +4,9 @@ import pytest
 
 from discernment.diagnosis.rejection import rejection_probability
 from discernment.errors import DataError
-from discernment.evaluation.evaluate import EvaluateOptions, evaluate, read_samples
+from discernment.evaluation.evaluate import EvaluateOptions, evaluate
 from discernment.evaluation.judges import KeywordJudge
-from discernment.evaluation.sample import Sample, Verdict
+from discernment.evaluation.sample import Sample, Verdict, read_samples
 from discernment.files import append_json_lines, read_json_lines
 from discernment.models.policy import Policy
 from discernment.prompts import PromptSet, Provenance
@@ -178,5 +178,5 @@ def test_samples_of_another_form_are_named(tmp_path):
     append_json_lines(path, [good.model_dump(mode="json")])
     assert read_samples(path) == [good]
     append_json_lines(path, [{"prompt": "c"}])
-    with pytest.raises(DataError, match=r"samples\.jsonl, line 2, is not a sample"):
+    with pytest.raises(DataError, match=r"samples\.jsonl, line 2, is not an evaluated sample"):
         read_samples(path)

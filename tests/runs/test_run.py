@@ -7,8 +7,8 @@ import pytest
 from filelock import FileLock
 
 from discernment.errors import DiscernmentError, RunError
-from discernment.evaluation.evaluate import read_samples
 from discernment.evaluation.results import Results
+from discernment.evaluation.sample import read_samples
 from discernment.files import file_hash, read_json
 from discernment.models.spec import ModelSpec
 from discernment.prompts import Label, PromptSet, Provenance

@@ -17,10 +17,10 @@ from discernment.alignment.supervised import AlignOptions, align
 from discernment.cli.console import ConsoleReporter, console
 from discernment.diagnosis.rejection import rejection_probability
 from discernment.errors import DataError, RecipeError
-from discernment.evaluation.evaluate import EvaluateOptions, read_samples
+from discernment.evaluation.evaluate import EvaluateOptions
 from discernment.evaluation.judges import KeywordJudge
 from discernment.evaluation.results import Results
-from discernment.evaluation.sample import Sample
+from discernment.evaluation.sample import Sample, read_samples
 from discernment.evaluation.summary import summarize
 from discernment.files import content_hash, read_json, write_json
 from discernment.models.policy import Policy

@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from discernment.diagnosis.rejection import load_openings, rejection_probability
-from discernment.errors import DataError
 from discernment.evaluation.judges import Judge, KeywordJudge
 from discernment.evaluation.sample import Sample
 from discernment.files import append_json_lines, content_hash, read_json_lines, write_json_lines
@@ -18,7 +17,7 @@ from discernment.models.policy import Policy
 from discernment.prompts import Prompt, PromptSet
 from discernment.training import StageCost
 
-__all__ = ["EvaluateOptions", "evaluate", "read_samples"]
+__all__ = ["EvaluateOptions", "evaluate"]
 
 
 class EvaluateOptions(BaseModel):
@@ -120,23 +119,6 @@ def evaluate(
         tokens=tokens + sum(r["tokens"] for r in replies.values()),
         notes={"judge": judge.name},
     )
-
-
-def read_samples(path: Path) -> list[Sample]:
-    """Read what `evaluate` wrote.
-
-    Raises:
-        DataError: If the file is missing or damaged.
-    """
-    samples = []
-    for number, row in read_json_lines(path):
-        try:
-            samples.append(Sample.model_validate(row))
-        except ValidationError as error:
-            raise DataError(
-                f"{path}, line {number}, is not a sample ({error.errors()[0]['msg']})."
-            ) from error
-    return samples
 
 
 def _generate(policy: Policy, batch: Sequence[_Row], options: EvaluateOptions) -> list[dict[str, Any]]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from discernment.errors import DataError
+from discernment.files import read_json_lines
 from discernment.prompts import Label
 
-__all__ = ["Sample", "Verdict"]
+__all__ = ["Sample", "Verdict", "read_samples"]
 
 
 class Verdict(StrEnum):
@@ -51,3 +54,20 @@ class Sample(BaseModel):
     finished: bool
     verdict: Verdict
     rejection_probability: float | None = None
+
+
+def read_samples(path: Path) -> list[Sample]:
+    """Read the samples that an evaluation wrote.
+
+    Raises:
+        DataError: If the file is missing or damaged.
+    """
+    samples = []
+    for number, row in read_json_lines(path):
+        try:
+            samples.append(Sample.model_validate(row))
+        except ValidationError as error:
+            raise DataError(
+                f"{path}, line {number}, is not an evaluated sample ({error.errors()[0]['msg']})."
+            ) from error
+    return samples

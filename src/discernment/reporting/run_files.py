@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from discernment.errors import DataError, RunError
 from discernment.evaluation.results import Results
-from discernment.evaluation.sample import Sample
+from discernment.evaluation.sample import Sample, read_samples
 from discernment.files import read_json, read_json_lines
 
 __all__ = ["History", "Manifest", "RunFiles", "Stage", "read_run"]
@@ -165,18 +165,10 @@ def _first(error: ValidationError) -> str:
 
 
 def _read_samples(path: Path) -> list[Sample]:
-    samples = []
     try:
-        for number, row in read_json_lines(path, allow_torn_end=True):
-            try:
-                samples.append(Sample.model_validate(row))
-            except ValidationError as error:
-                raise RunError(
-                    f"{path}, line {number}, is not an evaluated sample ({_first(error)})."
-                ) from error
+        return read_samples(path)
     except DataError as error:
         raise RunError(str(error)) from error
-    return samples
 
 
 def _read_history(path: Path) -> list[dict[str, float]]:

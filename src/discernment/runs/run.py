@@ -13,10 +13,10 @@ from filelock import FileLock, Timeout
 
 import discernment
 from discernment.errors import RunError
-from discernment.evaluation.evaluate import EvaluateOptions, evaluate, read_samples
+from discernment.evaluation.evaluate import EvaluateOptions, evaluate
 from discernment.evaluation.judges import Judge, KeywordJudge
 from discernment.evaluation.results import Results
-from discernment.evaluation.sample import Sample
+from discernment.evaluation.sample import Sample, read_samples
 from discernment.evaluation.summary import summarize
 from discernment.files import read_json, write_json, write_text
 from discernment.methods.method import Materials, find_method
