@@ -62,7 +62,7 @@ def keep_freed_memory() -> None:
     """Let glibc keep what is freed instead of giving it back to the system at once; elsewhere do nothing.
 
     A training step on the CPU frees and takes again hundreds of megabytes. Given back each time, they cost a page
-    fault every 4 KiB: about a third of the time of a small model's step (`benchmarks/allocator.py`).
+    fault every 4 KiB (`benchmarks/allocator.py` measures what that is worth).
     """
     trim_threshold, mmap_threshold = -1, -3
     try:
