@@ -128,10 +128,7 @@ def _load(name: str) -> PromptSet:
     """Read `NAME` or `NAME:split`."""
     from discernment.prompts import PromptSource, load_source
 
-    stem, _, split = name.rpartition(":")
-    if stem and split in set(Split):
-        return load_source(PromptSource(set=stem, split=Split(split)))
-    return load_source(PromptSource(set=name))
+    return load_source(PromptSource.parse(name))
 
 
 def _whereabouts(entry: CatalogueEntry, folder: Path | None) -> str:

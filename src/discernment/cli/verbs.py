@@ -25,7 +25,6 @@ from discernment.evaluation.summary import summarize
 from discernment.files import content_hash, read_json, write_json
 from discernment.models.policy import Policy
 from discernment.models.spec import ModelSpec
-from discernment.prompts import Split
 from discernment.prompts.sources import PromptSource, load_source, load_sources
 from discernment.refinement.trainer import RefineOptions, refine
 from discernment.reporting.report import write_report
@@ -177,11 +176,8 @@ def parse_set(text: str) -> PromptSource:
     Raises:
         RecipeError: If the source is wrong.
     """
-    name, _, split = text.rpartition(":")
     try:
-        if name and split in set(Split):
-            return PromptSource(set=name, split=Split(split))
-        return PromptSource(set=text)
+        return PromptSource.parse(text)
     except ValidationError as error:
         raise RecipeError(f"{text}: {first_problem(error, PromptSource)}") from error
 

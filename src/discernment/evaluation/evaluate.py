@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,16 +73,12 @@ def evaluate(
         for b in benchmarks
         for p in b
     ]
+    lengths = [len(ids) for ids in policy.encode([r.prompt.text for r in rows])]
+    batches = [[rows[i] for i in batch] for batch in length_sorted_batches(lengths, options.batch_size)]
     tell = progress or (lambda what, done, of: None)
     openings = load_openings(options.openings) if isinstance(options.openings, str) else options.openings
     replies = _complete(
-        out / "completions.jsonl",
-        rows,
-        lambda batch: _generate(policy, batch, options),
-        policy,
-        options,
-        tell,
-        "replies",
+        out / "completions.jsonl", batches, lambda batch: _generate(policy, batch, options), tell, "replies"
     )
     rejections: dict[str, dict[str, Any]] = {}
     if options.rejection:
@@ -93,9 +89,7 @@ def evaluate(
             )
             return [{"rejection_probability": mass} for mass in masses]
 
-        rejections = _complete(
-            out / "rejection.jsonl", rows, measure, policy, options, tell, "rejection probabilities"
-        )
+        rejections = _complete(out / "rejection.jsonl", batches, measure, tell, "rejection probabilities")
     samples = [
         Sample(
             prompt_id=row.prompt.id,
@@ -113,10 +107,9 @@ def evaluate(
         for row in rows
     ]
     write_json_lines(out / "samples.jsonl", (s.model_dump(mode="json") for s in samples))
-    tokens = sum(len(ids) for ids in policy.encode([r.prompt.text for r in rows]))
     return StageCost(
         steps=len(rows),
-        tokens=tokens + sum(r["tokens"] for r in replies.values()),
+        tokens=sum(lengths) + sum(r["tokens"] for r in replies.values()),
         notes={"judge": judge.name},
     )
 
@@ -128,10 +121,8 @@ def _generate(policy: Policy, batch: Sequence[_Row], options: EvaluateOptions) -
 
 def _complete(
     path: Path,
-    rows: Sequence[_Row],
+    batches: Sequence[Sequence[_Row]],
     work: Callable[[Sequence[_Row]], Sequence[dict[str, Any]]],
-    policy: Policy,
-    options: EvaluateOptions,
     tell: Callable[[str, int, int], None],
     what: str,
 ) -> dict[str, dict[str, Any]]:
@@ -139,20 +130,14 @@ def _complete(
     known = (
         {row["key"]: row for _, row in read_json_lines(path, allow_torn_end=True)} if path.exists() else {}
     )
-    tell(what, 0, len(rows))
-    done = 0
-    for batch in _batches(policy, rows, options.batch_size):
+    done, total = 0, sum(map(len, batches))
+    tell(what, done, total)
+    for batch in batches:
         if any(row.key not in known for row in batch):
             # All of the batch again: its composition decides how floating point rounds.
             found = [{"key": r.key, **values} for r, values in zip(batch, work(batch), strict=True)]
             append_json_lines(path, found)
             known.update({row["key"]: row for row in found})
         done += len(batch)
-        tell(what, done, len(rows))
+        tell(what, done, total)
     return known
-
-
-def _batches(policy: Policy, rows: Sequence[_Row], batch_size: int) -> Iterator[list[_Row]]:
-    lengths = [len(ids) for ids in policy.encode([r.prompt.text for r in rows])]
-    for indices in length_sorted_batches(lengths, batch_size):
-        yield [rows[i] for i in indices]

@@ -69,6 +69,12 @@ class PromptSource(BaseModel):
     def _from_string(cls, value: Any) -> Any:
         return {"set": value} if isinstance(value, str) else value
 
+    @classmethod
+    def parse(cls, text: str) -> PromptSource:
+        """Read `NAME` or `NAME:SPLIT`, as the command line takes it."""
+        name, _, split = text.rpartition(":")
+        return cls(set=name, split=Split(split)) if name and split in set(Split) else cls(set=text)
+
     @field_validator("label_map", mode="before")
     @classmethod
     def _keys_as_text(cls, value: Any) -> Any:
