@@ -1,0 +1,56 @@
+"""A model as a measuring instrument: exact, and as it was afterwards."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+__all__ = ["Clock", "measuring"]
+
+
+class Clock:
+    """Seconds spent, by what they were spent on."""
+
+    def __init__(self) -> None:
+        self.seconds = {"forward": 0.0, "backward": 0.0, "contraction": 0.0}
+
+    @contextmanager
+    def __call__(self, what: str) -> Iterator[None]:
+        """Count the seconds of the `with` block."""
+        start = time.perf_counter()
+        yield
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.seconds[what] += time.perf_counter() - start
+
+
+@contextmanager
+def measuring(model: nn.Module) -> Iterator[None]:
+    """Exact attention, no dropout, no parameter gradients; everything as it was before afterwards."""
+    whole: Any = model
+    attention = whole.config._attn_implementation
+    training = {module: module.training for module in model.modules()}
+    required = {p: p.requires_grad for p in model.parameters()}
+    precision = torch.get_float32_matmul_precision()
+    model.eval()
+    model.requires_grad_(False)
+    torch.set_float32_matmul_precision("highest")
+    # Fused attention kernels are inexact in the backward pass; only sdpa has an exact one that means the same.
+    if attention not in ("sdpa", "eager"):
+        whole.set_attn_implementation("sdpa" if whole._supports_sdpa else "eager")
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        whole.set_attn_implementation(attention)
+        torch.set_float32_matmul_precision(precision)
+        for parameter, flag in required.items():
+            parameter.requires_grad_(flag)
+        for module, flag in training.items():
+            module.training = flag
