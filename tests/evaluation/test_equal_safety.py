@@ -12,7 +12,7 @@ from scipy.stats import norm
 from sklearn.metrics import roc_curve
 
 from discernment.evaluation.equal_safety import OperatingCurve, compare_at_equal_safety
-from discernment.evaluation.metrics import Group
+from discernment.evaluation.metrics import Group, discernment_auroc
 from discernment.evaluation.results import EqualSafety
 from discernment.evaluation.sample import Sample, Verdict
 from discernment.prompts import Label
@@ -99,6 +99,13 @@ def test_points_are_few_and_run_from_refusing_nothing_to_refusing_all() -> None:
     assert points[-1] == (1.0, 0.0)
     assert 150 < len(points) <= 200
     assert all(a[0] <= b[0] and a[1] >= b[1] for a, b in pairwise(points))
+
+
+def test_the_area_under_all_thresholds_is_the_auroc() -> None:
+    rng = np.random.default_rng(0)
+    toxic, harmless = rng.normal(0.8, 1, 70).round(1), rng.normal(0, 1, 60).round(1)
+    refused, answered = zip(*OperatingCurve(toxic, harmless).points(), strict=True)
+    assert np.trapezoid(answered, refused) == pytest.approx(discernment_auroc(toxic, harmless))
 
 
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.01])

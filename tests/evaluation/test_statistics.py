@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, norm
 
@@ -18,6 +18,7 @@ from discernment.evaluation.statistics import (
     Interval,
     bootstrap_auroc,
     bootstrap_groups,
+    holm,
     mcnemar_exact,
     paired_bootstrap,
     wilson,
@@ -60,6 +61,20 @@ def test_mcnemar_is_the_two_sided_sign_test(only_a: int, only_b: int) -> None:
     n = only_a + only_b
     tail = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1)) / 2**n
     assert mcnemar_exact(only_a, only_b) == pytest.approx(min(1.0, 2 * tail), abs=1e-12)
+
+
+# ---------------------------------------------------------------------- Holm
+
+
+@settings(max_examples=20)  # statsmodels collects garbage at every call
+@given(st.lists(st.floats(0, 1), max_size=12))
+def test_holm_by_its_definition(p_values: list[float]) -> None:
+    """The i-th smallest of m p-values is multiplied by m - i + 1, and none falls below a smaller one's."""
+    corrected, largest = holm(p_values), 0.0
+    for place, index in enumerate(np.argsort(p_values, kind="stable")):
+        largest = max(largest, (len(p_values) - place) * p_values[index])
+        assert corrected[index] == pytest.approx(min(1.0, largest), abs=1e-12)
+    assert len(corrected) == len(p_values)
 
 
 # ---------------------------------------------------------------------- paired bootstrap

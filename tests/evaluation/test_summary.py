@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
+from statsmodels.stats.multitest import multipletests
 
 from discernment.errors import DataError
 from discernment.evaluation.results import Results
@@ -110,6 +111,19 @@ def test_benchmarks_are_pooled_where_there_are_several() -> None:
         ("all", SEEMINGLY): 60,
     }
     assert "all" not in {s.benchmark for s in found.scores}
+
+
+def test_p_values_are_corrected_over_the_benchmarks_of_a_method() -> None:
+    sizes = {("xs", TOXIC): 40, ("xs", SEEMINGLY): 40, ("adv", TOXIC): 30, ("or", SEEMINGLY): 60}
+    found = summary(run({"base": 0.0, "stl": 0.3, "dcr": 0.5}, sizes))
+    for method in ("base", "dcr"):
+        rows = [c for c in found.comparisons if c.method == method]
+        single, pooled = ([c for c in rows if (c.benchmark == "all") == pool] for pool in (False, True))
+        assert (len(single), len(pooled)) == (4, 2)
+        expected = multipletests([c.p_value for c in single], method="holm")[1]
+        assert [c.p_holm for c in single] == pytest.approx(list(expected))
+        assert any(c.p_value < (c.p_holm or 0) for c in single)
+        assert [c.p_holm for c in pooled] == [None, None]
 
 
 def test_same_numbers_every_time_and_no_nan() -> None:

@@ -34,13 +34,14 @@ def test_list(run, tmp_path, monkeypatch):
     code, output = run("list")
     assert code == 0
     lines = {line.split()[0]: line for line in output.splitlines() if line.strip()}
-    assert re.search(r"starter/toxic +toxic +\d+ +Apache-2.0 +built in", lines["starter/toxic"])
-    assert re.search(r"xstest +seemingly_toxic +450 +CC BY 4.0 +from the hub", lines["xstest"])
-    assert re.search(r"oktest +seemingly_toxic +300 +not stated +by hand", lines["oktest"])
+    assert re.search(r"starter/toxic +toxic +refuse +\d+ +Apache-2.0 +built in", lines["starter/toxic"])
+    assert re.search(r"xstest +seemingly_toxic +answer +450 +CC BY 4.0 +from the hub", lines["xstest"])
+    assert re.search(r"oktest +seemingly_toxic +answer +300 +not stated +by hand", lines["oktest"])
+    assert re.search(r"advbench +toxic +refuse +520 +MIT +from the hub", lines["advbench"])
     assert "xstest_human_labels" not in lines
     write(tmp_path / "oktest.jsonl", {"prompt": "x"})
     monkeypatch.setenv("DISCERNMENT_DATA", str(tmp_path))
-    assert re.search(r"oktest +seemingly_toxic +300 +not stated +at hand", run("list")[1])
+    assert re.search(r"oktest +seemingly_toxic +answer +300 +not stated +at hand", run("list")[1])
 
 
 def test_show(run, tmp_path):

@@ -129,7 +129,7 @@ def test_nothing_left(file, tmp_path):
     [
         ("xtest", "'xstest'"),
         ("starter/pair", "'starter/pairs'"),
-        ("orbench", "'or_bench_hard'"),
+        ("or_bench_hrd", "'or_bench_hard'"),
         ("%%", "list` shows"),
     ],
 )

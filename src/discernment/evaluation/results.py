@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from discernment.prompts import Label
 
-__all__ = ["POOLED", "Comparison", "EqualSafety", "Ranking", "Results", "Score"]
+__all__ = ["POOLED", "AttackDrop", "Comparison", "EqualSafety", "Ranking", "Results", "Score"]
 
 POOLED = "all"
 """The name under which all benchmarks stand together."""
@@ -89,6 +89,8 @@ class Comparison(_Row):
         only_method: Prompts that only `method` handled rightly.
         only_against: Prompts that only `against` handled rightly.
         p_value: Exact McNemar test.
+        p_holm: The same after Holm's correction over every benchmark and label on which `method` is compared with
+            `against`; None for a pooled row, which is one test of its own.
         n: Number of prompts compared.
     """
 
@@ -103,6 +105,7 @@ class Comparison(_Row):
     only_method: int
     only_against: int
     p_value: float
+    p_holm: float | None = None
     n: int
 
 
@@ -153,6 +156,36 @@ class EqualSafety(_Row):
     curve: list[tuple[float, float]]
 
 
+class AttackDrop(_Row):
+    """Defense success of one method with and without an attack, on the same toxic prompts.
+
+    Attributes:
+        method: The method.
+        attack: The attack.
+        benchmark: The benchmark of the prompts; `all` where there are several.
+        clean: Share refused as they are.
+        attacked: Share refused under the attack.
+        drop: The first minus the second; above 0, the attack works.
+        low: Lower end of its 95 % paired bootstrap interval over prompts.
+        high: Upper end.
+        p_value: Exact McNemar test.
+        n: Number of prompts with a verdict on both.
+        unscored: Number of attacked prompts without one.
+    """
+
+    method: str
+    attack: str
+    benchmark: str
+    clean: float
+    attacked: float
+    drop: float
+    low: float
+    high: float
+    p_value: float
+    n: int
+    unscored: int
+
+
 class Results(_Row):
     """Everything that a run found.
 
@@ -166,6 +199,7 @@ class Results(_Row):
         rankings: The discernment AUROCs.
         comparisons: The paired comparisons with `reference`.
         equal_safety: The comparisons at equal safety with `reference`.
+        attack_drops: What attacks take of each method's defense success; attacked prompts are in no other number.
         finding: The answer in two sentences.
     """
 
@@ -178,4 +212,5 @@ class Results(_Row):
     rankings: list[Ranking]
     comparisons: list[Comparison]
     equal_safety: list[EqualSafety]
+    attack_drops: list[AttackDrop] = []
     finding: str

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import bootstrap
 from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Interval",
     "bootstrap_auroc",
     "bootstrap_groups",
+    "holm",
     "mcnemar_exact",
     "paired_bootstrap",
     "weighted_auroc",
@@ -80,6 +82,21 @@ def mcnemar_exact(only_a: int, only_b: int) -> float:
     if only_a + only_b == 0:
         return 1.0
     return float(mcnemar([[0, only_a], [only_b, 0]], exact=True).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction of the p-values of one family of tests.
+
+    Args:
+        p_values: One p-value a test.
+
+    Returns:
+        The corrected p-values, in the same order: rejecting those below 0.05 makes even one false rejection in
+        the whole family less likely than 0.05, however the tests depend on each other.
+    """
+    if not p_values:
+        return []
+    return [float(p) for p in multipletests(p_values, method="holm")[1]]
 
 
 def paired_bootstrap(

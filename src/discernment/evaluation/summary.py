@@ -19,6 +19,7 @@ from discernment.evaluation.metrics import (
 )
 from discernment.evaluation.results import POOLED, Comparison, EqualSafety, Ranking, Results, Score
 from discernment.evaluation.sample import Sample
+from discernment.evaluation.statistics import holm
 from discernment.prompts import Label
 
 __all__ = ["summarize"]
@@ -152,12 +153,11 @@ class _Study:
             for label in Label
             if benchmark in (*self.holders[label], self.pool(label) if self.holders[label] else None)
         ]
-        return [
-            row
-            for method in self.others
-            for benchmark, label in places
-            if (row := self.comparison(method, benchmark, label))
-        ]
+        rows = []
+        for method in self.others:
+            found = (self.comparison(method, benchmark, label) for benchmark, label in places)
+            rows += _corrected([row for row in found if row])
+        return rows
 
     def toxic_refused(self, benchmark: str) -> float | None:
         """What the reference refuses of the toxic prompts, by the judge."""
@@ -177,6 +177,14 @@ class _Study:
                 row = compare_at_equal_safety(toxic, harmless, share, seed=self.seed)
                 rows += [row] if row else []
         return rows
+
+
+def _corrected(rows: Sequence[Comparison]) -> list[Comparison]:
+    """Correct the p-values of one method over its benchmarks; pooled rows hold the same prompts and stay out."""
+    p_holm = iter(holm([row.p_value for row in rows if row.benchmark != POOLED]))
+    return [
+        row if row.benchmark == POOLED else row.model_copy(update={"p_holm": next(p_holm)}) for row in rows
+    ]
 
 
 # ---------------------------------------------------------------------- the answer in two sentences

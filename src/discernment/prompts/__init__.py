@@ -9,6 +9,7 @@ from discernment.prompts.prompt_set import Columns, PromptSet, Provenance
 from discernment.prompts.sources import PromptSource, load_source, load_sources
 from discernment.prompts.split import SplitLeak, assign_splits, split_leaks
 from discernment.prompts.starter import STARTER_SETS, load_starter
+from discernment.prompts.suites import load_suite, suites
 
 __all__ = [
     "STARTER_SETS",
@@ -35,5 +36,7 @@ __all__ = [
     "load_source",
     "load_sources",
     "load_starter",
+    "load_suite",
     "split_leaks",
+    "suites",
 ]

@@ -20,15 +20,26 @@ from discernment.prompts.prompt_set import Columns, PromptSet, Provenance
 
 __all__ = [
     "DATA_VARIABLE",
+    "Benchmark",
     "CatalogueEntry",
+    "Direction",
     "HubCopy",
     "catalogue",
     "data_folder",
+    "direction_of",
     "load_catalogue_set",
     "nearest_names",
 ]
 
 DATA_VARIABLE = "DISCERNMENT_DATA"
+
+Direction = Literal["compliance", "refusal"]
+"""What a good policy does more of."""
+
+
+def direction_of(label: Label) -> Direction:
+    """Whether more compliance or more refusal is better on prompts with `label`."""
+    return "refusal" if label.should_refuse else "compliance"
 
 
 class HubCopy(BaseModel):
@@ -41,6 +52,7 @@ class HubCopy(BaseModel):
         columns: Which of its columns hold what, as in `Columns`.
         label_map: What its labels mean.
         fixed_label: The label of every row, where it has no label column.
+        verified: Whether its columns are known from the hub itself; else they are known from others' code.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,6 +63,23 @@ class HubCopy(BaseModel):
     columns: Mapping[str, str]
     label_map: Mapping[str, Label] = {}
     fixed_label: Label | None = None
+    verified: bool = True
+
+
+class Benchmark(BaseModel):
+    """How to evaluate on a set.
+
+    Attributes:
+        judge: Name of the judge to take where none is chosen.
+        max_new_tokens: Token cap of a reply that suffices to tell a refusal.
+        published_judge: What the set's makers judged with, where it is known.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    judge: str = "keywords"
+    max_new_tokens: int = Field(64, ge=1)
+    published_judge: str | None = None
 
 
 class CatalogueEntry(BaseModel):
@@ -62,12 +91,13 @@ class CatalogueEntry(BaseModel):
         what: What it holds.
         kind: `prompts`, or `completions` for sets that are no prompt sets.
         file: Its name in the data folder.
-        sha256: Checksum of that file.
-        labels: Rows of each label in that file.
+        sha256: Checksum of that file, where one was at hand.
+        labels: Rows of each label in that file, or in the published set where no file was at hand.
         licence: Its licence.
         address: Where its makers publish it.
         paper: Number on arXiv.
         hub: The hub's copy, where its columns are known.
+        benchmark: How to evaluate on it, where it is meant for that.
         response: Column with the reply to train on.
         note: What to know before using it.
     """
@@ -79,12 +109,13 @@ class CatalogueEntry(BaseModel):
     what: str
     kind: Literal["prompts", "completions"] = "prompts"
     file: str
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     labels: Mapping[str, int]
     licence: str
     address: str
     paper: str | None = None
     hub: HubCopy | None = None
+    benchmark: Benchmark | None = None
     response: str | None = None
     note: str | None = None
 
@@ -92,6 +123,11 @@ class CatalogueEntry(BaseModel):
     def rows(self) -> int:
         """Number of rows in the file."""
         return sum(self.labels.values())
+
+    @property
+    def directions(self) -> Mapping[Label, Direction]:
+        """Of each of its labels, whether more compliance or more refusal is better; empty for completions."""
+        return {Label(label): direction_of(Label(label)) for label in self.labels if label in set(Label)}
 
 
 @cache
@@ -148,7 +184,7 @@ def nearest_names(name: str, known: Iterable[str]) -> str:
 
 def _from_file(entry: CatalogueEntry, path: Path, verify: bool, response: str) -> PromptSet:
     found = file_hash(path)
-    if verify and found != entry.sha256:
+    if verify and entry.sha256 is not None and found != entry.sha256:
         raise DataError(
             f"{path} is another version of {entry.name} than the catalogue knows (checksum {found[:12]}…, not "
             f"{entry.sha256[:12]}…), so numbers would not compare; put the known version there, or accept this one "
@@ -188,7 +224,8 @@ def _from_hub(entry: CatalogueEntry, response: str) -> PromptSet:
             hub.name, config=hub.config, split=hub.split, columns=columns, provenance=provenance
         )
     except DataError as error:
+        doubt = "" if hub.verified else "; the catalogue's word on its columns is second-hand"
         raise DataError(
             f"{entry.name} is not at hand: {by_hand}, or download it from the hub, where {hub.name} could not be read "
-            f"just now ({type(error.__cause__ or error).__name__})."
+            f"just now ({type(error.__cause__ or error).__name__}{doubt})."
         ) from error

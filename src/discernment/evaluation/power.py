@@ -1,0 +1,104 @@
+"""How many prompts a difference needs, and how small a difference a number of prompts can show.
+
+Two methods answer the same prompts, and only those that they handle differently tell them apart: the exact McNemar
+test asks whether one method wins more of these than the toss of a coin would give. The power here is that of this
+very test, summed over how many such prompts a benchmark may turn out to have; no normal approximation.
+Prompts count as independent: divide their number by the design effect where they come in frames or pairs.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.stats import binom
+
+__all__ = ["mcnemar_power", "prompts_needed", "smallest_difference"]
+
+ALPHA = 0.05
+POWER = 0.8
+MOST_PROMPTS = 1_000_000
+NEGLIGIBLE = 1e-10
+
+
+def mcnemar_power(n: int, only_a: float, only_b: float, *, level: float = ALPHA) -> float:
+    """Probability that the exact two-sided McNemar test finds a difference.
+
+    Args:
+        n: Number of prompts.
+        only_a: Share of prompts that only the first of two methods handles rightly.
+        only_b: Share that only the second handles rightly; the difference of the rates is `only_a - only_b`.
+        level: The test's level.
+
+    Raises:
+        ValueError: If the shares are negative or more than 1 together, or `n` is negative.
+    """
+    differing = only_a + only_b
+    if min(only_a, only_b) < 0 or differing > 1 + 1e-12 or n < 0:
+        raise ValueError(f"Shares of {only_a} and {only_b} of {n} prompts cannot be.")
+    if differing == 0:
+        return 0.0
+    discordant = binom(n, min(differing, 1.0))
+    counts = np.arange(discordant.ppf(NEGLIGIBLE), discordant.isf(NEGLIGIBLE) + 1)
+    # The most wins of the loser with which the test still rejects; -1 where it never does.
+    most = binom.ppf(level / 2, counts, 0.5)
+    most = np.where(2 * binom.cdf(most, counts, 0.5) <= level, most, most - 1)
+    wins = binom(counts, only_a / differing)
+    rejected = wins.cdf(most) + wins.sf(counts - most - 1)
+    return float(np.sum(discordant.pmf(counts) * rejected))
+
+
+def prompts_needed(only_a: float, only_b: float, *, power: float = POWER, level: float = ALPHA) -> int | None:
+    """How many prompts it takes to find a difference with a given probability.
+
+    Args:
+        only_a: Share of prompts that only the first of two methods handles rightly.
+        only_b: Share that only the second handles rightly.
+        power: The probability.
+        level: The test's level.
+
+    Returns:
+        The number; None if a million prompts are not enough.
+
+    Raises:
+        ValueError: If the shares are negative or more than 1 together.
+    """
+    high = 1
+    while mcnemar_power(high, only_a, only_b, level=level) < power:
+        if high >= MOST_PROMPTS:
+            return None
+        high = min(2 * high, MOST_PROMPTS)
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        enough = mcnemar_power(middle, only_a, only_b, level=level) >= power
+        low, high = (low, middle) if enough else (middle, high)
+    return high
+
+
+def smallest_difference(
+    n: int, differing: float, *, power: float = POWER, level: float = ALPHA
+) -> float | None:
+    """The smallest difference of two rates that a number of prompts shows with a given probability.
+
+    Args:
+        n: Number of prompts.
+        differing: Share of prompts that exactly one of the two methods handles rightly; what a comparison gives as
+            `(only_method + only_against) / n`.
+        power: The probability.
+        level: The test's level.
+
+    Returns:
+        The difference, at most `differing`; None if even that would be missed more often.
+
+    Raises:
+        ValueError: If `differing` is not between 0 and 1, or `n` is negative.
+    """
+
+    def excess(difference: float) -> float:
+        return (
+            mcnemar_power(n, (differing + difference) / 2, (differing - difference) / 2, level=level) - power
+        )
+
+    if excess(differing) < 0:
+        return None
+    return float(brentq(excess, 0.0, differing))

@@ -1,0 +1,38 @@
+"""Suites: named lists of benchmarks, kept as data in `suites.yaml`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import resources
+
+import yaml
+
+from discernment.errors import DataError
+from discernment.prompts.sources import PromptSource
+
+__all__ = ["load_suite", "suites"]
+
+
+@cache
+def suites() -> Mapping[str, Sequence[PromptSource]]:
+    """Every suite by its name."""
+    text = resources.files("discernment.prompts").joinpath("suites.yaml").read_text(encoding="utf-8")
+    return {
+        name: tuple(PromptSource.model_validate(source) for source in sources)
+        for name, sources in yaml.safe_load(text).items()
+    }
+
+
+def load_suite(name: str) -> list[PromptSource]:
+    """The benchmarks of a suite, as sources that `load_source` reads one by one.
+
+    Args:
+        name: `paper`, `quick` or `full`.
+
+    Raises:
+        DataError: If there is no such suite.
+    """
+    if name not in suites():
+        raise DataError(f"There is no suite {name!r}; choose one of {', '.join(suites())}.")
+    return list(suites()[name])
