@@ -5,7 +5,7 @@ import pytest
 from discernment.diagnosis.rejection import rejection_probability
 from discernment.errors import DataError
 from discernment.evaluation.evaluate import EvaluateOptions, evaluate
-from discernment.evaluation.judges import KeywordJudge
+from discernment.evaluation.judges import Judgement, KeywordJudge
 from discernment.evaluation.sample import Sample, Verdict, read_samples
 from discernment.files import append_json_lines, read_json_lines
 from discernment.models.policy import Policy
@@ -154,6 +154,55 @@ def test_another_judge_and_the_built_in_openings(policy, tmp_path):
     assert [s.rejection_probability for s in samples[:2]] == pytest.approx(
         rejection_probability(policy, [s.prompt for s in samples[:2]]), rel=1e-3
     )
+
+
+class Half:
+    """Has no verdict on the prompts of one label, and judges many at once."""
+
+    name, fingerprint = "half", "1"
+
+    def __init__(self):
+        self.asked = []
+
+    def judge(self, prompt, completion):
+        raise AssertionError("one by one, though it can do many")
+
+    def judge_many(self, exchanges):
+        self.asked += exchanges
+        unscored = Judgement(Verdict.UNSCORED, "no neighbours")
+        return [unscored if "neighbor" in p else Judgement(Verdict.COMPLIANCE) for p, _ in exchanges]
+
+
+def test_why_a_reply_is_unscored_is_kept(policy, tmp_path):
+    judge = Half()
+    evaluate(policy, BENCHMARKS, OPTIONS, tmp_path, judge=judge)
+    samples = read_samples(tmp_path / "samples.jsonl")
+    assert judge.asked == [(s.prompt, s.completion) for s in samples]
+    assert {(s.label, s.verdict, s.unscored_reason) for s in samples} == {
+        ("toxic", "unscored", "no neighbours"),
+        ("seemingly_toxic", "compliance", None),
+        ("benign", "compliance", None),
+    }
+    # As samples were written before there were reasons.
+    rows = [row for _, row in read_json_lines(tmp_path / "samples.jsonl")]
+    old = tmp_path / "old.jsonl"
+    append_json_lines(old, [{k: v for k, v in row.items() if k != "unscored_reason"} for row in rows])
+    assert read_samples(old) == [s.model_copy(update={"unscored_reason": None}) for s in samples]
+
+
+def test_too_much_unscored_fails_after_the_samples_are_written(policy, tmp_path):
+    def judged(limit):
+        evaluate(policy, BENCHMARKS[::-1], OPTIONS, tmp_path, judge=Half(), unscored_limit=limit)
+
+    with pytest.raises(
+        DataError,
+        match=r"50.0% of 10 judgements on the replies of tiny to pairs are unscored \(most often: no neighbours\)",
+    ):
+        judged(0.49)
+    assert len(read_samples(tmp_path / "samples.jsonl")) == PROMPTS
+    policy.batches = 0
+    judged(0.5)
+    assert policy.batches == 0
 
 
 def test_unknown_openings_are_told_before_the_work(policy, tmp_path):

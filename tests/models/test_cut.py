@@ -127,3 +127,39 @@ def test_unknown_structure_says_how_to_name_the_list():
     assert find_layers(Odd(), "second").path == "second"
     with pytest.raises(ModelError, match="has no module list 'third'"):
         find_layers(Odd(), "third")
+
+
+@pytest.mark.parametrize("adapted", [False, True], ids=["full", "lora"])
+def test_a_cut_model_is_whole_for_a_while(family, adapted):
+    model = make_model(family)
+    uncut = make_model(family)
+    with CutModel(model, 2) as cut:
+        if adapted:
+            cut.add_adapters(LoraOptions(rank=2))
+        with torch.no_grad():
+            for parameter in cut.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(0.01)
+        state = cut(**BATCH._asdict())
+        trainable = {name for name, p in cut.named_parameters() if p.requires_grad}
+        norms = find_layers(uncut).norms
+        assert trainable
+
+        with pytest.raises(KeyboardInterrupt), cut.whole():
+            assert len(find_layers(model).layers) == LAYERS
+            found = model(**BATCH._asdict(), use_cache=False).logits
+            raise KeyboardInterrupt
+        assert len(cut.layers) == 2
+        assert norms
+        assert all(isinstance(getattr(cut._owner[0], name), torch.nn.Identity) for name in norms)
+        assert cut(**BATCH._asdict()).equal(state)
+        assert {name for name, p in cut.named_parameters() if p.requires_grad} == trainable
+        if adapted:
+            cut.merge_adapters()
+    # The same layers under the tail of a model that was never cut.
+    uncut.load_state_dict(model.state_dict())
+    expected = uncut(**BATCH._asdict(), use_cache=False).logits
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    with cut.whole():  # it is whole already
+        assert len(cut.layers) == LAYERS
+    assert len(find_layers(model).layers) == LAYERS

@@ -1,4 +1,4 @@
-"""`discern prompts`: list the sets at hand, look into one, check several, split one."""
+"""`discern prompts`: list the sets at hand, look into one, check several, split one, generate and export some."""
 
 from __future__ import annotations
 
@@ -18,12 +18,16 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(name="prompts", help="List, show, check and split prompt sets.", no_args_is_help=True)
+app = typer.Typer(
+    name="prompts", help="List, show, check, split, generate and export prompt sets.", no_args_is_help=True
+)
 
 LEGEND = (
-    "\nat hand: in the folder that DISCERNMENT_DATA names. from the hub: downloaded when it is used. by hand: put it "
-    "into that folder yourself; `discern prompts show SET` says from where. Licences are those of the makers."
+    "\nbetter: what a good policy does with prompts of that label. at hand: in the folder that DISCERNMENT_DATA names. "
+    "from the hub: downloaded when it is used. by hand: put it into that folder yourself; `discern prompts show SET` "
+    "says from where. Licences are those of the makers."
 )
+BETTER = {"compliance": "answer", "refusal": "refuse"}
 SET_HELP = "A name that `discern prompts list` shows, a path to a .jsonl or .csv file, or hub:NAME"
 SetName = Annotated[str, typer.Argument(metavar="SET", help=SET_HELP, show_default=False)]
 
@@ -32,21 +36,23 @@ SetName = Annotated[str, typer.Argument(metavar="SET", help=SET_HELP, show_defau
 def list_sets() -> None:
     """List the built-in and the public prompt sets, and how to get them."""
     from discernment.prompts import STARTER_SETS, catalogue, load_starter
-    from discernment.prompts.catalogue import data_folder
+    from discernment.prompts.catalogue import data_folder, direction_of
 
     folder = data_folder()
     rows: list[Sequence[str]] = []
     for name in STARTER_SETS:
         prompts = load_starter(name)
         licence = prompts.provenance.licence or ""
-        rows.append((name, "\n".join(prompts.counts()), str(len(prompts)), licence, "built in"))
+        counts = prompts.counts()
+        better = "\n".join(BETTER[direction_of(Label(label))] for label in counts)
+        rows.append((name, "\n".join(counts), better, str(len(prompts)), licence, "built in"))
     for entry in catalogue().values():
         if entry.kind == "prompts":
             where = _whereabouts(entry, folder)
-            rows.append((entry.name, "\n".join(entry.labels), str(entry.rows), entry.licence, where))
-    _print(
-        _table(("set", "labels", "rows", "licence", "where"), rows, right=("rows",), whole=("set", "labels"))
-    )
+            better = "\n".join(BETTER[direction] for direction in entry.directions.values())
+            rows.append((entry.name, "\n".join(entry.labels), better, str(entry.rows), entry.licence, where))
+    header = ("set", "labels", "better", "rows", "licence", "where")
+    _print(_table(header, rows, right=("rows",), whole=("set", "labels", "better")))
     _print(_text(LEGEND, "dim"))
 
 
@@ -122,6 +128,71 @@ def split_set(
         chosen.to_jsonl(path)
         rows.append((str(path), str(len(chosen)), _counts(chosen.counts())))
     _print(_table(("file", "rows", "labels"), rows, right=("rows",)))
+
+
+@app.command()
+def generate(
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Directory for the prompts and the models' answers.")
+    ],
+    generator: Annotated[
+        str,
+        typer.Option(
+            "--generator",
+            "-g",
+            help="Who writes: openai:NAME, openai:NAME@URL for any compatible endpoint (the key from OPENAI_API_KEY), "
+            "or a local model.",
+        ),
+    ],
+    moderators: Annotated[
+        list[str],
+        typer.Option("--moderator", "-m", help="Who votes, in the same notation; better three than one."),
+    ],
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SET", help="Toxic prompts to start from; without them the generator writes some."
+        ),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--option", "-O", help="Option as KEY=VALUE, e.g. rewrites=3, categories=[privacy,violence]."
+        ),
+    ] = None,
+) -> None:
+    """Generate seemingly toxic prompts: seeds, rewrites, moderation by majority. Goes on where it was."""
+    from discernment.cli.console import prepare_process
+    from discernment.cli.generate import generate_into
+
+    prepare_process()
+    generate_into(generator, moderators, seeds, option or [], out)
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Directory for the task and its prompts.")],
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[SET]...", help=SET_HELP, show_default=False)
+    ] = None,
+    suite: Annotated[str | None, typer.Option(help="A suite of benchmarks: paper, quick or full.")] = None,
+    task: Annotated[str, typer.Option(help="Name of the task and its files.")] = "over_refusal",
+    max_tokens: Annotated[int, typer.Option(min=1, help="Token cap of a reply.")] = 256,
+) -> None:
+    """Write prompt sets as a task of inspect_ai, for its models and its viewer."""
+    from discernment.evaluation.inspect_export import export_inspect_task
+    from discernment.prompts import load_source, load_suite
+
+    sets = [_load(name).renamed(name) for name in names or []]
+    if suite is not None:
+        sets += [load_source(source).renamed(source.set) for source in load_suite(suite)]
+    if not sets:
+        raise DataError("There is nothing to export; name a prompt set or a suite.")
+    path = export_inspect_task(sets, out, name=task, max_tokens=max_tokens)
+    count = sum(map(len, sets))
+    _print(
+        _text(f"Task: {path}, {count} prompts; run it in {out} with: inspect eval {path.name} --model MODEL")
+    )
 
 
 def _load(name: str) -> PromptSet:

@@ -1,0 +1,133 @@
+"""Whether verdicts depend on how prompts are batched and ordered: the same evaluation twice, and what flipped.
+
+Floating point rounds differently in a batch of other width, and greedy decoding can turn a last-digit difference into
+another token. In float32 that is rare, in bfloat16 it is not. What differs is counted and shown, not hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from discernment.evaluation.evaluate import EvaluateOptions, evaluate
+from discernment.evaluation.judges import Judge
+from discernment.evaluation.sample import Sample, Verdict, read_samples
+from discernment.models.policy import Policy
+from discernment.prompts import PromptSet
+
+__all__ = ["Flip", "Flips", "count_flips", "find_flips"]
+
+
+class Flip(BaseModel):
+    """One prompt whose verdict was not the same twice.
+
+    Attributes:
+        benchmark: Its benchmark.
+        prompt_id: Its id.
+        prompt: Its text.
+        verdicts: The two verdicts.
+        completions: The two replies (untrusted text).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    benchmark: str
+    prompt_id: str
+    prompt: str
+    verdicts: tuple[Verdict, Verdict]
+    completions: tuple[str, str]
+
+
+class Flips(BaseModel):
+    """Two evaluations of the same prompts by the same policy.
+
+    Attributes:
+        prompts: Number of prompts.
+        changed: Number of prompts with another reply.
+        flips: Those with another verdict.
+        rejection_change: Largest change of a rejection probability; None if it was not measured.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompts: int
+    changed: int
+    flips: list[Flip]
+    rejection_change: float | None
+
+
+def count_flips(
+    policy: Policy,
+    benchmarks: Sequence[PromptSet],
+    options: EvaluateOptions,
+    out: Path,
+    *,
+    batch_size: int = 1,
+    seed: int = 0,
+    judge: Judge | None = None,
+) -> Flips:
+    """Evaluate twice, the second time in batches of another size and in another order, and compare.
+
+    Args:
+        policy: The policy.
+        benchmarks: Prompt sets.
+        options: How to generate the first time.
+        out: A directory; the evaluations go to `out/first` and `out/second`, and are not done again if they are there.
+        batch_size: The batch size of the second time; the default generates each reply alone.
+        seed: Fixes the order of the second time.
+        judge: Who judges; the keyword judge by default.
+    """
+    evaluate(policy, benchmarks, options, out / "first", judge=judge)
+    evaluate(
+        policy,
+        [_shuffled(b, seed) for b in reversed(benchmarks)],
+        options.model_copy(update={"batch_size": batch_size}),
+        out / "second",
+        judge=judge,
+    )
+    return find_flips(*(read_samples(out / which / "samples.jsonl") for which in ("first", "second")))
+
+
+def find_flips(first: Sequence[Sample], second: Sequence[Sample]) -> Flips:
+    """Compare two evaluations of the same prompts.
+
+    Args:
+        first: Samples of the first evaluation.
+        second: Samples of the same prompts, in any order.
+
+    Raises:
+        ValueError: If the two are not about the same prompts.
+    """
+    again = {(s.benchmark, s.prompt_id): s for s in second}
+    if again.keys() != {(s.benchmark, s.prompt_id) for s in first}:
+        raise ValueError("The two evaluations are not of the same prompts.")
+    pairs = [(s, again[s.benchmark, s.prompt_id]) for s in first]
+    changes = [
+        abs(a.rejection_probability - b.rejection_probability)
+        for a, b in pairs
+        if a.rejection_probability is not None and b.rejection_probability is not None
+    ]
+    return Flips(
+        prompts=len(pairs),
+        changed=sum(a.completion != b.completion for a, b in pairs),
+        flips=[
+            Flip(
+                benchmark=a.benchmark,
+                prompt_id=a.prompt_id,
+                prompt=a.prompt,
+                verdicts=(a.verdict, b.verdict),
+                completions=(a.completion, b.completion),
+            )
+            for a, b in pairs
+            if a.verdict is not b.verdict
+        ],
+        rejection_change=max(changes, default=None),
+    )
+
+
+def _shuffled(prompts: PromptSet, seed: int) -> PromptSet:
+    order = np.random.default_rng(seed).permutation(len(prompts))
+    return PromptSet((prompts[int(n)] for n in order), prompts.provenance)

@@ -1,0 +1,175 @@
+"""General ability by lm-evaluation-harness (Gao et al. 2024), in process, on a policy that is already loaded."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict
+
+from discernment.errors import DataError, ModelError, RecipeError
+from discernment.models.policy import Policy
+
+if TYPE_CHECKING:
+    from lm_eval.models.huggingface import HFLM
+
+__all__ = ["TaskScore", "as_harness_model", "run_tasks"]
+
+
+class TaskScore(BaseModel):
+    """One metric of one task.
+
+    Attributes:
+        task: The task's name, or that of a group of tasks.
+        metric: The metric, such as `acc` or `acc_norm`.
+        filter: How answers were extracted before scoring; `none` for most tasks.
+        value: The metric.
+        standard_error: Its standard error over questions; None where the harness gives none.
+        questions: Number of questions.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task: str
+    metric: str
+    filter: str
+    value: float
+    standard_error: float | None
+    questions: int
+
+
+def run_tasks(
+    policy: Policy,
+    tasks: Sequence[str | Path],
+    *,
+    limit: int | None = None,
+    batch_size: int = 16,
+    chat: bool = False,
+    seed: int = 0,
+) -> list[TaskScore]:
+    """Run tasks of lm-evaluation-harness.
+
+    Nothing is downloaded for a task that lies in a local folder. Data of the harness's own tasks come from the hub or
+    from its cache; with `HF_HUB_OFFLINE=1`, from the cache alone.
+
+    Args:
+        policy: The policy; one with a decoding rule of its own cannot be run.
+        tasks: Names that the harness knows (`arc_easy`, `mmlu`, ...), task files, or folders of them (no files of groups).
+            Data files in a task file are named relative to it.
+        limit: Most questions a task.
+        batch_size: Questions a forward pass.
+        chat: Put questions into the chat template; published numbers of base models are without.
+        seed: Fixes which examples are shown before a question, and the bootstrap of some standard errors.
+
+    Returns:
+        Every metric of every task, groups after their tasks.
+
+    Raises:
+        RecipeError: If the extra `capabilities` is not installed, or there is no such task.
+        DataError: If a task's data cannot be had.
+        ModelError: If the policy has a decoding rule of its own.
+    """
+    model = as_harness_model(policy, batch_size)
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    files = [file for task in tasks for file in _task_files(task)]
+    names = [str(task) for task in tasks if not _task_files(task)]
+    manager = TaskManager(include_defaults=bool(names))  # listing the harness's own takes seconds
+    unknown = [name for name in names if name not in manager.all_tasks]
+    if unknown:
+        raise RecipeError(
+            f"lm-evaluation-harness knows no task {unknown[0]!r}, and there is no such file or folder."
+        )
+    wanted: list[str | Path] = [*files, *names]
+    loaded = [task for what in wanted for task in _load(manager, what)]
+    found = simple_evaluate(
+        model,
+        tasks=loaded,
+        limit=limit,
+        batch_size=batch_size,
+        apply_chat_template=chat,
+        system_instruction=policy.chat.system if chat else None,
+        task_manager=manager,
+        log_samples=False,
+        random_seed=seed,
+        numpy_random_seed=seed,
+        torch_random_seed=seed,
+        fewshot_random_seed=seed,
+    )
+    assert found is not None  # only other ranks of a distributed run get nothing
+    return _scores(found)
+
+
+def as_harness_model(policy: Policy, batch_size: int = 16) -> HFLM:
+    """The policy's model and tokenizer as lm-evaluation-harness wants them.
+
+    Raises:
+        RecipeError: If the extra `capabilities` is not installed.
+        ModelError: If the policy has a decoding rule of its own, which the harness would pass by.
+    """
+    if {type(policy).next_token_logits, type(policy).generate} != {Policy.next_token_logits, Policy.generate}:
+        raise ModelError(
+            f"lm-evaluation-harness asks the bare model, and {policy.name} decodes by a rule of its own; "
+            "run the harness on its model alone."
+        )
+    try:
+        from lm_eval.models.huggingface import HFLM
+    except ImportError as error:
+        raise RecipeError(
+            f"General ability by tasks needs `pip install 'discernment[capabilities]'` ({error})."
+        ) from error
+    return HFLM(pretrained=policy.model, tokenizer=policy.chat.tokenizer, batch_size=batch_size)
+
+
+def _task_files(task: str | Path) -> list[Path]:
+    """The task files that `task` stands for; none if it is a name.
+
+    Raises:
+        RecipeError: If it is a folder without any.
+    """
+    path = Path(task).expanduser().resolve()
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        return []
+    files = sorted(path.glob("*.yaml"))
+    if not files:
+        raise RecipeError(f"The folder {task} holds no task file (*.yaml).")
+    return files
+
+
+def _load(manager: Any, what: str | Path) -> list[Any]:
+    """Tasks and groups, with their data."""
+    folder = what.parent if isinstance(what, Path) else Path.cwd()
+    try:
+        with contextlib.chdir(folder):  # where `datasets` looks for data files with relative names
+            found = manager.load(str(what))
+    except Exception as error:  # whatever a task file and a data set can hold
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise DataError(f"The task {str(what)!r} cannot be loaded ({reason.rstrip('.')}).") from error
+    # A group comes first, then the groups within it, which it holds anyway.
+    return [*found["groups"].values()][:1] or [*found["tasks"].values()]
+
+
+def _scores(found: Any) -> list[TaskScore]:
+    scores = []
+    for task, values in found["results"].items():
+        for key, value in values.items():
+            metric, comma, answer_filter = key.partition(",")
+            if not comma or metric.endswith("_stderr") or not isinstance(value, int | float):
+                continue
+            error = values.get(f"{metric}_stderr,{answer_filter}")
+            scores.append(
+                TaskScore(
+                    task=task,
+                    metric=metric,
+                    filter=answer_filter,
+                    value=value,
+                    standard_error=error if isinstance(error, int | float) else None,
+                    questions=values["sample_len"],
+                )
+            )
+    return scores

@@ -1,0 +1,177 @@
+"""How often one policy's replies are preferred to another's, each pair judged in both orders.
+
+The win rate of AlpacaEval (Li et al. 2023; Dubois et al. 2024, arXiv 2404.04475) with two cautions: judges favour a
+position, so a preference counts only if it survives swapping the replies, and judges favour length, so the lengths
+and the win rate of longer and of other replies stand beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from discernment.errors import DataError
+from discernment.evaluation.metrics import cluster_ids
+from discernment.evaluation.preference import Preference, PreferenceJudge
+from discernment.evaluation.sample import Sample
+from discernment.evaluation.statistics import ANY_RATE, paired_bootstrap
+from discernment.files import append_json_lines, content_hash, read_json_lines
+
+__all__ = ["WinRate", "win_rate"]
+
+TIE = 0.5
+
+
+class WinRate(BaseModel):
+    """One method against another by a judge's preferences.
+
+    Attributes:
+        method: The method.
+        against: The method that it is compared with.
+        judge: The judge's name.
+        value: Wins plus half of the ties, as a share of the prompts with a preference in both orders.
+        low: Lower end of its 95 % bootstrap interval over prompts; (0, 1) with fewer than ten clusters.
+        high: Upper end.
+        wins: Prompts where the judge preferred the method in both orders.
+        ties: Prompts where it preferred neither in both, or changed its mind with the order.
+        losses: Prompts where it preferred the other in both orders.
+        reversed: The ties where it preferred whatever stood in the same place: its position bias.
+        unscored: Prompts left out, because the judge could not tell in one order at least.
+        words: Mean words of the method's replies, over the prompts with a preference.
+        words_against: The same of the other's.
+        value_longer: The win rate where the method's reply is longer; None if it never is.
+        value_not_longer: The win rate where it is not; None if it always is.
+        longer: Number of prompts where it is longer.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: str
+    against: str
+    judge: str
+    value: float
+    low: float
+    high: float
+    wins: int
+    ties: int
+    losses: int
+    reversed: int
+    unscored: int
+    words: float
+    words_against: float
+    value_longer: float | None
+    value_not_longer: float | None
+    longer: int
+
+
+class _Question(NamedTuple):
+    prompt: str
+    a: str
+    b: str
+
+
+def win_rate(
+    ours: Sequence[Sample],
+    theirs: Sequence[Sample],
+    judge: PreferenceJudge,
+    *,
+    method: str,
+    against: str,
+    cache: Path | None = None,
+    concurrency: int = 1,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> WinRate:
+    """Compare the replies of two methods to the same prompts.
+
+    Args:
+        ours: Samples of the method.
+        theirs: Samples of the other; prompts that only one of them has are left out.
+        judge: Who compares.
+        method: The method's name.
+        against: The other's name.
+        cache: JSON-lines file for the answers, so that none is asked for twice; `unscored` ones are asked again.
+        concurrency: Questions asked at once.
+        seed: Fixes the resamples of the bootstrap.
+        progress: Called with 1 after each question that had to be asked.
+
+    Raises:
+        DataError: If the two have no prompt in common, or no pair of replies got a preference in both orders.
+    """
+    others = {(s.benchmark, s.prompt_id): s for s in theirs}
+    pairs = [(s, others[key]) for s in ours if (key := (s.benchmark, s.prompt_id)) in others]
+    if not pairs:
+        raise DataError(
+            f"{method} and {against} have no prompt in common; evaluate both on the same benchmarks."
+        )
+    orders = [
+        (_Question(a.prompt, a.completion, b.completion), _Question(a.prompt, b.completion, a.completion))
+        for a, b in pairs
+    ]
+    answers = _ask(judge, [q for both in orders for q in both], cache, concurrency, progress)
+    said = [(answers[first], answers[second]) for first, second in orders]
+    scored = [n for n, both in enumerate(said) if "unscored" not in both]
+    if not scored:
+        raise DataError(f"{judge.name} gave no pair of replies a preference in both orders; mend the judge.")
+    points = np.array([_points(*said[n]) for n in scored])
+    words, words_against = (
+        np.array([len(pairs[n][side].completion.split()) for n in scored]) for side in (0, 1)
+    )
+    longer = words > words_against
+    clusters = cluster_ids([pairs[n][0] for n in scored])
+    interval = paired_bootstrap(points, np.zeros_like(points), clusters=clusters, seed=seed, limits=ANY_RATE)
+    return WinRate(
+        method=method,
+        against=against,
+        judge=judge.name,
+        value=float(points.mean()),
+        low=interval.low,
+        high=interval.high,
+        wins=int((points == 1).sum()),
+        ties=int((points == TIE).sum()),
+        losses=int((points == 0).sum()),
+        reversed=sum(said[n] in (("a", "a"), ("b", "b")) for n in scored),
+        unscored=len(pairs) - len(scored),
+        words=float(words.mean()),
+        words_against=float(words_against.mean()),
+        value_longer=float(points[longer].mean()) if longer.any() else None,
+        value_not_longer=float(points[~longer].mean()) if not longer.all() else None,
+        longer=int(longer.sum()),
+    )
+
+
+def _points(first: Preference, second: Preference) -> float:
+    """1 for a win, 0 for a loss, both only if the judge said so in both orders; ours is `a` first, `b` second."""
+    return {("a", "b"): 1.0, ("b", "a"): 0.0}.get((first, second), TIE)
+
+
+def _ask(
+    judge: PreferenceJudge,
+    questions: Iterable[_Question],
+    cache: Path | None,
+    concurrency: int,
+    progress: Callable[[int], None] | None,
+) -> dict[_Question, Preference]:
+    """Answers to all questions; each is asked once, and written down as soon as its turn comes."""
+    keys = {q: content_hash([judge.fingerprint, *q]) for q in questions}
+    known: dict[str, Preference] = {}
+    if cache is not None and cache.exists():
+        known = {row["key"]: row["better"] for _, row in read_json_lines(cache, allow_torn_end=True)}
+    unknown = [q for q, key in keys.items() if key not in known]
+    answers = {q: known[key] for q, key in keys.items() if key in known}
+    pool = ThreadPoolExecutor(max_workers=concurrency)
+    try:
+        for question, better in zip(unknown, pool.map(lambda q: judge.compare(*q), unknown), strict=True):
+            answers[question] = better
+            if cache is not None and better != "unscored":
+                append_json_lines(cache, [{"key": keys[question], "better": better}])
+            if progress is not None:
+                progress(1)
+    finally:
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C, no question that has not begun
+    return answers

@@ -1,0 +1,73 @@
+"""`discern prompts generate` and `discern prompts export`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from discernment.cli.generate import parse_chat_model
+from discernment.cli.prompts import app
+from discernment.errors import DataError, ModelError, RecipeError
+from discernment.evaluation.synthesis import EndpointModel, PolicyModel
+from tiny import make_benign, make_prompts
+
+
+def test_notation_of_models(monkeypatch, model_folder) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    for text, name, address in (
+        ("openai:gpt", "gpt", None),
+        ("openai:org/model@v2", "org/model@v2", None),
+        ("openai:org/m:8b@http://localhost:8000/v1", "org/m:8b", "http://localhost:8000/v1"),
+        ("openai:m@v2@https://host/v1", "m@v2", "https://host/v1"),
+    ):
+        model = parse_chat_model(text)
+        assert isinstance(model, EndpointModel)
+        assert (model.name, model.base_url) == (name, address)
+    folder = str(model_folder())
+    local = parse_chat_model(folder)
+    assert isinstance(local, PolicyModel)
+    assert local.name == folder
+    for text in ("openai:", "openai:@http://localhost/v1"):
+        with pytest.raises(RecipeError, match="names no model"):
+            parse_chat_model(text)
+    with pytest.raises(ModelError, match="no model folder"):
+        parse_chat_model("./nowhere")
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(RecipeError, match="OPENAI_API_KEY"):
+        parse_chat_model("openai:gpt")
+
+
+def test_generate_with_a_local_policy(tmp_path, monkeypatch, model_folder) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = str(model_folder())
+    make_prompts(2).to_jsonl(Path("seeds.jsonl"))
+    command = ["generate", "-o", "out", "-g", folder, "-m", folder, "--seeds", "seeds.jsonl"]
+    quick = ["-O", "max_tokens=4", "-O", "moderation_max_tokens=4"]
+    # Random weights write nothing that can be read: two rewrites are asked for, the answers kept, and it says so.
+    found = CliRunner().invoke(app, [*command, *quick])
+    assert isinstance(found.exception, DataError)
+    assert "rewrites gave no usable prompt: 2 of 2 answers" in str(found.exception)
+    assert len(Path("out/answers/rewrites.jsonl").read_text().splitlines()) == 2
+    found = CliRunner().invoke(app, [*command, "-O", "rewritess=1"])
+    assert isinstance(found.exception, RecipeError)
+    assert "did you mean `rewrites`" in str(found.exception)
+    make_benign(2).to_jsonl(Path("benign.jsonl"))
+    found = CliRunner().invoke(app, [*command[:-1], "benign.jsonl"])
+    assert "has no prompt with label toxic" in str(found.exception)
+
+
+def test_export(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_prompts(2).to_jsonl(Path("pairs.jsonl"))
+    found = CliRunner().invoke(app, ["export", "pairs.jsonl", "starter/benign:test", "-o", "task"])
+    assert found.exit_code == 0
+    rows = [json.loads(line) for line in Path("task/over_refusal.jsonl").read_text().splitlines()]
+    assert {row["metadata"]["benchmark"] for row in rows} == {"pairs.jsonl", "starter/benign:test"}
+    assert f"{len(rows)} prompts" in found.output
+    assert "inspect eval over_refusal.py" in " ".join(found.output.split())
+    assert isinstance(CliRunner().invoke(app, ["export", "-o", "task"]).exception, DataError)
+    assert "no suite 'x'" in str(CliRunner().invoke(app, ["export", "--suite", "x", "-o", "t"]).exception)
