@@ -8,8 +8,8 @@ import sys
 
 from discernment.cli.console import prepare_process
 
-NAMES = ("stage1_step", "rejection", "evaluation", "allocator")
-AT_LEAST = {"evaluation"}
+NAMES = ("stage1_step", "rejection", "evaluation", "harness", "allocator", "kernel")
+AT_LEAST = {"evaluation", "harness"}
 
 
 def main() -> int:

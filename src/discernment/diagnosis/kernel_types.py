@@ -41,6 +41,7 @@ class KernelOptions(BaseModel):
     memory_gib: float = Field(
         1.0, gt=0, description="What one layer's gradients may take in memory; beyond it they go to a file."
     )
+    noise_floor: bool = Field(True, description="Measure two prompts again alone, to see the rounding error.")
     seed: int = 0
 
 
@@ -87,7 +88,8 @@ class Kernel:
         traces: ||J_part(x_i)||_F^2, `[parts, n]`: squared gradient norms.
         tokens: The output rows' token ids, `[n][k]`; None for `probes` and `exact`.
         unscored: Why a prompt has no kernel, by its row number.
-        noise_floor: Largest relative difference of a kernel entry measured alone and in the batch.
+        noise_floor: Largest relative difference of a kernel entry measured alone and in the batch; None if it was
+            not looked at.
         cost: What it took.
         taps: States and Jacobians at the layers that were asked for, by layer.
         blocks: K itself, `[n, rows, n, rows]`; None for `exact`.
@@ -101,7 +103,7 @@ class Kernel:
     traces: Floats
     tokens: list[list[int]] | None
     unscored: dict[int, str]
-    noise_floor: float
+    noise_floor: float | None
     cost: KernelCost
     taps: dict[int, Tap] = field(default_factory=dict)
     blocks: Tensor | None = None

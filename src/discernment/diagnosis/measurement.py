@@ -223,7 +223,7 @@ class Measurement:
             traces=traces,
             tokens=None if self.rows is None else self.rows.tokens,
             unscored={},
-            noise_floor=self._noise_floor(total),
+            noise_floor=self._noise_floor(total) if self.options.noise_floor else None,
             cost=cost,
             taps=self.taps,
             blocks=None if self.rows is None else total,
