@@ -21,7 +21,7 @@ quickstart: $(STAMP)
 	$(BIN)/discern run recipes/quickstart.yaml
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2
 
 test-slow: $(STAMP) chromium
 	$(BIN)/python -m pytest -m slow

@@ -12,6 +12,7 @@ import yaml
 
 import discernment
 from discernment import AlignOptions, ModelSpec, PromptSource, Recipe, RefineOptions
+from discernment.evaluation.judges import JudgeSpec
 from discernment.prompts import CatalogueEntry
 from discernment.refinement.losses import LossOptions
 from discernment.runs.recipe import EvaluationPlan, MethodEntry, TrainingData
@@ -93,6 +94,8 @@ def shown(field):
     default = field.get_default(call_default_factory=True)
     if default is None:
         return "none"
+    if isinstance(default, JudgeSpec):
+        return f"`{default.kind}`"
     if isinstance(default, dict | LossOptions | TrainingData):
         return "`{}`"
     return f"`{str(default).lower() if isinstance(default, bool) else default}`"
@@ -109,6 +112,7 @@ def shown(field):
         (["`align`", "Options of both stages"], AlignOptions, {"seed"}),
         (["`methods`"], MethodEntry, {"name"}),
         (["`evaluate`"], EvaluationPlan, {"reference"}),
+        (["`judge`"], JudgeSpec, set()),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )

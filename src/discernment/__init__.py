@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from discernment.alignment.supervised import AlignOptions, align
+    from discernment.diagnosis.diagnose import DiagnoseOptions, Diagnosis, diagnose
+    from discernment.diagnosis.kernel import KernelOptions, gradient_kernel
+    from discernment.diagnosis.learning_step import check_learning_step
     from discernment.diagnosis.rejection import rejection_probability
     from discernment.errors import DiscernmentError
     from discernment.evaluation.evaluate import EvaluateOptions, evaluate
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from discernment.models.spec import ModelSpec
     from discernment.prompts import Label, Prompt, PromptSet, PromptSource, load_source, load_sources
     from discernment.refinement.trainer import RefineOptions, refine
+    from discernment.reporting.diagnosis import write_diagnosis
     from discernment.reporting.report import write_report
     from discernment.runs.recipe import Recipe, read_recipe
     from discernment.runs.run import run_recipe
@@ -29,8 +33,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AlignOptions",
+    "DiagnoseOptions",
+    "Diagnosis",
     "DiscernmentError",
     "EvaluateOptions",
+    "KernelOptions",
     "KeywordJudge",
     "Label",
     "ModelSpec",
@@ -42,7 +49,10 @@ __all__ = [
     "RefineOptions",
     "__version__",
     "align",
+    "check_learning_step",
+    "diagnose",
     "evaluate",
+    "gradient_kernel",
     "load_source",
     "load_sources",
     "read_recipe",
@@ -51,13 +61,17 @@ __all__ = [
     "rejection_probability",
     "run_recipe",
     "summarize",
+    "write_diagnosis",
     "write_report",
 ]
 
 _HOMES = {
     "AlignOptions": "alignment.supervised",
+    "DiagnoseOptions": "diagnosis.diagnose",
+    "Diagnosis": "diagnosis.diagnose",
     "DiscernmentError": "errors",
     "EvaluateOptions": "evaluation.evaluate",
+    "KernelOptions": "diagnosis.kernel",
     "KeywordJudge": "evaluation.judges",
     "Label": "prompts",
     "ModelSpec": "models.spec",
@@ -68,7 +82,10 @@ _HOMES = {
     "Recipe": "runs.recipe",
     "RefineOptions": "refinement.trainer",
     "align": "alignment.supervised",
+    "check_learning_step": "diagnosis.learning_step",
+    "diagnose": "diagnosis.diagnose",
     "evaluate": "evaluation.evaluate",
+    "gradient_kernel": "diagnosis.kernel",
     "load_source": "prompts",
     "load_sources": "prompts",
     "read_recipe": "runs.recipe",
@@ -77,6 +94,7 @@ _HOMES = {
     "rejection_probability": "diagnosis.rejection",
     "run_recipe": "runs.run",
     "summarize": "evaluation.summary",
+    "write_diagnosis": "reporting.diagnosis",
     "write_report": "reporting.report",
 }
 

@@ -10,15 +10,18 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from discernment.cli.main import main
+from discernment.diagnosis.diagnose import Diagnosis
 from discernment.evaluation.results import Results
 from discernment.files import read_json
 from tiny import make_benign, make_prompts
 
-VERBS = ("run", "refine", "align", "evaluate", "compare", "report", "chat", "prompts")
-QUICK = ["-O", "max_new_tokens=3", "-O", "openings=[Sorry]"]
+VERBS = ("run", "refine", "align", "evaluate", "diagnose", "compare", "report", "chat", "prompts")
+QUICK = ["-O", "max_new_tokens=3", "-O", "openings=[Sorry]", "-O", "unscored_limit=1"]
 
 
 class Interrupted(io.StringIO):
@@ -56,6 +59,8 @@ def files(tmp_path, model_folder):
     make_prompts(6).to_jsonl(tmp_path / "pairs.jsonl")
     make_prompts(2, responses=False).to_jsonl(tmp_path / "bare.jsonl")
     make_benign(4).to_jsonl(tmp_path / "benign.jsonl")
+    (tmp_path / "one.jsonl").write_text('{"prompt": "Hi", "label": "seemingly_toxic"}\n')
+    (tmp_path / "long.jsonl").write_text(json.dumps({"prompt": "how " * 300, "label": "benign"}) + "\n")
     (tmp_path / "row.jsonl").write_text('{"prompt": "Hi", "label": "benign"}\n{"label": "benign"}\n')
     (tmp_path / "label.jsonl").write_text('{"prompt": "Hi", "label": "harmful"}\n')
     (tmp_path / "full").mkdir()
@@ -71,6 +76,7 @@ def write_recipe(path, **changes):
         "methods": ["base"],
         "evaluate": {
             "max_new_tokens": 3,
+            "unscored_limit": 1,  # a tiny model says nothing that can be read
             "openings": ["Sorry"],
             "benchmarks": ["pairs.jsonl", "benign.jsonl"],
         },
@@ -134,7 +140,11 @@ MISTAKES = {
     ),
     "layer 0": (
         ["refine", "tiny", "--layer", "0", "-s", "pairs.jsonl", "-o", "o"],
-        "Options: `layer`: Input should be greater than or equal to 1.",
+        "Options: `layer`: Input should be the number of a layer, counted from 1, or `auto`.",
+    ),
+    "no layer": (
+        ["refine", "tiny", "--layer", "deep", "-s", "pairs.jsonl", "-o", "o"],
+        "Options: `layer`: Input should be the number of a layer, counted from 1, or `auto`.",
     ),
     "no value": (
         ["align", "tiny", "-s", "pairs.jsonl", "-o", "o", "-O", "epochs"],
@@ -175,6 +185,30 @@ MISTAKES = {
     ),
     "directory of others": (
         ["align", "tiny", "-s", "pairs.jsonl", "-o", "full"],
+        "full holds something else already",
+    ),
+    "diagnosis without toxic prompts": (
+        ["diagnose", "tiny", "-s", "benign.jsonl", "-o", "o"],
+        "A diagnosis compares toxic with seemingly toxic prompts, and diagnosis has no toxic ones; it has 4 benign.",
+    ),
+    "diagnosis of one prompt": (
+        ["diagnose", "tiny", "-s", "one.jsonl", "-o", "o"],
+        "A diagnosis compares .* no toxic ones; it has 1 seemingly_toxic.",
+    ),
+    "diagnosis with a prompt beyond the context": (
+        ["diagnose", "tiny", "-s", "pairs.jsonl", "-s", "long.jsonl", "-o", "o"],
+        "The prompt 'long-00001' of diagnosis has .* tokens and tiny can read 256; shorten it or leave it out.",
+    ),
+    "diagnosis option": (
+        ["diagnose", "tiny", "-s", "pairs.jsonl", "-o", "o", "-O", "kernel.kk=1"],
+        "Options: `kernel.kk` is not a known option",
+    ),
+    "diagnosis of replies": (
+        ["diagnose", "tiny", "-s", "pairs.jsonl", "-o", "o", "-O", "kernel.rows=likelihood"],
+        "Options: `kernel`: .*`rows: likelihood` is about replies",
+    ),
+    "diagnosis into a directory of others": (
+        ["diagnose", "tiny", "-s", "pairs.jsonl", "-o", "full"],
         "full holds something else already",
     ),
     "nothing to compare": (["compare", "full"], "full holds neither an evaluation nor a run"),
@@ -279,6 +313,78 @@ def test_the_verbs_one_after_another(discern, files):
     assert "known" in discern("evaluate", "tiny", "-o", "none", "-M", "zzz=1")[2]
 
 
+def test_diagnose(discern, files):
+    command = [
+        "diagnose",
+        "tiny",
+        "-s",
+        "pairs.jsonl",
+        "-s",
+        "benign.jsonl",
+        "-o",
+        "why",
+        "-O",
+        "per_group=2",
+    ]
+    command += ["-O", "kernel.k=2", "-M", "dtype=bfloat16"]
+    code, output, _ = discern(*command)
+    assert code == 0
+    assert "layers of the kernel: 4 of 4" in output
+    assert re.search(r"moved +toxic +seemingly toxic +benign", output)
+    found = Diagnosis.model_validate(read_json(Path("why/diagnosis.json")))
+    shown = " ".join(output.split())
+    assert " ".join(found.finding.split()) in shown
+    assert f"Next: discern refine tiny --layer {found.recommendation.layer} --out refined" in shown
+    assert "Report: why/report.html; numbers: why/diagnosis.json" in shown
+    assert found.options.kernel.by_layer
+    assert sorted(p.name for p in Path("why").iterdir() if p.name != "inputs.json") == [
+        "diagnosis.json",
+        "report.html",
+        "stage.json",
+    ]
+    assert "neighbor" in Path("why/report.html").read_text()
+
+    before = Path("why/diagnosis.json").stat().st_mtime_ns
+    code, output, _ = discern(*command, "--redact")
+    assert code == 0
+    assert "Nothing to do; the diagnosis is there." in output
+    assert Path("why/diagnosis.json").stat().st_mtime_ns == before
+    assert "neighbor" not in Path("why/report.html").read_text()
+    assert "holds something else already" in discern(*command, "-O", "seed=1")[2]
+
+    help_text = re.sub(r"[│\s]+", " ", discern("diagnose", "--help")[1])
+    assert "Not one that you report on" in help_text
+
+
+def test_diagnose_says_what_is_unscored(discern, files):
+    model = AutoModelForCausalLM.from_pretrained("tiny")
+    tokenizer = AutoTokenizer.from_pretrained("tiny")
+    (token,) = tokenizer("%", add_special_tokens=False)["input_ids"]
+    weight = model.get_input_embeddings().weight.data
+    model.config.tie_word_embeddings = False
+    model.get_output_embeddings().weight = torch.nn.Parameter(weight.clone())
+    weight[token] = float("nan")
+    model.save_pretrained("spoilt")
+    tokenizer.save_pretrained("spoilt")
+    Path("bad.jsonl").write_text('{"prompt": "Only 5%?", "label": "toxic"}\n')
+    command = ["diagnose", "spoilt", "-s", "pairs.jsonl", "-s", "bad.jsonl", "-o", "why", "-O", "per_group=2"]
+    code, output, _ = discern(*command)
+    assert code == 0
+    assert "Caution: unscored prompts, which are in no number: 1." in output
+    assert "bad-00001" in Path("why/report.html").read_text()
+
+
+def test_refine_finds_its_layer(discern, files, caplog):
+    refine = ["refine", "tiny", "--layer", "auto", "-s", "pairs.jsonl", "-o", "refined", "-O", "steps=1"]
+    with caplog.at_level("INFO", "discernment"):
+        code, output, _ = discern(*refine, "-O", "batch_size=4")
+    assert (code, output.splitlines()) == (0, ["refine ...", "Model: refined/model"])
+    record = read_json(Path("refined/stage.json"))
+    assert record["inputs"]["options"]["layer"] == "auto"
+    assert record["notes"]["layer"] in (1, 2, 3)
+    assert record["notes"]["layer_reason"] in caplog.messages
+
+
 def test_a_run_its_report_and_its_models(discern, files):
     write_recipe(Path("good.yaml"), methods=["base", "stl"])
     code, output, _ = discern("run", "good.yaml")
@@ -305,6 +411,10 @@ def test_a_run_its_report_and_its_models(discern, files):
     masses = re.findall(r"rejection probability (\d\.\d{3}), judged (\w+)", output)
     assert len(masses) == 2
     assert discern("chat", "tiny", stdin=io.StringIO(""))[0] == 0
+    code, output, _ = discern(
+        "diagnose", "runs/try/stl", "-s", "pairs.jsonl", "-o", "why", "-O", "per_group=1"
+    )
+    assert (code, "discern refine runs/try/stages/align-" in output.replace("\n", "")) == (0, True)
     code, _, error = discern("chat", "runs/try/dcr")
     assert (code, error) == (2, "discern: The run runs/try has no method 'dcr'; it has base, stl.\n")
 

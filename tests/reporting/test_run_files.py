@@ -24,6 +24,16 @@ def test_reads_everything(run_dir: Path) -> None:
     )
     assert [h.methods for h in run.refinements] == [["dcr"]]
     assert [h.methods for h in run.alignments] == [["stl"], ["stl_aug"], ["dcr"]]
+    watched = [(w.methods, w.stage, len(w.looks)) for w in run.watches]
+    assert watched == [
+        (["stl"], "align", 8),
+        (["stl_aug"], "align", 8),
+        (["dcr"], "refine", 8),
+        (["dcr"], "align", 8),
+    ]
+    assert run.watches[2].looks[-1].step == 80
+    assert run.propositions is not None
+    assert [check.methods for check in run.propositions.refinements] == [["dcr"]]
     steps, values = run.refinements[0].series("probe_auroc")
     assert steps == [float(s) for s in range(0, 81, 8)]
     assert values[0] == pytest.approx(0.81)
@@ -48,13 +58,8 @@ def test_only_results_are_needed(run_dir: Path) -> None:
     (run_dir / "manifest.json").unlink()
     (run_dir / "recipe.yaml").unlink()
     run = read_run(run_dir)
-    assert (run.manifest, run.recipe, run.samples, run.refinements, run.alignments) == (
-        None,
-        None,
-        {},
-        [],
-        [],
-    )
+    assert (run.manifest, run.recipe, run.samples) == (None, None, {})
+    assert run.refinements == run.alignments == run.watches == []
 
 
 def test_no_results(tmp_path: Path) -> None:
@@ -72,6 +77,7 @@ def test_no_results(tmp_path: Path) -> None:
         ("manifest.json", '{"stages": {"a-1": {}}}', r"manifest\.json .*stages\.a-1\.name"),
         ("manifest.json", '{"stages": {"../../etc": {"name": "evaluate"}}}', "not the name of a folder"),
         ("manifest.json", '{"stages": {"..": {"name": "evaluate"}}}', "not the name of a folder"),
+        ("proposition.json", '{"refinements": [{}]}', r"proposition\.json .*refinements\.0\.methods"),
     ],
 )
 def test_damaged_files_are_named(run_dir: Path, file: str, content: str, message: str) -> None:
@@ -95,3 +101,16 @@ def test_numbers_that_are_not_finite_are_left_out_of_curves(run_dir: Path) -> No
     path = next((run_dir / "stages").glob("refine-*/history.jsonl"))
     path.write_text('{"step": 1, "loss": NaN, "note": "x"}\n{"step": 2, "loss": 0.5}\n[]\n{"step": 3, "lo')
     assert read_run(run_dir).refinements[0].rows == [{"step": 1.0}, {"step": 2.0, "loss": 0.5}]
+
+
+def test_a_damaged_look_is_named_and_a_torn_one_passed_over(run_dir: Path) -> None:
+    path = next((run_dir / "stages").glob("refine-*/dynamics.jsonl"))
+    whole = path.read_text()
+    path.write_text(whole + '{"step": 90, "reje')
+    assert len(read_run(run_dir).watches[2].looks) == 8
+    first, _, *rest = whole.split("\n")
+    path.write_text("\n".join([first, '{"step": 1, "rejection": {"polite": 1}}', *rest]))
+    with pytest.raises(RunError, match=r"dynamics\.jsonl, line 2, is not a look at probe prompts"):
+        read_run(run_dir)
+    path.write_text("")
+    assert [w.stage for w in read_run(run_dir).watches] == ["align"] * 3

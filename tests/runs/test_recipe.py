@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from discernment.diagnosis.dynamics import DynamicsOptions
 from discernment.errors import DataError, RecipeError
 from discernment.evaluation.evaluate import EvaluateOptions
 from discernment.files import write_text
@@ -16,7 +17,7 @@ from discernment.models.spec import ModelSpec
 from discernment.prompts import Label, Split
 from discernment.prompts.sources import PromptSource
 from discernment.refinement.trainer import RefineOptions
-from discernment.runs.recipe import Recipe, first_problem, parse_recipe, read_recipe
+from discernment.runs.recipe import PropositionPlan, Recipe, first_problem, parse_recipe, read_recipe
 from tiny import make_benign, make_prompts
 
 GOOD = {
@@ -54,6 +55,8 @@ def test_a_recipe_says_what_every_method_is_to_do():
     assert recipe.data.general == [PromptSource(set="starter/benign", split=Split.TRAIN)]
     stl, deep = (recipe.options(m) for m in recipe.methods[1:])
     assert (stl.refine.layer, deep.refine.layer) == (2, 3)
+    auto = parse_recipe(changed("methods.2.refine", {"layer": "auto"}), "r")
+    assert [auto.options(m).refine.layer for m in auto.methods] == [2, 2, "auto"]
     assert (deep.refine.seed, deep.align.seed) == (5, 7)
     assert recipe.reference == "stl"
     assert parse_recipe(changed("evaluate.reference", "deep"), "r").reference == "deep"
@@ -79,8 +82,29 @@ def test_a_recipe_says_what_every_method_is_to_do():
         ("data.safety", [{"split": "train"}], "`data.safety.0.set` is missing"),
         ("evaluate.max_tokens", 1, "`evaluate.max_tokens` .* did you mean `max_new_tokens`?"),
         ("evaluate.benchmarks", [{"set": "a", "nam": "b"}], "`evaluate.benchmarks.0.nam` .* `name`?"),
-        ("evaluate.benchmarks", [], "`evaluate.benchmarks`: List should have at least 1 item"),
-        ("evaluate", {}, "`evaluate.benchmarks` is missing"),
+        ("evaluate.benchmarks", [], "`evaluate`: name `benchmarks`, a `suite`, or both."),
+        ("evaluate", {}, "`evaluate`: name `benchmarks`, a `suite`, or both."),
+        ("evaluate.suite", "fast", "`evaluate.suite`: there is no suite 'fast'; choose one of paper, quick"),
+        ("evaluate.attacks", ["rot14"], "`evaluate.attacks`: there is no attack 'rot14'; known: prefix_inj"),
+        ("evaluate.attacks", ["rot13", "rot13"], "the attack 'rot13' is named twice"),
+        ("evaluate.translations", "zu.jsonl", "`translations` are for the attack `low_resource`"),
+        (
+            "evaluate.unscored_limit",
+            1.5,
+            "`evaluate.unscored_limit`: Input should be less than or equal to 1",
+        ),
+        (
+            "evaluate.judge",
+            "keyword",
+            "`evaluate.judge.kind`: Input should be 'keywords', 'classifier', 'hub'",
+        ),
+        ("evaluate.judge", {"kynd": "llm"}, "`evaluate.judge.kynd` .* did you mean `kind`?"),
+        ("evaluate.judge", {"kind": "hub"}, "`evaluate.judge`: the judge `hub` needs `model`."),
+        (
+            "evaluate.judge",
+            {"kind": "ensemble", "judges": ["keywords", {"kind": "classifier", "model": "m", "path": "p"}]},
+            "`evaluate.judge.judges.1`: the judge `classifier` has no option `model`; leave it out.",
+        ),
         ("evaluate", None, "`evaluate` is missing"),
         ("methods", None, "`methods` is missing"),
         ("methods", [], "`methods`: List should have at least 1 item"),
@@ -96,7 +120,12 @@ def test_a_recipe_says_what_every_method_is_to_do():
         ("methods.2.name", "stl", "two methods are called 'stl'"),
         ("refine.learning_rat", 1, "r: `refine.learning_rat` .* did you mean `learning_rate`?"),
         ("refine.loss", {"nme": "x"}, "`refine.loss.nme` .* did you mean `name`?"),
-        ("refine.layer", 0, "`refine.layer`: Input should be greater than or equal to 1"),
+        (
+            "refine.layer",
+            0,
+            "`refine.layer`: Input should be the number of a layer, counted from 1, or `auto`.",
+        ),
+        ("refine.layer", "deep", "`refine.layer`: Input should be the number of a layer"),
         ("align.epochs", "many", "`align.epochs`: Input should be a valid number"),
         ("evaluate.reference", "dcr", "`evaluate.reference` is 'dcr', which is not among the methods"),
         ("evaluate.benchmarks", ["a", {"set": "b", "name": "a"}], "two benchmarks are called 'a'"),
@@ -105,6 +134,13 @@ def test_a_recipe_says_what_every_method_is_to_do():
             [{"set": "a", "name": "all"}],
             "a benchmark is called 'all', which stands for all",
         ),
+        ("diagnose", {}, "`diagnose.probes` is missing"),
+        (
+            "diagnose",
+            {"probes": "a", "dynamics": {"per_grp": 3}},
+            "`diagnose.dynamics.per_grp` .* did you mean `per_group`?",
+        ),
+        ("diagnose", {"probes": {"set": "a", "splt": "b"}}, "`diagnose.probes.0.splt` .* `split`?"),
         ("name", "a/b", "`name`: String should match pattern"),
         (
             "model",
@@ -176,6 +212,19 @@ def test_general_examples_are_drawn_to_the_ratio(tmp_path):
         parse_recipe(changed("data.general", "gone.jsonl"), "r").data.load(0)
 
 
+def test_probes_are_read_where_the_recipe_watches_the_training(tmp_path):
+    make_prompts(4).to_jsonl(tmp_path / "pairs.jsonl")
+    content = changed("data", {})
+    plain = parse_recipe(content, "r")
+    assert plain.materials().probes is None
+    assert plain.options(plain.methods[1]).dynamics is None
+    watch = {"probes": [str(tmp_path / "pairs.jsonl"), "starter/benign"], "dynamics": {"k": 4}}
+    recipe = parse_recipe({**content, "diagnose": watch}, "r")
+    assert recipe.materials().probes.texts[:8] == make_prompts(4).texts
+    assert recipe.options(recipe.methods[1]).dynamics == DynamicsOptions(k=4)
+    assert parse_recipe(yaml.safe_load(recipe.to_yaml()), "again") == recipe
+
+
 OUR_RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
 SOURCE = st.one_of(
@@ -240,6 +289,32 @@ RECIPES = st.fixed_dictionaries(
         "align": st.fixed_dictionaries({"lora": st.none() | st.just({"rank": 4})}),
     },
 )
+
+
+def test_proposition_1_is_switched_on_or_described(tmp_path):
+    with_plan = {**GOOD, "diagnose": {"probes": "starter/toxic"}}
+
+    def plan(value):
+        with_plan["diagnose"]["proposition"] = value
+        recipe = parse_recipe(with_plan, "r")
+        path = tmp_path / "recipe.yaml"
+        write_text(path, recipe.to_yaml())
+        assert read_recipe(path) == recipe
+        return recipe.diagnose
+
+    assert plan(False).proposition is plan(None).proposition is plan(False).proposition_prompts() is None
+    assert plan(True).proposition == plan({}).proposition == PropositionPlan()
+    assert {p.label for p in plan(True).proposition_prompts()} == {Label.TOXIC}
+    described = plan({"prompts": "starter/benign", "k": 3, "rows": "own"})
+    assert (described.proposition.k, described.proposition.rows) == (3, "own")
+    assert {p.label for p in described.proposition_prompts()} == {Label.BENIGN}
+    for wrong, message in (
+        ({"kk": 3}, "did you mean `k`"),
+        (7, "`diagnose.proposition`"),
+        ({"k": 0}, "proposition.k`"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            plan(wrong)
 
 
 @given(RECIPES)

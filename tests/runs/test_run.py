@@ -6,12 +6,17 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from discernment.diagnosis.kernel import KernelOptions
+from discernment.diagnosis.proposition import compare_propositions, measure_proposition
+from discernment.diagnosis.proposition_results import PropositionResults
 from discernment.errors import DiscernmentError, RunError
 from discernment.evaluation.results import Results
 from discernment.evaluation.sample import read_samples
-from discernment.files import file_hash, read_json
+from discernment.files import file_hash, read_json, read_json_lines
+from discernment.models.policy import Policy
 from discernment.models.spec import ModelSpec
 from discernment.prompts import Label, PromptSet, Provenance
+from discernment.reporting import write_report
 from discernment.runs.recipe import parse_recipe, read_recipe
 from discernment.runs.run import Quiet, run_recipe
 from tiny import make_benign, make_prompts
@@ -63,6 +68,7 @@ def recipe(model_folder, tmp_path):
             "methods": METHODS,
             "evaluate": {
                 "max_new_tokens": 4,
+                "unscored_limit": 1,  # a tiny model says nothing that can be read
                 "batch_size": 8,
                 "openings": ["Sorry", "I can't"],
                 "benchmarks": [{"set": paths["test"], "name": "pairs"}, {"set": paths["easy"]}],
@@ -149,6 +155,31 @@ def test_a_recipe_from_base_model_to_results(recipe, tmp_path):
     assert manifest["stages"][refined]["methods"] == ["dcr", "dcr-frozen"]
 
 
+def test_a_layer_that_is_found_is_in_the_manifest_with_its_reason(recipe, tmp_path):
+    content = recipe.model_dump(mode="json", exclude_defaults=True)
+    content = {**content, "methods": ["dcr"], "refine": {**content["refine"], "layer": "auto"}}
+    run_recipe(parse_recipe(content, "auto"), tmp_path / "run")
+    manifest = read_json(tmp_path / "run/manifest.json")
+    (refined,) = (s for s in manifest["stages"].values() if s["name"] == "refine")
+    assert manifest["methods"]["dcr"]["options"]["refine"]["layer"] == "auto"
+    assert refined["notes"]["layer"] in (1, 2, 3)
+    assert refined["notes"]["layer_reason"].startswith(f"Layer {refined['notes']['layer']} ")
+
+
+def test_watched_stages_are_stages_of_their_own_with_the_same_models(recipe, tmp_path):
+    content = recipe.model_dump(mode="json", exclude_defaults=True) | {"methods": ["dcr"]}
+    plain = run_recipe(parse_recipe(content, "plain"), tmp_path / "run")
+    probes = content["evaluate"]["benchmarks"]
+    watch = {"probes": [{"set": b["set"]} for b in probes], "dynamics": {"per_group": 2, "k": 2}}
+    watched = run_recipe(parse_recipe(content | {"diagnose": watch}, "watched"), tmp_path / "run")
+    assert watched.stages_run == 3
+    assert watched.results == plain.results
+    assert watched.seen_in_training == plain.seen_in_training
+    looks = sorted((tmp_path / "run/stages").glob("*/dynamics.jsonl"))
+    assert [path.parent.name.partition("-")[0] for path in looks] == ["align", "refine"]
+    assert [[row["step"] for _, row in read_json_lines(path)] for path in looks] == [[0, 1, 2, 3], [0, 1, 2]]
+
+
 def test_an_interrupted_run_ends_with_the_same_bytes(recipe, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     run_recipe(recipe, whole)
@@ -183,9 +214,18 @@ def test_a_directory_in_use_is_left_alone(recipe, tmp_path):
         ({"data": {}}, "The method 'stl' needs prompts under `data.general`"),
         ({"refine": {}}, "`refine.layer` is missing; name the layer that dcr trains up to"),
         ({"refine": {"layer": 9}}, "Layer 9 is out of range: the model has 4 layers.*change `layer` of dcr"),
+        (
+            {"refine": {"layer": "auto"}, "align": {"frozen_layers": 7}},
+            "Layer 7 is out of range.*change `frozen_layers` of stl",
+        ),
         ({"align": {"frozen_layers": 7}}, "Layer 7 is out of range.*change `frozen_layers` of stl"),
         ({"data": "silent"}, "has no response, and stl trains on it"),
         ({"evaluate": {"openings": "xx"}}, "no refusal openings for 'xx'"),
+        ({"diagnose": {"probes": "starter/benign"}}, "The probe prompts .* need a toxic one"),
+        (
+            {"diagnose": {"probes": {"set": "starter/toxic", "limit": 20}, "proposition": True}},
+            "proposition is too small for Proposition 1.*toxic and seemingly toxic ones among them",
+        ),
     ],
 )
 def test_mistakes_are_found_before_the_first_stage(recipe, tmp_path, changes, message):
@@ -200,3 +240,59 @@ def test_mistakes_are_found_before_the_first_stage(recipe, tmp_path, changes, me
     with pytest.raises(DiscernmentError, match=message):
         run_recipe(parse_recipe(content, "r"), directory)
     assert not (directory / "stages").exists()
+
+
+def test_proposition_1_is_measured_before_and_after_stage_1(recipe, tmp_path):
+    content = recipe.model_dump(mode="json", exclude_defaults=True)
+    methods = ["base", "dcr", {"method": "dcr", "name": "held", "align": {"frozen_layers": 2}}]
+    content |= {"methods": methods, "refine": {**content["refine"], "layer": "auto"}}
+    asked = tmp_path / "asked.jsonl"
+    PromptSet([*make_prompts(8), *make_benign(4)], Provenance(name="asked")).to_jsonl(asked)
+    plan = {
+        "probes": [{"set": str(tmp_path / "contrast.jsonl")}],
+        "dynamics": {"per_group": 2, "k": 2, "most_looks": 3},
+        "proposition": {"prompts": str(asked), "k": 2},
+    }
+    theory = parse_recipe(content | {"diagnose": plan}, "theory")
+    heard = Stop()
+    summary = run_recipe(theory, tmp_path / "run", heard)
+    measured = [event for event in heard.events if event[0] == "proposition"]
+    assert measured == [
+        ("proposition", "dcr", False),
+        ("proposition", "dcr", False),
+        ("proposition", "held", True),
+        ("proposition", "held", True),
+    ]
+
+    manifest = read_json(tmp_path / "run/manifest.json")
+    (refined,) = (key for key, stage in manifest["stages"].items() if stage["name"] == "refine")
+    layer = manifest["stages"][refined]["notes"]["layer"]
+    found = PropositionResults.model_validate(read_json(tmp_path / "run/proposition.json"))
+    (entry,) = found.refinements
+    assert entry.methods == ["dcr", "held"]
+    assert entry.before.layer == entry.after.layer == entry.comparison.layer == layer
+    assert (entry.before.model, entry.after.model) == (recipe.model.model, refined)
+    assert entry.before.options == KernelOptions(k=2)
+    assert set(entry.before.clusters) < {p.id for p in PromptSet.from_jsonl(asked)}
+    for name in ("dcr", "held"):
+        stages = manifest["methods"][name]["stages"]
+        assert [key.partition("-")[0] for key in stages][-2:] == ["proposition"] * 2
+    assert not any(key.startswith("proposition") for key in manifest["methods"]["base"]["stages"])
+
+    spec = recipe.model.model_copy(update={"model": str(tmp_path / "run/stages" / refined / "model")})
+    options = entry.before.options
+    again = [
+        measure_proposition(Policy.load(model, check.model), PromptSet.from_jsonl(asked), layer, options)
+        for model, check in ((recipe.model, entry.before), (spec, entry.after))
+    ]
+    assert again == [entry.before, entry.after]
+    assert compare_propositions(*again) == entry.comparison
+
+    assert run_recipe(theory, tmp_path / "run").stages_run == 0
+    page = write_report(tmp_path / "run").read_text(encoding="utf-8")
+    assert 'id="dynamics"' in page
+    assert 'id="proposition"' in page
+    del plan["proposition"]
+    without = run_recipe(parse_recipe(content | {"diagnose": plan}, "without"), tmp_path / "run")
+    assert without == (summary.directory, summary.results, 0, summary.seen_in_training, {})
+    assert not (tmp_path / "run/proposition.json").exists()

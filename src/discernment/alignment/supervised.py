@@ -18,10 +18,12 @@ from transformers.pytorch_utils import Conv1D
 from transformers.trainer_pt_utils import get_length_grouped_indices
 from trl import SFTConfig, SFTTrainer
 
+from discernment.diagnosis.dynamics import DynamicsCallback, DynamicsOptions
 from discernment.errors import TrainingError
 from discernment.models.chat import ChatFormat
 from discernment.models.layers import find_layers
 from discernment.models.loading import choose_device, load_chat, load_model, trains_mixed
+from discernment.models.policy import Policy
 from discernment.models.spec import ModelSpec
 from discernment.prompts import PromptSet
 from discernment.training import (
@@ -73,6 +75,8 @@ def align(
     options: AlignOptions,
     out: Path,
     validation: PromptSet | None = None,
+    probes: PromptSet | None = None,
+    dynamics: DynamicsOptions | None = None,
 ) -> StageCost:
     """Fine-tune `model` on prompts with replies and save it to `out/model`.
 
@@ -84,10 +88,13 @@ def align(
         options: How to train.
         out: The stage's directory; gets `model/` and `history.jsonl`.
         validation: Prompts with responses whose loss is logged once an epoch.
+        probes: Prompts that are watched through the training; `out` then gets `dynamics.jsonl`.
+        dynamics: How they are watched.
 
     Raises:
         TrainingError: If an example has no response, nothing is left to learn from, or the loss is not finite.
         ModelError: If the model cannot be loaded.
+        DataError: If no prompt among the probes is toxic.
     """
     chat = load_chat(model)
     network = load_model(model, training=True)
@@ -110,6 +117,10 @@ def align(
         callbacks=[HistoryCallback(out / "history.jsonl", HISTORY)],
     )
     show_progress(trainer)
+    looks = None
+    if probes is not None:
+        looks = DynamicsCallback(Policy(network, chat, model.model), probes, out, dynamics)
+        trainer.add_callback(looks)
     checkpoint = latest_checkpoint(out)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trained = trainer.accelerator.unwrap_model(trainer.model)
@@ -119,7 +130,11 @@ def align(
     chat.tokenizer.save_pretrained(out / "model")
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     seen = sum(len(ids) for ids in rows["input_ids"])
-    return StageCost(steps=trainer.state.global_step, tokens=round(seen * options.epochs))
+    return StageCost(
+        steps=trainer.state.global_step,
+        tokens=round(seen * options.epochs),
+        notes={} if looks is None else {"look_seconds": round(looks.seconds, 2)},
+    )
 
 
 def encode_examples(examples: PromptSet, chat: ChatFormat, max_length: int) -> Dataset:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from discernment.cli.judges import app as judges_app
 from discernment.cli.prompts import app as prompts_app
 from discernment.errors import DiscernmentError
 
@@ -24,6 +25,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(prompts_app, name="prompts")
+app.add_typer(judges_app, name="judges")
 
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Directory for the results.")]
 Sets = Annotated[
@@ -74,7 +76,12 @@ def run(
 @app.command()
 def refine(
     model: Annotated[str, typer.Argument(help="Hub id, folder, or wheel://PACKAGE.")],
-    layer: Annotated[int, typer.Option(help="l: the last layer that is trained, counted from 1.")],
+    layer: Annotated[
+        str,
+        typer.Option(
+            help="l: the last layer that is trained, counted from 1; `auto`: where the labels can be told apart."
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Directory for the refined model.")],
     sets: Sets = None,
     validation: Annotated[
@@ -148,19 +155,61 @@ def evaluate(
 
 
 @app.command()
+def diagnose(
+    model: Annotated[
+        str, typer.Argument(help="Hub id, folder, wheel://PACKAGE, or RUN/METHOD, e.g. runs/quickstart/stl.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Directory for diagnosis.json and report.html.")],
+    sets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            "-s",
+            help="Prompt set, as for `evaluate`. Not one that you report on: a layer is chosen by it. Without any, "
+            "starter/pairs:validation and starter/benign:validation.",
+        ),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", "-O", help="Option as KEY=VALUE, e.g. kernel.k=5, per_group=8, seed=1."),
+    ] = None,
+    redact: Annotated[bool, typer.Option(help="Leave toxic prompts out of the report.")] = False,
+    system: System = None,
+    model_option: ModelOptions = None,
+) -> None:
+    """Show why a model refuses too much, and which layer to refine; always in float32, without training."""
+    from discernment.cli.console import prepare_process
+    from discernment.cli.diagnose import diagnose_into
+    from discernment.cli.verbs import parse_model
+
+    prepare_process()
+    diagnose_into(
+        parse_model(model, system, model_option or []),
+        sets or ["starter/pairs:validation", "starter/benign:validation"],
+        option or [],
+        out,
+        redact=redact,
+    )
+
+
+@app.command()
 def compare(
     evaluations: Annotated[
         list[Path], typer.Argument(help="Directories that `evaluate` or `run` left; or NAME=DIR.")
     ],
     reference: Annotated[str | None, typer.Option(help="The name that the others are compared with.")] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Also write the results to this JSON file.")
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="A .json file for the results, or a directory for page, tables and results."
+        ),
     ] = None,
+    redact: Annotated[bool, typer.Option(help="Leave toxic prompts and their completions out.")] = False,
 ) -> None:
     """Compare evaluations of the same prompts: rates, paired tests, equal safety."""
-    from discernment.cli.verbs import compare_evaluations
+    from discernment.cli.compare import compare_evaluations
 
-    compare_evaluations(evaluations, reference, out)
+    compare_evaluations(evaluations, reference, out, redact=redact)
 
 
 @app.command()

@@ -17,12 +17,11 @@ from discernment.alignment.supervised import AlignOptions, align
 from discernment.cli.console import ConsoleReporter, console
 from discernment.diagnosis.rejection import rejection_probability
 from discernment.errors import DataError, RecipeError
-from discernment.evaluation.evaluate import EvaluateOptions
+from discernment.evaluation.evaluate import JudgedOptions
 from discernment.evaluation.judges import KeywordJudge
-from discernment.evaluation.results import Results
-from discernment.evaluation.sample import Sample, read_samples
+from discernment.evaluation.sample import read_samples
 from discernment.evaluation.summary import summarize
-from discernment.files import content_hash, read_json, write_json
+from discernment.files import read_json, write_json
 from discernment.models.policy import Policy
 from discernment.models.spec import ModelSpec
 from discernment.prompts.sources import PromptSource, load_source, load_sources
@@ -37,13 +36,13 @@ from discernment.runs.stages import run_into
 __all__ = [
     "align_model",
     "chat_with",
-    "compare_evaluations",
     "evaluate_one",
     "parse_model",
     "parse_options",
     "parse_set",
     "refine_model",
     "report_run",
+    "resolve_model",
 ]
 
 OptionsT = TypeVar("OptionsT", bound=BaseModel)
@@ -57,6 +56,8 @@ def report_run(summary: RunSummary, console: Console, *, redact: bool) -> None:
         console.print(
             f"[yellow]Caution:[/yellow] {count} prompts of {escape(benchmark)} are also in the training data."
         )
+    for attack, reason in summary.skipped_attacks.items():
+        console.print(Text(f"The attack {attack} was left out: {reason}"))
     console.print(results_table(summary.results))
     console.print(Text(summary.results.finding))
     console.print(f"Report: {write_report(summary.directory, redact=redact)}")
@@ -64,7 +65,7 @@ def report_run(summary: RunSummary, console: Console, *, redact: bool) -> None:
 
 def refine_model(
     model: ModelSpec,
-    layer: int,
+    layer: str,
     sets: Sequence[str],
     validation: Sequence[str] | None,
     retained: Sequence[str] | None,
@@ -96,14 +97,20 @@ def evaluate_one(model: ModelSpec, sets: Sequence[str], options: Sequence[str], 
     """Evaluate one model into `out` and print its table."""
     if len(set(sets)) < len(sets):
         raise RecipeError("A prompt set is named twice; name each once.")
+    asked = parse_options(JudgedOptions, options)
     with ConsoleReporter() as reporter:
         inputs: dict[str, Any] = {
             "model": model,
             "benchmarks": [load_source(parse_set(s)).renamed(s) for s in sets],
-            "options": parse_options(EvaluateOptions, options),
-            "judge": KeywordJudge(),
+            "options": asked.options,
+            "judge": asked.judge,
         }
-        run_into(out, "evaluate", evaluate_model, inputs, reporter, {"progress": reporter.progress})
+        extra = {
+            "name": model.model,
+            "unscored_limit": asked.unscored_limit,
+            "progress": reporter.progress,
+        }
+        run_into(out, "evaluate", evaluate_model, inputs, reporter, extra)
     results = summarize(
         {model.model: read_samples(out / "samples.jsonl")}, base_model=model.model, reference=model.model
     )
@@ -113,47 +120,9 @@ def evaluate_one(model: ModelSpec, sets: Sequence[str], options: Sequence[str], 
     console.print(f"Samples: {out / 'samples.jsonl'}; compare with others: discern compare {out} OTHER")
 
 
-def compare_evaluations(evaluations: Sequence[Path], reference: str | None, out: Path | None) -> Results:
-    """Compare what `evaluate` or `run` left, on the prompts that all of them have."""
-    samples: dict[str, list[Sample]] = {}
-    how: dict[str, str] = {}
-    for argument in evaluations:
-        for name, path in _samples_in(argument):
-            if name in samples:
-                raise RecipeError(
-                    f"Two evaluations are called {name!r}; give one a name of its own: NAME={path}."
-                )
-            samples[name] = read_samples(path)
-            how[name] = _how_evaluated(path)
-    if len(set(how.values())) > 1:
-        raise DataError(
-            "The evaluations were made in different ways (token cap, openings or judge), so their numbers cannot be "
-            "compared; evaluate the models again with the same options."
-        )
-    shared = set.intersection(*({(s.benchmark, s.prompt) for s in found} for found in samples.values()))
-    if not shared:
-        raise DataError("The evaluations have no prompt in common; evaluate all models on the same sets.")
-    samples = {
-        name: [s for s in found if (s.benchmark, s.prompt) in shared] for name, found in samples.items()
-    }
-    if reference is not None and reference not in samples:
-        raise RecipeError(f"There is no evaluation called {reference!r}; there are {', '.join(samples)}.")
-    first = "stl" if "stl" in samples else next(iter(samples))
-    results = summarize(samples, base_model=", ".join(samples), reference=reference or first)
-    console.print(results_table(results))
-    console.print(Text(results.finding))
-    if out is not None:
-        write_json(out, results.model_dump(mode="json"))
-        console.print(f"Results: {out}")
-    return results
-
-
 def chat_with(name: str, model: ModelSpec, max_new_tokens: int) -> None:
     """Talk to a model, or to a method of a run, until the input ends; each prompt stands for itself."""
-    spec = _run_method(name)
-    if spec is not None:
-        given = model.model_dump(exclude={"model"}, exclude_unset=True)
-        model = spec.model_copy(update=given)
+    model = resolve_model(model)
     policy = Policy.load(model, name=name)
     console.print("Each prompt stands for itself; an empty line ends.")
     while True:
@@ -192,6 +161,17 @@ def parse_model(model: str, system: str | None, options: Sequence[str]) -> Model
     return parse_options(ModelSpec, options, given)
 
 
+def resolve_model(model: ModelSpec) -> ModelSpec:
+    """The model itself or, where its name means `RUN/METHOD`, the model of that method.
+
+    Raises:
+        DataError: If the run has no such method.
+    """
+    found = _run_method(model.model)
+    given = model.model_dump(exclude={"model"}, exclude_unset=True)
+    return model if found is None else found.model_copy(update=given)
+
+
 def parse_options(
     kind: type[OptionsT], pairs: Sequence[str], given: Mapping[str, Any] | None = None
 ) -> OptionsT:
@@ -226,34 +206,6 @@ def _run_stage(name: str, work: Any, inputs: dict[str, Any], out: Path) -> None:
     with ConsoleReporter() as reporter:
         ran = run_into(out, name, work, inputs, reporter)
     console.print(f"{'Model' if ran else 'Nothing to do; the model is there'}: {out / 'model'}")
-
-
-def _how_evaluated(samples: Path) -> str:
-    """What must be the same for two evaluations to be compared; the batch size need not."""
-    record = samples.with_name("stage.json")
-    inputs = read_json(record).get("inputs", {}) if record.is_file() else {}
-    options = {k: v for k, v in inputs.get("options", {}).items() if k != "batch_size"}
-    return content_hash([options, inputs.get("judge")])
-
-
-def _samples_in(argument: Path) -> list[tuple[str, Path]]:
-    # A directory may have an equals sign in its name.
-    name, equals, rest = ("", "", str(argument)) if argument.is_dir() else str(argument).rpartition("=")
-    directory = Path(rest)
-    if (directory / "samples.jsonl").is_file():
-        return [(name if equals else directory.name, directory / "samples.jsonl")]
-    if not (directory / "manifest.json").is_file():
-        raise DataError(
-            f"{directory} holds neither an evaluation nor a run: no samples.jsonl, no manifest.json."
-        )
-    methods = read_json(directory / "manifest.json")["methods"]
-    prefix = f"{name}/" if equals else ""
-    return [
-        (prefix + method, directory / "stages" / stage / "samples.jsonl")
-        for method, entry in methods.items()
-        for stage in entry["stages"]
-        if stage.startswith("evaluate-")
-    ]
 
 
 def _run_method(model: str) -> ModelSpec | None:

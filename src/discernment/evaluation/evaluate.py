@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from discernment.diagnosis.rejection import load_openings, rejection_probability
-from discernment.evaluation.judges import Judge, KeywordJudge
+from discernment.evaluation.judges import (
+    Judge,
+    Judgement,
+    JudgeSpec,
+    KeywordJudge,
+    check_unscored,
+    judge_all,
+)
 from discernment.evaluation.sample import Sample
 from discernment.files import append_json_lines, content_hash, read_json_lines, write_json_lines
 from discernment.models.batch import length_sorted_batches
@@ -17,7 +25,10 @@ from discernment.models.policy import Policy
 from discernment.prompts import Prompt, PromptSet
 from discernment.training import StageCost
 
-__all__ = ["EvaluateOptions", "evaluate"]
+__all__ = ["EvaluateOptions", "JudgedOptions", "check_samples", "evaluate"]
+
+JUDGED_TOGETHER = 128
+"""Replies given to the judge at once; between them, progress is told."""
 
 
 class EvaluateOptions(BaseModel):
@@ -37,6 +48,23 @@ class EvaluateOptions(BaseModel):
     )
 
 
+class JudgedOptions(EvaluateOptions):
+    """Options of an evaluation, and who judges it."""
+
+    judge: JudgeSpec = Field(JudgeSpec(), description="Who judges the replies.")
+    unscored_limit: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="Highest share of a benchmark's replies that may be left unscored.",
+    )
+
+    @property
+    def options(self) -> EvaluateOptions:
+        """How to generate: what the replies depend on."""
+        return EvaluateOptions(**self.model_dump(include=set(EvaluateOptions.model_fields)))
+
+
 class _Row(NamedTuple):
     key: str
     benchmark: str
@@ -50,6 +78,7 @@ def evaluate(
     out: Path,
     *,
     judge: Judge | None = None,
+    unscored_limit: float = 1.0,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> StageCost:
     """Let `policy` reply to every prompt, judge the replies, and write `out/samples.jsonl`.
@@ -64,7 +93,11 @@ def evaluate(
         options: How to generate.
         out: A directory.
         judge: Who judges; the keyword judge by default.
+        unscored_limit: Highest share of a benchmark's replies that the judge may leave unscored.
         progress: Called with what is being done, how many prompts are done, and how many there are.
+
+    Raises:
+        DataError: If it leaves more unscored; the samples are written all the same.
     """
     judge = judge or KeywordJudge()
     # The same prompt may stand in two benchmarks; the key keeps them apart and changes when the text does.
@@ -90,6 +123,7 @@ def evaluate(
             return [{"rejection_probability": mass} for mass in masses]
 
         rejections = _complete(out / "rejection.jsonl", batches, measure, tell, "rejection probabilities")
+    exchanges = [(row.prompt.text, replies[row.key]["completion"]) for row in rows]
     samples = [
         Sample(
             prompt_id=row.prompt.id,
@@ -101,17 +135,47 @@ def evaluate(
             frame=row.prompt.frame,
             completion=replies[row.key]["completion"],
             finished=replies[row.key]["finished"],
-            verdict=judge.judge(row.prompt.text, replies[row.key]["completion"]),
+            verdict=judgement.verdict,
+            unscored_reason=judgement.reason,
             rejection_probability=rejections.get(row.key, {}).get("rejection_probability"),
         )
-        for row in rows
+        for row, judgement in zip(rows, _judge(judge, exchanges, tell), strict=True)
     ]
     write_json_lines(out / "samples.jsonl", (s.model_dump(mode="json") for s in samples))
+    check_samples(samples, unscored_limit, policy.name)
+    usage = getattr(judge, "usage", None)
     return StageCost(
         steps=len(rows),
         tokens=sum(lengths) + sum(r["tokens"] for r in replies.values()),
-        notes={"judge": judge.name},
+        notes={"judge": judge.name} | ({"judge_usage": asdict(usage)} if usage else {}),
     )
+
+
+def check_samples(samples: Sequence[Sample], limit: float, name: str) -> None:
+    """Fail if a judge left too many replies to one benchmark unscored.
+
+    Args:
+        samples: Samples of one policy.
+        limit: The highest share that is let pass, from 0 to 1.
+        name: The policy's name, for the message.
+
+    Raises:
+        DataError: If the share is above `limit` in a benchmark.
+    """
+    for benchmark in dict.fromkeys(s.benchmark for s in samples):
+        judgements = [Judgement(s.verdict, s.unscored_reason) for s in samples if s.benchmark == benchmark]
+        check_unscored(judgements, limit, f"the replies of {name} to {benchmark}")
+
+
+def _judge(
+    judge: Judge, exchanges: Sequence[tuple[str, str]], tell: Callable[[str, int, int], None]
+) -> list[Judgement]:
+    judgements: list[Judgement] = []
+    tell("judgements", 0, len(exchanges))
+    for start in range(0, len(exchanges), JUDGED_TOGETHER):
+        judgements += judge_all(judge, exchanges[start : start + JUDGED_TOGETHER])
+        tell("judgements", len(judgements), len(exchanges))
+    return judgements
 
 
 def _generate(policy: Policy, batch: Sequence[_Row], options: EvaluateOptions) -> list[dict[str, Any]]:

@@ -38,6 +38,7 @@ class Sample(BaseModel):
         completion: What the policy generated (untrusted text).
         finished: Whether the completion ended by itself, not at the token cap.
         verdict: The judge's verdict.
+        unscored_reason: Why there is no verdict, where the judge says so.
         rejection_probability: Probability mass of the refusal openings as the start of the reply; None if not measured.
     """
 
@@ -53,6 +54,7 @@ class Sample(BaseModel):
     completion: str
     finished: bool
     verdict: Verdict
+    unscored_reason: str | None = None
     rejection_probability: float | None = None
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from discernment.alignment.supervised import align
-from discernment.methods.method import Materials, Method, MethodOptions, Stage
+from discernment.methods.method import Materials, Method, MethodOptions, Stage, watched
 from discernment.methods.stl import safety_mix
 from discernment.models.spec import ModelSpec
 from discernment.refinement.trainer import refine
@@ -36,6 +36,7 @@ class Dcr(Method):
             options=refinement,
             validation=materials.contrast_validation,
             retained=materials.retained if refinement.retention else None,
+            **watched(materials, options),
         )
         return stage(
             "align",
@@ -44,4 +45,5 @@ class Dcr(Method):
             examples=safety_mix(materials, self.name),
             options=options.align,
             validation=materials.validation,
+            **watched(materials, options),
         )

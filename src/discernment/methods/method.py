@@ -9,13 +9,14 @@ from importlib.metadata import entry_points
 from typing import Any, ClassVar, Protocol
 
 from discernment.alignment.supervised import AlignOptions
+from discernment.diagnosis.dynamics import DynamicsOptions
 from discernment.errors import RecipeError
 from discernment.models.spec import ModelSpec
 from discernment.prompts import PromptSet
 from discernment.refinement.trainer import RefineOptions
 from discernment.training import StageCost
 
-__all__ = ["Materials", "Method", "MethodOptions", "Stage", "find_method", "known_methods"]
+__all__ = ["Materials", "Method", "MethodOptions", "Stage", "find_method", "known_methods", "watched"]
 
 GROUP = "discernment.methods"
 
@@ -32,6 +33,7 @@ class Materials:
         contrast_validation: The same from the validation split: by these stage 1 stops.
         retained: Benign prompts whose representations stage 1 should leave alone.
         validation: Prompts with replies whose loss is logged in stage 2.
+        probes: Prompts that are watched through the training; nothing is learned from them.
     """
 
     general: PromptSet | None = None
@@ -41,6 +43,7 @@ class Materials:
     contrast_validation: PromptSet | None = None
     retained: PromptSet | None = None
     validation: PromptSet | None = None
+    probes: PromptSet | None = None
 
     def need(self, name: str, method: str) -> PromptSet:
         """The prompts called `name`.
@@ -63,10 +66,12 @@ class MethodOptions:
     Attributes:
         align: Options of stage 2.
         refine: Options of stage 1; None if the recipe has none.
+        dynamics: How the probe prompts are watched through the training.
     """
 
     align: AlignOptions
     refine: RefineOptions | None = None
+    dynamics: DynamicsOptions | None = None
 
     def need_refine(self, method: str) -> RefineOptions:
         """The options of stage 1.
@@ -79,6 +84,11 @@ class MethodOptions:
                 f"`refine.layer` is missing; name the layer that {method} trains up to in stage 1."
             )
         return self.refine
+
+
+def watched(materials: Materials, options: MethodOptions) -> dict[str, Any]:
+    """Arguments of a stage that watches the probe prompts; none where the recipe has no probe prompts."""
+    return {} if materials.probes is None else {"probes": materials.probes, "dynamics": options.dynamics}
 
 
 class Stage(Protocol):

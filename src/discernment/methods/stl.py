@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from discernment.alignment.supervised import align
-from discernment.methods.method import Materials, Method, MethodOptions, Stage
+from discernment.methods.method import Materials, Method, MethodOptions, Stage, watched
 from discernment.models.spec import ModelSpec
 from discernment.prompts import PromptSet
 
@@ -26,6 +26,7 @@ class Stl(Method):
             examples=safety_mix(materials, self.name),
             options=options.align,
             validation=materials.validation,
+            **watched(materials, options),
         )
 
 

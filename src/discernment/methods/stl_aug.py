@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from discernment.alignment.supervised import align
-from discernment.methods.method import Materials, Method, MethodOptions, Stage
+from discernment.methods.method import Materials, Method, MethodOptions, Stage, watched
 from discernment.methods.stl import safety_mix
 from discernment.models.spec import ModelSpec
 from discernment.prompts import PromptSet
@@ -28,4 +28,5 @@ class StlAug(Method):
             examples=PromptSet.concatenate(mix, "augmented safety mix"),
             options=options.align,
             validation=materials.validation,
+            **watched(materials, options),
         )

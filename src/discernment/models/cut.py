@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -137,16 +139,27 @@ class CutModel(nn.Module):
 
     def restore(self) -> None:
         """Put the model back whole; the kept layers keep what they have learned. Doing it again does nothing."""
-        layers, norms = self._whole
-        owner = self._owner[0]
-        if getattr(owner, self._list_name) is layers:
+        if self.layers is self._whole[0]:
             return
         # Adapters may have replaced submodules of the kept layers in place; the layers themselves are the same.
-        setattr(owner, self._list_name, layers)
-        for name, norm in norms.items():
-            setattr(owner, name, norm)
+        self._put(*self._whole)
         for parameter, required in self._required.items():
             parameter.requires_grad_(required)
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Have the model whole for a while, to measure it between two steps; what is trainable stays so."""
+        kept = self.layers, {name: getattr(self._owner[0], name) for name in self._norm_names}
+        self._put(*self._whole)
+        try:
+            yield
+        finally:
+            self._put(*kept)
+
+    def _put(self, layers: nn.ModuleList, norms: dict[str, nn.Module]) -> None:
+        setattr(self._owner[0], self._list_name, layers)
+        for name, norm in norms.items():
+            setattr(self._owner[0], name, norm)
 
     def __enter__(self) -> Self:
         return self

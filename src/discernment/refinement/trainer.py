@@ -16,14 +16,17 @@ from pydantic import Field
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
+from discernment.diagnosis.dynamics import DynamicsCallback, DynamicsOptions
 from discernment.diagnosis.separability import probe_folds, separation
 from discernment.errors import TrainingError
 from discernment.models.batch import pad
 from discernment.models.chat import ChatFormat
 from discernment.models.cut import CutModel
 from discernment.models.loading import choose_device, load_chat, load_model, trains_mixed
+from discernment.models.policy import Policy
 from discernment.models.spec import ModelSpec
 from discernment.prompts import Label, PromptSet
+from discernment.refinement.layer import LayerChoice, find_layer
 from discernment.refinement.losses import ContrastiveLoss, LossOptions, pool
 from discernment.refinement.sampler import BalancedBatches
 from discernment.training import (
@@ -57,8 +60,8 @@ class RefineOptions(OptimizerOptions):
     learning_rate: float = Field(2e-5, gt=0)
     batch_size: int = Field(32, ge=4)
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "constant_with_warmup"
-    layer: int = Field(
-        ge=1, description="l: the last layer that is trained; its output is what the loss sees."
+    layer: LayerChoice = Field(
+        description="l: the last layer that is trained; its output is what the loss sees. `auto` finds it."
     )
     steps: int = Field(80, ge=1, description="At most so many steps.")
     loss: LossOptions = Field(default_factory=LossOptions)
@@ -234,6 +237,8 @@ def refine(
     out: Path,
     validation: PromptSet | None = None,
     retained: PromptSet | None = None,
+    probes: PromptSet | None = None,
+    dynamics: DynamicsOptions | None = None,
 ) -> StageCost:
     """Refine `model` and save it whole to `out/model`.
 
@@ -241,26 +246,37 @@ def refine(
         model: The base model.
         prompts: The contrast: prompts of at least two labels.
         options: How to train.
-        out: The stage's directory; gets `model/` and `history.jsonl`.
+        out: The stage's directory; gets `model/`, `history.jsonl`, and for `layer: auto` also `layer.json`.
         validation: Prompts by which the best step is kept and the stage stops early.
         retained: Benign prompts whose states are kept near the base model's, where `options.retention` is above 0.
+        probes: Prompts that are watched through the training; `out` then gets `dynamics.jsonl`.
+        dynamics: How they are watched.
 
     Raises:
         TrainingError: If the contrast has one label only, or the loss is not finite.
         ModelError: If the model cannot be loaded or cut, or the layer is out of range.
+        DataError: If no prompt among the probes is toxic.
     """
     chat = load_chat(model)
     network = load_model(model, training=True)
+    policy = Policy(network, chat, model.model)
+    layer, notes = options.layer, dict[str, Any]()
+    if layer == "auto":
+        layer, notes["layer_reason"] = find_layer(
+            policy, validation or prompts, out, options.batch_size, options.loss.pooling, model.layers
+        )
     torch.manual_seed(options.seed)
     if options.gradient_checkpointing:
         network.gradient_checkpointing_enable()
-    with CutModel(
-        network, options.layer, path=model.layers, train_embeddings=options.train_embeddings
-    ) as cut:
+    with CutModel(network, layer, path=model.layers, train_embeddings=options.train_embeddings) as cut:
         if options.lora is not None:
             cut.add_adapters(options.lora)
         trainer = _make_trainer(model, cut, chat, prompts, options, out, validation, retained)
         show_progress(trainer)
+        looks = None
+        if probes is not None:
+            looks = DynamicsCallback(policy, probes, out, dynamics, cut.whole)
+            trainer.add_callback(looks)
         checkpoint = latest_checkpoint(out)
         # A look that was taken before the interruption would count twice towards stopping.
         trainer.args.eval_on_start = trainer.args.eval_on_start and checkpoint is None
@@ -270,6 +286,8 @@ def refine(
     network.save_pretrained(out / "model")
     chat.tokenizer.save_pretrained(out / "model")
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    if looks is not None:
+        notes["look_seconds"] = round(looks.seconds, 2)
     best = trainer.state.best_global_step
     return StageCost(
         steps=trainer.state.global_step,
@@ -279,7 +297,7 @@ def refine(
             * trainer.sampler.block_size
             * trainer.rows.mean_length
         ),
-        notes={"layer": options.layer, "kept_step": best if best is not None else trainer.state.global_step},
+        notes={"layer": layer, **notes, "kept_step": trainer.state.global_step if best is None else best},
     )
 
 

@@ -25,6 +25,9 @@ __all__ = [
     "Panel",
     "Trace",
     "alignment_panels",
+    "axes_of",
+    "name_axes",
+    "power_of_ten",
     "refinement_panels",
     "rejection_panels",
     "safety_pairs",
@@ -59,7 +62,7 @@ class Trace:
 Pair = tuple[str, str, Label]
 
 
-def _axes(width: int, height: int, left: int = 44, top: int = 28, bottom: int = 44) -> tuple[Figure, Any]:
+def axes_of(width: int, height: int, left: int = 44, top: int = 28, bottom: int = 44) -> tuple[Figure, Any]:
     """A figure of `width` x `height` CSS pixels (one is 1/72 inch here) with one pair of axes."""
     figure = Figure(figsize=(width / 72, height / 72), dpi=72)
     right = 12
@@ -67,7 +70,7 @@ def _axes(width: int, height: int, left: int = 44, top: int = 28, bottom: int = 
     return figure, figure.add_axes(box)
 
 
-def _name_axes(axes: Any, x: str, y: str) -> None:
+def name_axes(axes: Any, x: str, y: str) -> None:
     """Both names set horizontally: the one of the vertical axis over it, where it is read first."""
     axes.set_xlabel(x, color=MUTED, labelpad=6)
     axes.set_title(y, loc="left", fontsize=FONT_SIZE, color=MUTED, pad=9, x=-0.02)
@@ -107,8 +110,8 @@ def _safety_panel(results: Results, pair: Pair, identity: str) -> Panel:
     words = label_in_words[label]
     single = len(results.benchmarks) == 1
     heading = f"{words} against toxic prompts".capitalize() if single else pair_in_words(*pair)
-    figure, axes = _axes(WIDTH, 372)
-    _name_axes(axes, "toxic prompts refused, %  (safer →)", f"{words} prompts answered, %  (more helpful ↑)")
+    figure, axes = axes_of(WIDTH, 372)
+    name_axes(axes, "toxic prompts refused, %  (safer →)", f"{words} prompts answered, %  (more helpful ↑)")
     axes.set(xlim=(-2, 102), ylim=(-2, 102), xticks=range(0, 101, 20), yticks=range(0, 101, 20))
     axes.plot([0, 100], [100, 0], color=MUTED, linewidth=0.9, dashes=(2, 3))
     axes.text(
@@ -220,12 +223,12 @@ def _groups(samples: Sequence[Sample], benchmarks: Sequence[str]) -> dict[Row, l
 def _rejection_panel(
     method: str, rows: Sequence[Row], groups: dict[Row, list[float]], floor: float, identity: str
 ) -> Panel:
-    figure, axes = _axes(WIDTH, 52 + 62 * len(rows), left=14, top=8)
+    figure, axes = axes_of(WIDTH, 52 + 62 * len(rows), left=14, top=8)
     axes.set_xscale("log")
     axes.minorticks_off()
     axes.set(xlim=(floor * 0.8, 1.25), ylim=(len(rows) - 0.42, -0.62), yticks=[])
     axes.xaxis.set_major_locator(LogLocator(base=10, numticks=8))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _power_of_ten(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: power_of_ten(value)))
     axes.spines["left"].set_visible(False)
     axes.set_xlabel("rejection probability", color=MUTED, labelpad=6)
     single = len({benchmark for _, benchmark in rows}) == 1
@@ -262,7 +265,8 @@ def _rejection_panel(
     )
 
 
-def _power_of_ten(value: float) -> str:
+def power_of_ten(value: float) -> str:
+    """A power of ten as a tick label, such as 10⁻³."""
     exponent = round(math.log10(value))
     return "1" if exponent == 0 else "10" + str(exponent).translate(SUPERSCRIPT)
 
@@ -309,7 +313,7 @@ def _curves(drawings: Sequence[tuple[str, list[Trace]]], where: str, identity: s
 
 
 def _curve(traces: Sequence[Trace], identity: str, title: str) -> Markup:
-    figure, axes = _axes(NARROW, 220, left=40, top=10, bottom=40)
+    figure, axes = axes_of(NARROW, 220, left=40, top=10, bottom=40)
     for trace in traces:
         look = trace.look
         axes.plot(

@@ -8,7 +8,18 @@ from markupsafe import Markup
 
 from discernment.prompts import Label
 
-__all__ = ["INK", "LABEL_COLOURS", "MUTED", "RULE", "SURFACE", "VARIABLES", "Mark", "legend_symbol", "mark"]
+__all__ = [
+    "INK",
+    "LABEL_COLOURS",
+    "MUTED",
+    "RULE",
+    "SURFACE",
+    "VARIABLES",
+    "Mark",
+    "label_mark",
+    "legend_symbol",
+    "mark",
+]
 
 # A figure is drawn in stand-in colours; svg.py replaces each by the style sheet's variable of that name, which has
 # a value for light and one for dark pages.
@@ -52,6 +63,12 @@ def mark(number: int) -> Mark:
     """The look of the `number`-th series; colours repeat after 8 and markers after 9, so that 72 can be told apart."""
     marker, path = MARKERS[number % len(MARKERS)]
     return Mark(SERIES[number % len(SERIES)], marker, path)
+
+
+def label_mark(label: Label) -> Mark:
+    """The look of the line of a label."""
+    marker, path = MARKERS[list(Label).index(label)]
+    return Mark(LABEL_COLOURS[label], marker, path)
 
 
 def legend_symbol(look: Mark) -> Markup:

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import yaml
-from markupsafe import Markup
 
 from discernment.evaluation.results import EqualSafety
 from discernment.files import write_text
@@ -17,7 +15,8 @@ from discernment.prompts import Label
 from discernment.reporting import text
 from discernment.reporting.cost import cost_table
 from discernment.reporting.examples import ExampleGroup, changed_examples
-from discernment.reporting.marks import Mark, legend_symbol, mark
+from discernment.reporting.marks import Mark, label_mark, legend_symbol, mark
+from discernment.reporting.page import templates
 from discernment.reporting.run_files import Manifest, RunFiles, read_run
 from discernment.reporting.table import AUROC, Column, columns, tallies
 from discernment.reporting.words import benchmark_in_words, label_in_words
@@ -52,7 +51,7 @@ def write_report(run_dir: Path, out: Path | None = None, *, redact: bool = False
 
 def render_report(run: RunFiles, *, redact: bool = False) -> str:
     """The report as HTML text."""
-    from discernment.reporting import figures
+    from discernment.reporting import dynamics_figures, figures, proposition_figures
 
     results, manifest = run.results, run.manifest or Manifest()
     looks = {method: mark(number) for number, method in enumerate(results.methods)}
@@ -69,6 +68,7 @@ def render_report(run: RunFiles, *, redact: bool = False) -> str:
         "run": run,
         "manifest": manifest,
         "results": results,
+        "corrected": any(row.p_holm is not None for row in results.comparisons),
         "base_model": manifest.base_model or results.base_model,
         "redact": redact,
         "method_legend": [(method, legend_symbol(look)) for method, look in looks.items()],
@@ -93,6 +93,23 @@ def render_report(run: RunFiles, *, redact: bool = False) -> str:
             (", ".join(history.methods), legend_symbol(look_of(history.methods[0])))
             for history in run.alignments
         ],
+        "rejection_dynamics": dynamics_figures.rejection_dynamics(run.watches, results.methods),
+        "kernel_dynamics": dynamics_figures.kernel_dynamics(run.watches, results.methods),
+        "dynamics_legend": [
+            (label_in_words[label], legend_symbol(label_mark(label)))
+            for label in dynamics_figures.watched_labels(run.watches)
+        ],
+        "looks_cost": dynamics_figures.looks_cost(run.watches),
+        "propositions": [
+            (
+                check,
+                [(name, legend_symbol(m)) for name, m in proposition_figures.proposition_legend(check)],
+                proposition_figures.proposition_panels(check, f"proposition-{number}"),
+            )
+            for number, check in enumerate(run.propositions.refinements if run.propositions else [], start=1)
+        ],
+        "points_per_group": proposition_figures.POINTS_PER_GROUP,
+        "pair_of_labels": proposition_figures.pair_of_labels,
         "before": before,
         "after": after,
         "example_groups": _examples(run, before, after),
@@ -107,22 +124,7 @@ def render_report(run: RunFiles, *, redact: bool = False) -> str:
 
 
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("discernment.reporting"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        # Every value that the template prints goes through here before it is escaped.
-        finalize=lambda value: (
-            text.visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-        ),
-    )
-    for form in (
-        text.percent, text.points, text.decimal, text.interval, text.p_value, text.count, text.duration,
-        text.bytes_size, text.shorten,
-    ):  # fmt: skip
-        environment.filters[form.__name__] = form
+    environment = templates()
     environment.filters["verdict"] = _verdict
     environment.filters["spans"] = _spans
     return environment
@@ -178,23 +180,10 @@ def _facts(run: RunFiles, manifest: Manifest) -> list[tuple[str, str]]:
     facts = [
         ("Base model", manifest.base_model or run.results.base_model),
         ("Reference", run.results.reference),
-        ("Judge", manifest.judge or _judge(run.recipe)),
+        ("Judge", manifest.judge or ""),
         ("Software", ", ".join([f"discernment {manifest.discernment}"] * bool(manifest.discernment) + shown)),
         ("Platform", manifest.platform or ""),
         ("Started", text.moment(manifest.created or "")),
         ("Finished", text.moment(manifest.finished or "")),
     ]
     return [(term, value) for term, value in facts if value]
-
-
-def _judge(recipe: str | None) -> str:
-    """What the recipe names under `judge`, at its top or one level below."""
-    try:
-        document = yaml.safe_load(recipe or "")
-    except yaml.YAMLError:
-        document = None
-    nodes = [document, *document.values()] if isinstance(document, dict) else []
-    judge = next((node["judge"] for node in nodes if isinstance(node, dict) and node.get("judge")), None)
-    if isinstance(judge, dict):
-        return ", ".join(f"{key} {value}" for key, value in judge.items())
-    return str(judge or "")

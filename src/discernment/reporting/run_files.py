@@ -9,12 +9,14 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from discernment.diagnosis.proposition_results import PropositionResults
 from discernment.errors import DataError, RunError
 from discernment.evaluation.results import Results
 from discernment.evaluation.sample import Sample, read_samples
 from discernment.files import read_json, read_json_lines
+from discernment.prompts import Label
 
-__all__ = ["History", "Manifest", "RunFiles", "Stage", "read_run"]
+__all__ = ["History", "Look", "Manifest", "RunFiles", "Stage", "Watch", "read_run"]
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -55,6 +57,7 @@ class Manifest(_Lenient):
     base_model: str | None = None
     judge: str | None = None
     seen_in_training: dict[str, int] = Field(default_factory=dict)
+    skipped_attacks: dict[str, str] = Field(default_factory=dict)
     stages: dict[str, Stage] = Field(default_factory=dict)
     methods: dict[str, Method] = Field(default_factory=dict)
 
@@ -81,6 +84,31 @@ class History:
         return any(self.series(key)[0] for key in keys)
 
 
+class LookCost(_Lenient):
+    """What a look took, and what the stage's training had taken by then without looks."""
+
+    seconds: float
+    training_seconds: float
+
+
+class Look(_Lenient):
+    """One row of `dynamics.jsonl`: see `diagnosis.dynamics`, as far as a report needs it."""
+
+    step: int
+    rejection: dict[Label, float]
+    row_normalised: dict[Label, dict[Label, float | None]]
+    cost: LookCost
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How a training stage moved the probe prompts: the methods that share it, its name and its looks in order."""
+
+    methods: list[str]
+    stage: str
+    looks: list[Look]
+
+
 @dataclass(frozen=True)
 class RunFiles:
     """A run directory, read.
@@ -93,6 +121,8 @@ class RunFiles:
         samples: What each method made of each prompt, for the methods whose samples are there.
         refinements: The curves of stage 1, one per stage.
         alignments: The curves of stage 2, one per stage.
+        watches: The looks at the probe prompts, one per stage that was watched.
+        propositions: Proposition 1 before and after each stage 1; None where it was not measured.
     """
 
     directory: Path
@@ -102,6 +132,8 @@ class RunFiles:
     samples: dict[str, list[Sample]]
     refinements: list[History]
     alignments: list[History]
+    watches: list[Watch]
+    propositions: PropositionResults | None
 
 
 def read_run(directory: Path) -> RunFiles:
@@ -124,6 +156,8 @@ def read_run(directory: Path) -> RunFiles:
     stages = manifest.stages if manifest else {}
     samples: dict[str, list[Sample]] = {}
     curves: dict[str, list[History]] = {"refine": [], "align": []}
+    watches: list[Watch] = []
+    proposition_path = directory / "proposition.json"
     for stage_id, stage in stages.items():
         if Path(stage_id).name != stage_id or stage_id == "..":
             raise RunError(
@@ -138,6 +172,9 @@ def read_run(directory: Path) -> RunFiles:
         elif stage.name in curves and (folder / "history.jsonl").is_file():
             rows = _read_history(folder / "history.jsonl")
             curves[stage.name].append(History(methods or [stage_id], rows))
+        if stage.name in curves and (folder / "dynamics.jsonl").is_file():
+            looks = _read_looks(folder / "dynamics.jsonl")
+            watches.append(Watch(methods or [stage_id], stage.name, looks))
     return RunFiles(
         directory=directory,
         results=results,
@@ -146,6 +183,8 @@ def read_run(directory: Path) -> RunFiles:
         samples={method: samples[method] for method in results.methods if method in samples},
         refinements=curves["refine"],
         alignments=curves["align"],
+        watches=[watch for watch in watches if watch.looks],
+        propositions=_parse(PropositionResults, proposition_path) if proposition_path.is_file() else None,
     )
 
 
@@ -180,3 +219,19 @@ def _read_history(path: Path) -> list[dict[str, float]]:
         {k: float(v) for k, v in row.items() if isinstance(v, int | float) and math.isfinite(v)}
         for row in rows
     ]
+
+
+def _read_looks(path: Path) -> list[Look]:
+    try:
+        rows = list(read_json_lines(path, allow_torn_end=True))
+    except DataError as error:
+        raise RunError(str(error)) from error
+    looks = []
+    for number, row in rows:
+        try:
+            looks.append(Look.model_validate(row))
+        except ValidationError as error:
+            raise RunError(
+                f"{path}, line {number}, is not a look at probe prompts ({_first(error)})."
+            ) from error
+    return sorted(looks, key=lambda look: look.step)

@@ -4,26 +4,40 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from discernment.alignment.supervised import AlignOptions
+from discernment.diagnosis.dynamics import DynamicsOptions
 from discernment.errors import RecipeError
-from discernment.evaluation.evaluate import EvaluateOptions
+from discernment.evaluation.attacked import ATTACKS, LOW_RESOURCE
+from discernment.evaluation.evaluate import JudgedOptions
 from discernment.evaluation.results import POOLED
 from discernment.methods.method import Materials, MethodOptions, find_method
 from discernment.models.spec import ModelSpec
 from discernment.prompts import PromptSet
 from discernment.prompts.sources import PromptSource, load_source, load_sources
+from discernment.prompts.suites import load_suite, suites
 from discernment.refinement.trainer import RefineOptions
 
 __all__ = [
     "Benchmark",
+    "DiagnosisPlan",
     "EvaluationPlan",
     "MethodEntry",
+    "PropositionPlan",
     "Recipe",
     "TrainingData",
     "first_problem",
@@ -70,7 +84,7 @@ class TrainingData(_Part):
         sets: dict[str, PromptSet] = {
             name: load_sources(sources, name)
             for name in Materials.__dataclass_fields__
-            if (sources := getattr(self, name)) is not None
+            if (sources := getattr(self, name, None)) is not None
         }
         if self.general_per_safety is not None and {"general", "safety"} <= sets.keys():
             wanted = round(self.general_per_safety * len(sets["safety"]))
@@ -120,19 +134,90 @@ class Benchmark(PromptSource):
         return load_source(self).renamed(self.name or self.set)
 
 
-class EvaluationPlan(EvaluateOptions):
-    """What every method is evaluated on, and how."""
+class EvaluationPlan(JudgedOptions):
+    """What every method is evaluated on, how, and who judges."""
 
-    benchmarks: list[Benchmark] = Field(min_length=1)
+    benchmarks: list[Benchmark] = Field([], description="Sets of prompts.")
+    suite: str | None = Field(None, description="Named list of sets, beside `benchmarks`.")
+    attacks: list[str] = Field([], description="Attacks on the toxic prompts.")
+    translations: Path | None = Field(None, description="File of translations for the attack `low_resource`.")
     reference: str | None = Field(
         None,
         description="The method that the others are compared with; `stl` where it is there, else the first.",
     )
 
+    @field_validator("suite")
+    @classmethod
+    def _suite_is_known(cls, suite: str | None) -> str | None:
+        if suite is not None and suite not in suites():
+            raise ValueError(f"there is no suite {suite!r}; choose one of {', '.join(suites())}")
+        return suite
+
+    @field_validator("attacks")
+    @classmethod
+    def _attacks_are_known(cls, attacks: list[str]) -> list[str]:
+        for name, count in Counter(attacks).items():
+            if name not in ATTACKS:
+                raise ValueError(f"there is no attack {name!r}; known: {', '.join(ATTACKS)}")
+            if count > 1:
+                raise ValueError(f"the attack {name!r} is named twice")
+        return attacks
+
+    @model_validator(mode="after")
+    def _has_something_to_do(self) -> EvaluationPlan:
+        if not self.benchmarks and self.suite is None:
+            raise ValueError("name `benchmarks`, a `suite`, or both")
+        if self.translations is not None and LOW_RESOURCE not in self.attacks:
+            raise ValueError(
+                f"`translations` are for the attack `{LOW_RESOURCE}`, which is not among `attacks`"
+            )
+        return self
+
     @property
-    def options(self) -> EvaluateOptions:
-        """The options without the benchmarks."""
-        return EvaluateOptions(**self.model_dump(include=set(EvaluateOptions.model_fields)))
+    def sets(self) -> list[Benchmark]:
+        """The benchmarks of the suite, and then the others."""
+        of_suite = load_suite(self.suite) if self.suite else []
+        return [Benchmark(**source.model_dump(exclude_unset=True)) for source in of_suite] + self.benchmarks
+
+
+class PropositionPlan(_Part):
+    """Which prompts Proposition 1 is measured on, and how."""
+
+    prompts: Sources | None = Field(
+        None,
+        description="Toxic, seemingly toxic and, if wanted, benign prompts; `probes` by default. Half of them fit the "
+        "bound and half test it; intervals need some 70 over the three labels.",
+    )
+    k: int = Field(10, ge=1, description="Output tokens of the kernel.")
+    rows: Literal["shared", "own"] = Field(
+        "shared",
+        description="`shared`: the same k likeliest tokens for all prompts; `own`: each prompt's own.",
+    )
+
+
+def _switch(value: Any) -> Any:
+    return {True: {}, False: None}[value] if isinstance(value, bool) else value
+
+
+class DiagnosisPlan(_Part):
+    """Which prompts are watched while the stages train, and how."""
+
+    probes: Sources = Field(description="Toxic and other prompts whose refusal and kernel are followed.")
+    dynamics: DynamicsOptions = Field(default_factory=DynamicsOptions)
+    proposition: Annotated[PropositionPlan | None, BeforeValidator(_switch)] = Field(
+        None,
+        description="Whether to measure Proposition 1 before and after each stage 1: `true`, or how.",
+    )
+
+    def proposition_prompts(self) -> PromptSet | None:
+        """Read the prompts that Proposition 1 is measured on; None if it is not to be measured.
+
+        Raises:
+            DataError: If a set cannot be read, or is empty after filtering.
+        """
+        if self.proposition is None:
+            return None
+        return load_sources(self.proposition.prompts or self.probes, "proposition")
 
 
 class Recipe(_Part):
@@ -146,6 +231,7 @@ class Recipe(_Part):
     align: dict[str, Any] = Field(default_factory=dict, description="Options of stage 2.")
     methods: list[MethodEntry] = Field(min_length=1)
     evaluate: EvaluationPlan
+    diagnose: DiagnosisPlan | None = Field(None, description="What is watched through the training.")
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
@@ -153,7 +239,7 @@ class Recipe(_Part):
         twice = [label for label, count in Counter(labels).items() if count > 1]
         if twice:
             raise ValueError(f"two methods are called {twice[0]!r}; give one of them a `name`")
-        names = [b.name or b.set for b in self.evaluate.benchmarks]
+        names = [b.name or b.set for b in self.evaluate.sets]
         twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
             raise ValueError(f"two benchmarks are called {twice[0]!r}; give one of them a `name`")
@@ -173,6 +259,18 @@ class Recipe(_Part):
         labels = [m.label for m in self.methods]
         return self.evaluate.reference or ("stl" if "stl" in labels else labels[0])
 
+    def materials(self) -> Materials:
+        """Read all prompts that the methods work with.
+
+        Raises:
+            DataError: If a set cannot be read, or is empty after filtering.
+            RecipeError: If there are too few general examples for `data.general_per_safety`.
+        """
+        materials = self.data.load(self.seed)
+        if self.diagnose is None:
+            return materials
+        return replace(materials, probes=load_sources(self.diagnose.probes, "probes"))
+
     def options(self, entry: MethodEntry) -> MethodOptions:
         """The stage options of one method: the recipe's with the method's own on top.
 
@@ -184,6 +282,7 @@ class Recipe(_Part):
         return MethodOptions(
             align=AlignOptions.model_validate({"seed": self.seed, **self.align, **entry.align}),
             refine=RefineOptions.model_validate({"seed": self.seed, **refine}) if "layer" in refine else None,
+            dynamics=self.diagnose.dynamics if self.diagnose else None,
         )
 
     def to_yaml(self) -> str:

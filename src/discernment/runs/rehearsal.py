@@ -8,6 +8,8 @@ from typing import Any
 from transformers import AutoConfig
 
 from discernment.alignment.supervised import AlignOptions
+from discernment.diagnosis.dynamics import DynamicsOptions, Probes
+from discernment.diagnosis.proposition import halves
 from discernment.diagnosis.rejection import load_openings
 from discernment.errors import ModelError, RecipeError
 from discernment.methods.method import Materials, find_method
@@ -21,16 +23,27 @@ from discernment.training import StageCost
 __all__ = ["rehearse"]
 
 
-def rehearse(recipe: Recipe, materials: Materials) -> None:
+def rehearse(recipe: Recipe, materials: Materials, proposition: PromptSet | None = None) -> None:
     """Go through all methods without running a stage.
 
+    Args:
+        recipe: The recipe.
+        materials: Its prompts.
+        proposition: The prompts that Proposition 1 is measured on, where it is.
+
     Raises:
-        RecipeError: If a method lacks prompts, replies or options.
-        ModelError: If the model has no such layer, or cannot be found.
-        DataError: If there are no refusal openings for the language.
+        RecipeError: If a method lacks prompts, replies or options, or a judge its key.
+        ModelError: If the model has no such layer, or cannot be found, or that of a judge.
+        DataError: If there are no refusal openings for the language, or too few probe prompts, or too few
+            for Proposition 1.
     """
+    _ = recipe.evaluate.judge.fingerprint
     if isinstance(recipe.evaluate.openings, str):
         load_openings(recipe.evaluate.openings)
+    if materials.probes is not None:
+        Probes.choose(materials.probes, DynamicsOptions())
+    if proposition is not None:
+        halves(proposition, recipe.seed)
     stage = _DryStage(recipe)
     for entry in recipe.methods:
         stage.owner = entry.label
@@ -49,7 +62,7 @@ class _DryStage:
         self, name: str, work: Callable[..., StageCost], *, model: ModelSpec, **inputs: Any
     ) -> ModelSpec:
         options = inputs.get("options")
-        if isinstance(options, RefineOptions):
+        if isinstance(options, RefineOptions) and options.layer != "auto":
             self._check_depth("layer", options.layer)
         if isinstance(options, AlignOptions):
             self._check_depth("frozen_layers", options.frozen_layers)

@@ -13,8 +13,11 @@ from filelock import FileLock, Timeout
 
 import discernment
 from discernment.errors import RunError
-from discernment.evaluation.evaluate import EvaluateOptions, evaluate
-from discernment.evaluation.judges import Judge, KeywordJudge
+from discernment.evaluation.attack_drop import attack_drop
+from discernment.evaluation.attacked import attack_benchmarks
+from discernment.evaluation.attacks import with_completion_prefix
+from discernment.evaluation.evaluate import EvaluateOptions, check_samples, evaluate
+from discernment.evaluation.judges import JudgeSpec
 from discernment.evaluation.results import Results
 from discernment.evaluation.sample import Sample, read_samples
 from discernment.evaluation.summary import summarize
@@ -24,6 +27,7 @@ from discernment.models.policy import Policy
 from discernment.models.spec import ModelSpec
 from discernment.prompts import PromptSet
 from discernment.prompts.words import normalise
+from discernment.runs.diagnosis import check_refinements
 from discernment.runs.recipe import Recipe
 from discernment.runs.rehearsal import rehearse
 from discernment.runs.stages import Reporter, StageRunner
@@ -42,12 +46,14 @@ class RunSummary(NamedTuple):
         results: The numbers, as in `results.json`.
         stages_run: Stages that had to be done; 0 means that everything was there already.
         seen_in_training: Evaluation prompts that also are training prompts, by benchmark.
+        skipped_attacks: Why an attack of the recipe was not tried, by its name.
     """
 
     directory: Path
     results: Results
     stages_run: int
     seen_in_training: dict[str, int]
+    skipped_attacks: dict[str, str]
 
 
 class Quiet:
@@ -64,7 +70,8 @@ def run_recipe(recipe: Recipe, directory: Path, reporter: Reporter | None = None
     """Do all that `recipe` asks for and leave it in `directory`.
 
     Stages that the directory holds already are not done again; an interrupted run goes on where it was. The
-    directory gets `recipe.yaml`, `manifest.json`, `results.json` and one folder a stage.
+    directory gets `recipe.yaml`, `manifest.json`, `results.json`, one folder a stage, and `proposition.json` if the
+    recipe asks for it and a method has a stage 1.
 
     Args:
         recipe: What to do.
@@ -94,25 +101,57 @@ def evaluate_model(
     model: ModelSpec,
     benchmarks: list[PromptSet],
     options: EvaluateOptions,
-    judge: Judge,
+    judge: JudgeSpec,
     out: Path,
+    *,
+    name: str | None = None,
+    reply_prefix: str | None = None,
+    unscored_limit: float = 1.0,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> StageCost:
-    """Load a model and evaluate it; see `evaluation.evaluate`."""
-    return evaluate(Policy.load(model), benchmarks, options, out, judge=judge, progress=progress)
+    """Load a model and evaluate it; see `evaluation.evaluate`.
+
+    The judgements of an LLM judge are kept in `out/judgements.jsonl`.
+
+    Args:
+        model: The model.
+        benchmarks: Prompt sets; their provenance names them.
+        options: How to generate.
+        judge: Who judges.
+        out: A directory.
+        name: What messages call the policy; the model's name by default.
+        reply_prefix: What every reply is begun with.
+        unscored_limit: Highest share of a benchmark's replies that the judge may leave unscored.
+        progress: Called with what is being done, how many prompts are done, and how many there are.
+
+    Raises:
+        DiscernmentError: If the model or the judge cannot be had, or it leaves too much unscored.
+    """
+    judges = judge.build(out / "judgements.jsonl")
+    policy = Policy.load(model, name)
+    if reply_prefix is not None:
+        policy = with_completion_prefix(policy, reply_prefix)
+    return evaluate(
+        policy, benchmarks, options, out, judge=judges, unscored_limit=unscored_limit, progress=progress
+    )
 
 
 def _run(recipe: Recipe, directory: Path, reporter: Reporter) -> RunSummary:
     started = _started(directory, recipe)
-    materials = recipe.data.load(recipe.seed)
-    benchmarks = [b.load() for b in recipe.evaluate.benchmarks]
+    materials = recipe.materials()
+    asked = recipe.evaluate
+    benchmarks = [b.load() for b in asked.sets]
+    attacked, skipped = attack_benchmarks(asked.attacks, benchmarks, asked.translations)
+    plan = recipe.diagnose.proposition if recipe.diagnose else None
+    theory = recipe.diagnose.proposition_prompts() if recipe.diagnose else None
     seen = _seen_in_training(materials, benchmarks)
-    rehearse(recipe, materials)
+    rehearse(recipe, materials, theory)
     _forget_other_recipe(directory, recipe)
     write_text(directory / "recipe.yaml", recipe.to_yaml())
     stage = StageRunner(directory / "stages", reporter)
-    judge = KeywordJudge()
+    judge = asked.judge.build().name
     samples: dict[str, list[Sample]] = {}
+    under_attack: dict[tuple[str, str], list[Sample]] = {}
     methods: dict[str, Any] = {}
 
     def manifest(status: str) -> dict[str, Any]:
@@ -126,8 +165,9 @@ def _run(recipe: Recipe, directory: Path, reporter: Reporter) -> RunSummary:
             "packages": {name: metadata.version(name) for name in PACKAGES},
             "platform": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
             "base_model": recipe.model.model,
-            "judge": judge.name,
+            "judge": judge,
             "seen_in_training": seen,
+            "skipped_attacks": skipped,
             "stages": {
                 key: {**record.model_dump(mode="json"), "methods": list(dict.fromkeys(stage.owners[key]))}
                 for key, record in stage.records.items()
@@ -135,22 +175,33 @@ def _run(recipe: Recipe, directory: Path, reporter: Reporter) -> RunSummary:
             "methods": methods,
         }
 
+    def evaluated(
+        name: str, model: ModelSpec, sets: list[PromptSet], options: EvaluateOptions, **more: Any
+    ) -> list[Sample]:
+        inputs = {"model": model, "benchmarks": sets, "options": options, "judge": asked.judge, **more}
+        extra = {
+            "name": stage.owner,
+            "unscored_limit": asked.unscored_limit,
+            "progress": reporter.progress,
+        }
+        found = read_samples(stage.run(name, evaluate_model, inputs, extra) / "samples.jsonl")
+        check_samples(found, asked.unscored_limit, stage.owner)  # which may have been higher the last time
+        return found
+
     for entry in recipe.methods:
         stage.owner = entry.label
-        before = {key: len(owners) for key, owners in stage.owners.items()}
         options = recipe.options(entry)
         model = find_method(entry.method).build(recipe.model, materials, options, stage)
-        evaluation = stage.run(
-            "evaluate",
-            evaluate_model,
-            {"model": model, "benchmarks": benchmarks, "options": recipe.evaluate.options, "judge": judge},
-            {"progress": reporter.progress},
-        )
-        samples[entry.label] = read_samples(evaluation / "samples.jsonl")
-        used = [key for key, owners in stage.owners.items() if len(owners) > before.get(key, 0)]
+        samples[entry.label] = evaluated("evaluate", model, benchmarks, asked.options)
+        for under in attacked:
+            # A stage for each attack: another attack in the recipe is no reason to do the others again.
+            prefix = {} if under.reply_prefix is None else {"reply_prefix": under.reply_prefix}
+            under_attack[under.attack, entry.label] = evaluated(
+                "attack", model, under.benchmarks, _verdicts_only(asked.options), **prefix
+            )
         methods[entry.label] = {
             "method": entry.method,
-            "stages": used,
+            "stages": stage.stages_of(entry.label),
             "model": _movable(model, directory),
             "options": {
                 "refine": options.refine and options.refine.model_dump(mode="json"),
@@ -159,9 +210,27 @@ def _run(recipe: Recipe, directory: Path, reporter: Reporter) -> RunSummary:
         }
         write_json(directory / "manifest.json", manifest("running"))
     results = summarize(samples, base_model=recipe.model.model, reference=recipe.reference, seed=recipe.seed)
+    drops = (
+        attack_drop(samples[method], under_attack[under.attack, method], method=method, attack=under.attack)
+        for under in attacked
+        for method in samples
+    )
+    results = results.model_copy(update={"attack_drops": [drop for drop in drops if drop]})
     write_json(directory / "results.json", results.model_dump(mode="json"))
+    if plan is not None and theory is not None:
+        found = check_refinements(recipe.model, theory, plan, stage, recipe.seed)
+        if found.refinements:
+            write_json(directory / "proposition.json", found.model_dump(mode="json"))
+        for label, method in methods.items():
+            method["stages"] = stage.stages_of(label)
     write_json(directory / "manifest.json", manifest("complete"))
-    return RunSummary(directory, results, stage.ran, seen)
+    return RunSummary(directory, results, stage.ran, seen, skipped)
+
+
+def _verdicts_only(options: EvaluateOptions) -> EvaluateOptions:
+    return EvaluateOptions(
+        max_new_tokens=options.max_new_tokens, batch_size=options.batch_size, rejection=False
+    )
 
 
 def _movable(model: ModelSpec, directory: Path) -> dict[str, Any]:
@@ -176,7 +245,7 @@ def _forget_other_recipe(directory: Path, recipe: Recipe) -> None:
     """Results of another recipe must not lie beside this one's stages."""
     written = directory / "recipe.yaml"
     if written.is_file() and written.read_text(encoding="utf-8") != recipe.to_yaml():
-        for name in ("results.json", "report.html"):
+        for name in ("results.json", "proposition.json", "report.html"):
             (directory / name).unlink(missing_ok=True)
 
 
@@ -190,7 +259,8 @@ def _started(directory: Path, recipe: Recipe) -> str:
 
 def _seen_in_training(materials: Materials, benchmarks: Sequence[PromptSet]) -> dict[str, int]:
     """How many prompts of each benchmark a training stage may see; benchmarks without any are left out."""
-    trained = [s for name in Materials.__dataclass_fields__ if (s := getattr(materials, name)) is not None]
+    names = Materials.__dataclass_fields__.keys() - {"probes"}  # which are looked at only
+    trained = [s for name in names if (s := getattr(materials, name)) is not None]
     found: dict[str, int] = {}
     training = {normalise(p.text) for s in trained for p in s}
     for benchmark in benchmarks:

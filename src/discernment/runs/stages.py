@@ -113,6 +113,10 @@ class StageRunner:
         self.owners.setdefault(final.name, []).append(self.owner)
         return final
 
+    def stages_of(self, owner: str) -> list[str]:
+        """Ids of the stages that `owner` asked for, in the order in which they were first run."""
+        return [key for key, owners in self.owners.items() if owner in owners]
+
     def describe(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """What stands for the inputs in the key, and in the record."""
         return {key: self._describe(value) for key, value in inputs.items()}
@@ -123,11 +127,13 @@ class StageRunner:
             return {"model": self._fingerprint(value)}
         if isinstance(value, PromptSet):
             return {"name": value.provenance.name, "prompts": len(value), "sha256": value.fingerprint}
+        if hasattr(value, "fingerprint"):
+            return value.fingerprint
         if isinstance(value, BaseModel):
             return value.model_dump(mode="json")
         if isinstance(value, list | tuple):
             return [self._describe(v) for v in value]
-        return getattr(value, "fingerprint", value)
+        return value
 
     def _fingerprint(self, spec: ModelSpec) -> str:
         stage = Path(spec.model).parent

@@ -1,0 +1,83 @@
+"""The numbers of a comparison as CSV files, one row a rate, a paired comparison, or a prompt."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from discernment.evaluation.failures import Outcome
+from discernment.evaluation.results import Comparison, Results, Score
+from discernment.files import write_text
+from discernment.reporting.text import visible
+
+__all__ = ["write_comparisons", "write_scores", "write_verdicts"]
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+PROMPT_COLUMNS = ("benchmark", "label", "category", "prompt_id", "prompt")
+
+
+def write_scores(path: Path, results: Results) -> None:
+    """One row a method, benchmark and label: the rate, its interval and the counts."""
+    _write(path, list(Score.model_fields), _rows(results.scores))
+
+
+def write_comparisons(path: Path, results: Results) -> None:
+    """One row a paired comparison with the reference."""
+    _write(path, list(Comparison.model_fields), _rows(results.comparisons))
+
+
+def write_verdicts(path: Path, found: Sequence[Outcome], methods: Sequence[str], *, redact: bool) -> None:
+    """One row a prompt: the verdict and the rejection probability of each method.
+
+    Args:
+        path: The file.
+        found: The prompts.
+        methods: The methods, in the order of their columns.
+        redact: Leave out the text of toxic prompts.
+    """
+    header = [
+        *PROMPT_COLUMNS,
+        *(f"{method} verdict" for method in methods),
+        *(f"{method} rejection probability" for method in methods),
+    ]
+    rows = []
+    for outcome in found:
+        sample = outcome.sample
+        hidden = redact and sample.label.should_refuse
+        of = [outcome.samples.get(method) for method in methods]
+        rows.append(
+            [
+                sample.benchmark,
+                sample.label.value,
+                sample.category,
+                sample.prompt_id,
+                "[redacted]" if hidden else sample.prompt,
+                *(None if s is None else s.verdict.value for s in of),
+                *(None if s is None else s.rejection_probability for s in of),
+            ]
+        )
+    _write(path, header, rows)
+
+
+def _rows(models: Iterable[BaseModel]) -> list[list[Any]]:
+    return [list(model.model_dump(mode="json").values()) for model in models]
+
+
+def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([_cell(name) for name in header])
+    writer.writerows([_cell(value) for value in row] for row in rows)
+    write_text(path, buffer.getvalue())
+
+
+def _cell(value: Any) -> Any:
+    """Numbers as they are; text so that no spreadsheet takes it for a formula and no terminal for a command."""
+    if not isinstance(value, str):
+        return value
+    return f"'{visible(value)}" if value.startswith(FORMULA) else visible(value)
