@@ -9,7 +9,7 @@ import sys
 from discernment.cli.console import prepare_process
 
 NAMES = ("stage1_step", "rejection", "evaluation", "harness", "allocator", "kernel")
-AT_LEAST = {"evaluation", "harness"}
+AT_LEAST = {"evaluation", "harness", "kernel"}
 
 
 def main() -> int:

@@ -3,9 +3,9 @@
 The gradient of a linear layer y = x W for one prompt is a sum over its tokens, sum_t a_t d_t^T, with a_t the input and
 d_t the gradient of the output. So two of them have the inner product sum_{t,s} (a_t . a'_s)(d_t . d'_s): T^2
 numbers instead of the size of W. Prompts in one chat format begin alike, and so do their inputs a_t. On an
-orthonormal basis of the inputs of that shared beginning, its part of the gradient is held as coordinates, whose inner products are one matrix product; only the rest of
-the tokens, made orthogonal to the basis, need the ghost identity. With a basis of the whole input space this is the
-gradient itself, which is the cheapest way for long prompts.
+orthonormal basis of the inputs of that shared beginning, its part of the gradient is held as coordinates, whose inner
+products are one matrix product; only the rest of the tokens, made orthogonal to the basis, need the ghost identity.
+With a basis of the whole input space this is the gradient itself, which is the cheapest way for long prompts.
 """
 
 from __future__ import annotations
