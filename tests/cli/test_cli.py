@@ -426,7 +426,12 @@ def test_ctrl_c(discern, files):
 
 def test_a_run_that_is_interrupted_from_outside_goes_on(discern, files, tmp_path):
     write_recipe(tmp_path / "good.yaml")
-    command = [sys.executable, "-c", "from discernment.cli.main import main; main()", "run", "good.yaml"]
+    # A shell lets what it runs in the background ignore the signal, and children inherit that.
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from discernment.cli.main import main; main()"
+    )
+    command = [sys.executable, "-c", code, "run", "good.yaml"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
