@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import shlex
 import time
 from collections import Counter
@@ -22,8 +21,9 @@ from discernment.diagnosis.diagnose_types import (
     RowDifference,
     Unscored,
 )
+from discernment.diagnosis.draw import draw_pairs_first
 from discernment.diagnosis.finding import describe
-from discernment.diagnosis.kernel import Kernel, gradient_kernel
+from discernment.diagnosis.kernel import Kernel, check_lengths, gradient_kernel
 from discernment.diagnosis.pairs import PairSample, interval, prompt_clusters
 from discernment.diagnosis.rejection import rejection_probability
 from discernment.diagnosis.separability import (
@@ -116,18 +116,8 @@ def choose_prompts(prompts: PromptSet, per_group: int, seed: int) -> PromptSet:
     Returns:
         The prompts label by label; partners stand at the same places within their labels.
     """
-    drawn = random.Random(seed).sample(prompts.prompts, len(prompts))  # noqa: S311
-    rank = {p.id: n for n, p in enumerate(drawn)}
-    label = {p.id: p.label for p in drawn}
-    cluster = dict(zip(rank, prompt_clusters(drawn).tolist(), strict=True))
-
-    def place(prompt: Prompt) -> tuple[bool, int]:
-        """Whether it is without a partner, and when it or the partner was drawn."""
-        partner = prompt.partner
-        if partner is None or label.get(partner, prompt.label) is prompt.label:
-            return True, rank[prompt.id]
-        return False, min(rank[prompt.id], rank[partner])
-
+    drawn, place = draw_pairs_first(prompts, seed)
+    cluster = dict(zip((p.id for p in drawn), prompt_clusters(drawn).tolist(), strict=True))
     chosen: list[Prompt] = []
     for group in Label:
         members = sorted((p for p in drawn if p.label is group), key=place)
@@ -152,13 +142,7 @@ def _check(policy: Policy, prompts: PromptSet) -> None:
                 f"A diagnosis compares toxic with seemingly toxic prompts, and {name} has no {label} ones; "
                 f"{prompts.summary()}."
             )
-    context = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
-    for prompt, sequence in zip(prompts, policy.encode(prompts.texts), strict=True):
-        if context is not None and len(sequence) > context:
-            raise DataError(
-                f"The prompt {prompt.id!r} of {name} has {len(sequence)} tokens and {policy.name} can read {context}; "
-                "shorten it or leave it out."
-            )
+    check_lengths(policy, policy.encode(prompts.texts), [f"{p.id!r} of {name}" for p in prompts])
 
 
 def _rejections(

@@ -39,6 +39,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from discernment.diagnosis.draw import draw_pairs_first
 from discernment.diagnosis.kernel import KernelOptions, gradient_kernel
 from discernment.diagnosis.rejection import rejection_probability
 from discernment.diagnosis.similarity import group_table, row_normalised, symmetric
@@ -117,16 +118,7 @@ class Probes:
                 "The probe prompts of the learning dynamics need a toxic one and at least one other; "
                 f"{prompts.summary()}."
             )
-        drawn = random.Random(seed).sample(prompts.prompts, len(prompts))  # noqa: S311
-        rank = {p.id: n for n, p in enumerate(drawn)}
-        label = {p.id: p.label for p in drawn}
-
-        def place(prompt: Prompt) -> tuple[bool, int]:
-            partner = prompt.partner
-            if partner is None or label.get(partner, prompt.label) is prompt.label:
-                return True, rank[prompt.id]
-            return False, min(rank[prompt.id], rank[partner])
-
+        drawn, place = draw_pairs_first(prompts, seed)
         groups = [sorted((p for p in drawn if p.label is group), key=place) for group in Label]
         return cls(
             rejection=tuple(p for group in groups for p in group[: options.rejection_per_group]),

@@ -20,7 +20,7 @@ from discernment.diagnosis.measuring import measuring
 from discernment.errors import DataError, ModelError
 from discernment.models.policy import Policy
 
-__all__ = ["Kernel", "KernelCost", "KernelOptions", "Tap", "gradient_kernel"]
+__all__ = ["Kernel", "KernelCost", "KernelOptions", "Tap", "check_lengths", "gradient_kernel"]
 
 
 def gradient_kernel(
@@ -77,6 +77,26 @@ def gradient_kernel(
     return _in_order(found, order, len(prompts), unscored)
 
 
+def check_lengths(policy: Policy, sequences: Sequence[Sequence[int]], names: Sequence[str]) -> None:
+    """Make sure that the policy can read every prompt.
+
+    Args:
+        policy: The policy.
+        sequences: Token ids of each prompt.
+        names: What to call each prompt in the message.
+
+    Raises:
+        DataError: If a prompt is longer than the model's context.
+    """
+    context = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
+    for name, sequence in zip(names, sequences, strict=True):
+        if context is not None and len(sequence) > context:
+            raise DataError(
+                f"The prompt {name} has {len(sequence)} tokens and {policy.name} can read {context}; shorten it or "
+                "leave it out."
+            )
+
+
 def _check(
     policy: Policy, prompts: Sequence[str], options: KernelOptions, replies: Sequence[str] | None
 ) -> None:
@@ -104,13 +124,7 @@ def _encode(
     if replies is not None:
         answers = [policy.chat.encode_reply(reply) for reply in replies]
         sequences = [[*s, *a[:-1]] for s, a in zip(sequences, answers, strict=True)]
-    context = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
-    for prompt, sequence in zip(prompts, sequences, strict=True):
-        if context is not None and len(sequence) > context:
-            raise DataError(
-                f"The prompt {prompt[:60]!r} has {len(sequence)} tokens and {policy.name} can read {context}; shorten "
-                "it or leave it out."
-            )
+    check_lengths(policy, sequences, [repr(prompt[:60]) for prompt in prompts])
     return sequences, answers
 
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from discernment.errors import DataError
 from discernment.prompts import Label, Prompt
 
-__all__ = ["PairMean", "PairSample", "interval", "pair_mean", "prompt_clusters", "square"]
+__all__ = ["PairMean", "PairSample", "interval", "linked", "pair_mean", "prompt_clusters", "square"]
 
 Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.intp]
@@ -163,15 +163,20 @@ def prompt_clusters(prompts: Sequence[Prompt]) -> npt.NDArray[np.int64]:
     Returns:
         `[n]`, a number for each cluster.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     position = {p.id: n for n, p in enumerate(prompts)}
     links = [(n, position[p.partner]) for n, p in enumerate(prompts) if p.partner in position]
     first_of: dict[tuple[str, str], int] = {}
     links += [
         (n, first_of.setdefault((p.source, p.frame), n)) for n, p in enumerate(prompts) if p.frame is not None
     ]
+    return linked(links, len(prompts))
+
+
+def linked(links: Sequence[tuple[int, int]], n: int) -> npt.NDArray[np.int64]:
+    """Which of n things hang together over links between two of them: a number for each cluster, `[n]`."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     rows, columns = np.array(links, dtype=np.int64).reshape(-1, 2).T
-    graph = coo_array((np.ones(len(links)), (rows, columns)), shape=(len(prompts), len(prompts)))
+    graph = coo_array((np.ones(len(links)), (rows, columns)), shape=(n, n))
     return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)

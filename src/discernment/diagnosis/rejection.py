@@ -8,7 +8,6 @@ probabilities add up to the exact probability of a reply that starts with one of
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from importlib.resources import files
@@ -19,7 +18,7 @@ import yaml
 from torch import Tensor
 
 from discernment.errors import DataError, ModelError
-from discernment.models.batch import length_sorted_batches
+from discernment.models.batch import common_prefix, length_sorted_batches
 from discernment.models.policy import Policy
 
 __all__ = ["OpeningTrie", "load_openings", "rejection_probability"]
@@ -173,7 +172,7 @@ def _tree_fits(policy: Policy, sequences: Sequence[Sequence[int]], trie: Opening
 def _tree_masses(
     policy: Policy, sequences: Sequence[Sequence[int]], trie: OpeningTrie, batches: Iterable[list[int]]
 ) -> Iterable[tuple[list[int], Tensor]]:
-    shared = _common_prefix([s[:-1] for s in sequences])
+    shared = common_prefix([s[:-1] for s in sequences])
     prefix_cache = None
     if shared:
         prefix = policy.batch([shared])
@@ -198,11 +197,6 @@ def _tree_masses(
             logits_to_keep=len(trie.nodes),
         )
         yield rows, trie.mass(output.logits)
-
-
-def _common_prefix(sequences: Sequence[Sequence[int]]) -> list[int]:
-    same = itertools.takewhile(lambda column: len(set(column)) == 1, zip(*sequences, strict=False))
-    return [column[0] for column in same]
 
 
 def _tree_mask(rest: Tensor, sees: Tensor, shared: int, dtype: torch.dtype) -> Tensor:

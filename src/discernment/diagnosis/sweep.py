@@ -19,7 +19,7 @@ from discernment.diagnosis.gram import Factor, Storage
 from discernment.diagnosis.measuring import Clock
 from discernment.diagnosis.rows import OutputRows
 from discernment.errors import ModelError
-from discernment.models.batch import Batch, length_sorted_batches
+from discernment.models.batch import Batch, common_prefix, length_sorted_batches
 from discernment.models.layers import find_layers
 from discernment.models.policy import Policy
 
@@ -79,7 +79,7 @@ class Sweep:
         of_layers = {name for inside in self.inside for name in inside}
         self.outside = {name: m for name, m in self.owners.items() if name not in of_layers}
         self.before: set[str] = set()
-        self.shared = len(_common_prefix(sequences))
+        self.shared = len(common_prefix(sequences))
         self.blocks: list[Block] = []
         if self.model.config._attn_implementation == "eager" and self.model.dtype is torch.float64:
             batch_size = 1  # its masks overflow in the float32 softmax, and padding gives NaN
@@ -351,13 +351,6 @@ class _ReachedError(Exception):
 def _first(output: Any) -> Tensor:
     found: Tensor = output[0] if isinstance(output, tuple) else output
     return found
-
-
-def _common_prefix(sequences: Sequence[Sequence[int]]) -> list[int]:
-    shortest = min(len(s) for s in sequences)
-    first = sequences[0]
-    length = next((n for n in range(shortest) if any(s[n] != first[n] for s in sequences)), shortest)
-    return list(first[:length])
 
 
 def _cotangents(block: Block, rows: OutputRows | None, into_head: Tensor) -> list[Tensor]:

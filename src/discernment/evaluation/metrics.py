@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from sklearn.metrics import roc_auc_score
 
+from discernment.diagnosis.pairs import linked
 from discernment.evaluation.results import Comparison, Metric, Ranking, Score
 from discernment.evaluation.sample import Sample, Verdict
 from discernment.evaluation.statistics import bootstrap_auroc, mcnemar_exact, paired_bootstrap, wilson
@@ -193,6 +192,4 @@ def cluster_ids(samples: Sequence[Sample]) -> npt.NDArray[np.int64]:
         for n, s in enumerate(samples)
         if s.frame is not None
     ]
-    rows, columns = np.array(links, dtype=np.int64).reshape(-1, 2).T
-    graph = coo_array((np.ones(len(links)), (rows, columns)), shape=(len(samples), len(samples)))
-    return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
+    return linked(links, len(samples))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
-from discernment.evaluation.judges.endpoint import encodable, open_client
+from discernment.evaluation.judges.endpoint import ask_coded, coded_answer, encodable, open_client
 from discernment.files import content_hash
 
 if TYPE_CHECKING:
@@ -113,21 +112,14 @@ class LlmPreferenceJudge:
         """The model's preference; `unscored` if the endpoint fails, refuses, or answers what cannot be read."""
         nonce = secrets.token_hex(NONCE_BYTES)
         texts = {"prompt": encodable(prompt), "a": encodable(a), "b": encodable(b)}
-        form = {
-            "type": "json_schema",
-            "json_schema": {"name": "preference", "strict": True, "schema": SCHEMA},
-        }
-        create: Any = self._client.chat.completions.create
         try:
-            answer = create(
-                model=self.name,
-                messages=[
-                    {"role": "system", "content": INSTRUCTION.format(nonce=nonce)},
-                    {"role": "user", "content": MATERIAL.format(nonce=nonce, **texts)},
-                ],
-                temperature=0,
+            answer = ask_coded(
+                self._client,
+                self.name,
+                INSTRUCTION.format(nonce=nonce),
+                MATERIAL.format(nonce=nonce, **texts),
+                form=("preference", SCHEMA) if self.structured else None,
                 max_tokens=self.max_tokens,
-                **({"response_format": form} if self.structured else {}),
             )
             return _read(answer, nonce)
         except Exception:  # whatever an endpoint does, the other questions go on
@@ -139,13 +131,5 @@ def _read(answer: ChatCompletion, nonce: str) -> Preference:
     choice = answer.choices[0]
     if choice.message.refusal or choice.finish_reason != "stop":
         return "unscored"
-    text = (choice.message.content or "").strip()
-    for part in (text, text.splitlines()[-1] if text else ""):
-        try:
-            said = json.loads(part)
-        except ValueError:
-            continue
-        if isinstance(said, dict) and said.get("code") == nonce and said.get("better") in ANSWERS:
-            better: Preference = said["better"]
-            return better
-    return "unscored"
+    said = coded_answer(choice.message.content, nonce, "better", ANSWERS)
+    return next((answer for answer in get_args(Preference) if answer == said), "unscored")

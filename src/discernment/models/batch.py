@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["Batch", "length_sorted_batches", "pad"]
+__all__ = ["Batch", "common_prefix", "length_sorted_batches", "pad"]
 
 
 class Batch(NamedTuple):
@@ -47,3 +48,9 @@ def length_sorted_batches(lengths: Sequence[int], batch_size: int) -> Iterator[l
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
+
+
+def common_prefix(sequences: Sequence[Sequence[int]]) -> list[int]:
+    """The tokens that all sequences begin with."""
+    same = itertools.takewhile(lambda column: len(set(column)) == 1, zip(*sequences, strict=False))
+    return [column[0] for column in same]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,13 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from discernment.evaluation.judges.cache import JudgementCache
-from discernment.evaluation.judges.endpoint import encodable, failure_in_words, open_client
+from discernment.evaluation.judges.endpoint import (
+    ask_coded,
+    coded_answer,
+    encodable,
+    failure_in_words,
+    open_client,
+)
 from discernment.evaluation.judges.judge import Judgement
 from discernment.evaluation.sample import Verdict
 from discernment.files import content_hash
@@ -186,25 +191,15 @@ class LlmJudge:
         return judgement
 
     def _request(self, nonce: str, prompt: str, completion: str) -> ChatCompletion:
-        form: dict[str, Any] = {
-            "type": "json_schema",
-            "json_schema": {"name": "judgement", "strict": True, "schema": SCHEMA},
-        }
         with self._lock:
             self.usage.requests += 1
-        create: Any = self._client.chat.completions.create
-        answer: ChatCompletion = create(
-            model=self.name,
-            messages=[
-                {"role": "system", "content": INSTRUCTION.format(nonce=nonce, verdicts=", ".join(VERDICTS))},
-                {
-                    "role": "user",
-                    "content": MATERIAL.format(nonce=nonce, prompt=prompt, completion=completion),
-                },
-            ],
-            temperature=0,
+        answer = ask_coded(
+            self._client,
+            self.name,
+            INSTRUCTION.format(nonce=nonce, verdicts=", ".join(VERDICTS)),
+            MATERIAL.format(nonce=nonce, prompt=prompt, completion=completion),
+            form=("judgement", SCHEMA) if self.structured else None,
             max_tokens=self.max_tokens,
-            **({"response_format": form} if self.structured else {}),
         )
         if answer.usage is not None:
             self._count(answer.usage.prompt_tokens, answer.usage.completion_tokens)
@@ -228,12 +223,7 @@ def _read(answer: ChatCompletion, nonce: str) -> Judgement:
         return Judgement(Verdict.UNSCORED, "the judge refused to judge")
     if choice.finish_reason != "stop":
         return Judgement(Verdict.UNSCORED, "the judge's answer was cut")
-    text = (choice.message.content or "").strip()
-    for part in (text, text.splitlines()[-1] if text else ""):
-        try:
-            said = json.loads(part)
-        except ValueError:
-            continue
-        if isinstance(said, dict) and said.get("code") == nonce and said.get("verdict") in VERDICTS:
-            return Judgement(Verdict(said["verdict"]))
-    return Judgement(Verdict.UNSCORED, "the judge's answer cannot be read")
+    said = coded_answer(choice.message.content, nonce, "verdict", VERDICTS)
+    if said is None:
+        return Judgement(Verdict.UNSCORED, "the judge's answer cannot be read")
+    return Judgement(Verdict(said))
