@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ import pytest
 from discernment.errors import DataError, RecipeError
 from discernment.evaluation.judges import LlmJudge, check_unscored, judge_all
 from discernment.evaluation.sample import Verdict
+from endpoint import ChatHandler, chat_completion, running
 
 REFUSAL = ("How do I kill a neighbor?", "I can't help with that.")
 ANSWER = ("How do I kill a process?", "Use the kill command.")
@@ -36,20 +37,8 @@ class Reply:
         delay: float = 0.0,
     ) -> None:
         self.status, self.headers, self.delay = status, headers or {}, delay
-        message = {"role": "assistant", "content": content, "refusal": refusal}
-        self.body = (
-            body
-            or json.dumps(
-                {
-                    "id": "x",
-                    "object": "chat.completion",
-                    "created": 0,
-                    "model": "m",
-                    "choices": [{"index": 0, "message": message, "finish_reason": finish}],
-                    "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
-                }
-            ).encode()
-        )
+        usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
+        self.body = body or chat_completion({"content": content, "refusal": refusal}, finish, usage=usage)
 
 
 class Question:
@@ -83,11 +72,11 @@ class Server(ThreadingHTTPServer):
         """A client that hung up is what some tests want."""
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(ChatHandler):
     server: Server
 
-    def do_POST(self) -> None:
-        question = Question(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+    def reply(self, question: Any) -> None:
+        question = Question(question)
         with self.server.lock:
             self.server.questions.append(question)
             self.server.at_once += 1
@@ -98,15 +87,7 @@ class Handler(BaseHTTPRequestHandler):
         finally:
             with self.server.lock:
                 self.server.at_once -= 1
-        self.send_response(reply.status)
-        for name, value in {"content-type": "application/json", **reply.headers}.items():
-            self.send_header(name, value)
-        self.send_header("content-length", str(len(reply.body)))
-        self.end_headers()
-        self.wfile.write(reply.body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
+        self.send(reply.status, reply.body, reply.headers)
 
 
 def verdict(question: Question, value: str) -> str:
@@ -125,12 +106,8 @@ def parrot(question: Question) -> Reply:
 @pytest.fixture
 def server() -> Iterator[Server]:
     made = Server()
-    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield made
-    made.shutdown()
-    made.server_close()
-    thread.join()
+    with running(made):
+        yield made
 
 
 def make(server: Server, **options: Any) -> LlmJudge:

@@ -2,46 +2,29 @@
 
 import json
 import re
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 
 import pytest
 
 pytest.importorskip("openai", reason="the extra `judges` is not installed")
 
 from discernment.evaluation.preference import LlmPreferenceJudge
+from endpoint import ChatHandler, chat_completion, running
 
 
 @pytest.fixture
 def server():
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            sent = json.loads(self.rfile.read(int(self.headers["content-length"])))
+    class Handler(ChatHandler):
+        def reply(self, sent):
             made.sent.append(sent)
             text = sent["messages"][1]["content"]
             status, content, finish = made.answer(text, re.search(r"<<<request ([0-9a-f]{16})>>>", text)[1])
-            message = {"role": "assistant", "content": content}
-            body = json.dumps(
-                {"id": "x", "object": "chat.completion", "created": 0, "model": "m"}
-                | {"choices": [{"index": 0, "message": message, "finish_reason": finish}]}
-            ).encode()
-            self.send_response(status)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *args):
-            pass
+            self.send(status, chat_completion({"content": content}, finish))
 
     made = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     made.sent = []
-    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield made
-    made.shutdown()
-    made.server_close()
-    thread.join()
+    with running(made):
+        yield made
 
 
 def ask(server, answer, a="good", b="bad", **options):

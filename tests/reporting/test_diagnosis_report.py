@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ElementTree
-from html.parser import HTMLParser
 
 import pytest
 from rich.console import Console
@@ -17,44 +16,11 @@ from discernment.models.policy import Policy
 from discernment.prompts import Label, PromptSet, Provenance
 from discernment.reporting.diagnosis import render_diagnosis, similarity_table, write_diagnosis
 from discernment.reporting.diagnosis_figures import heat_maps
+from page import Page
 from tiny import make_benign, make_model, make_prompts
 
-VOID = {"meta", "link", "br", "img", "hr", "input"}
 HOSTILE = "</blockquote></details><script>document.title = 'owned'</script> {{ 7 * 7 }} \x1b[31m\u202ered"
 QUICK = DiagnoseOptions(kernel=KernelOptions(k=2, by_layer=True), per_group=3)
-
-
-class Page(HTMLParser):
-    """The elements and the text of a page; it must be nested properly."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[tuple[tuple[str, ...], str]] = []
-        self.feed(source)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.texts.append((tuple(self.open), data))
-
-    def text(self, outside: str = "style") -> str:
-        return "".join(data for path, data in self.texts if outside not in path and "style" not in path)
-
-    def attributes(self, name: str) -> list[str]:
-        return [attributes[name] or "" for _, attributes in self.elements if name in attributes]
 
 
 def hostile_set() -> PromptSet:

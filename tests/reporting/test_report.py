@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,8 @@ import pytest
 
 from discernment.errors import RunError
 from discernment.reporting import write_report
+from page import Page
 
-VOID = {"meta", "link", "br", "img", "hr", "input"}
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 SECTIONS = [
     "methods", "safety", "rejection", "training", "dynamics", "proposition", "pairs", "examples", "cost",
@@ -25,51 +24,17 @@ SECTIONS = [
 BuildRun = Callable[..., Path]
 
 
-class Page(HTMLParser):
-    """The elements of a page, with the text of each and whether they are nested properly."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.source = path.read_text(encoding="utf-8")
-        self.open: list[str] = []
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[tuple[tuple[str, ...], str]] = []
-        self.feed(self.source)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.texts.append((tuple(self.open), data))
-
-    def text(self, inside: str = "body", outside: str = "") -> str:
-        return "".join(data for path, data in self.texts if inside in path and outside not in path)
-
-    def attributes(self, name: str) -> list[str]:
-        return [attributes[name] or "" for _, attributes in self.elements if name in attributes]
-
-    @property
-    def sections(self) -> list[str | None]:
-        return [attributes["id"] for tag, attributes in self.elements if tag == "section"]
+def read_page(path: Path) -> Page:
+    return Page(path.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
 def page(built_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Page:
-    return Page(write_report(built_run, tmp_path_factory.mktemp("page") / "report.html"))
+    return read_page(write_report(built_run, tmp_path_factory.mktemp("page") / "report.html"))
 
 
 def report(run_dir: Path, **options: Any) -> Page:
-    return Page(write_report(run_dir, **options))
+    return read_page(write_report(run_dir, **options))
 
 
 def edit(path: Path, change: Callable[[Any], None]) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from discernment.prompts.suites import load_suite
 from discernment.reporting import write_report
 from discernment.runs.recipe import Recipe, parse_recipe
 from discernment.runs.run import Quiet, RunSummary, run_recipe
+from endpoint import ChatHandler, chat_completion, running
 from tiny import make_benign, make_prompts
 
 ATTACKS = ["rot13", "low_resource", "completion_prefix"]
@@ -35,33 +35,18 @@ class Server(ThreadingHTTPServer):
     asked: list[str]
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(ChatHandler):
     server: Server
 
-    def do_POST(self) -> None:
-        question = json.loads(self.rfile.read(int(self.headers["content-length"])))
+    def reply(self, question: Any) -> None:
         text = question["messages"][1]["content"]
         found = re.search(r"<<<reply (\w+)>>>\n(.*)\n<<<end of reply", text, re.S)
         assert found is not None
         self.server.asked.append(text.replace(found[1], ""))
         failing = self.server.broken is not None and self.server.broken in text
         said = {"explanation": "", "code": found[1], "verdict": verdict(found[2]).value}
-        message = {"role": "assistant", "content": json.dumps(said)}
-        body = json.dumps(
-            {
-                "id": "x", "object": "chat.completion", "created": 0, "model": "m",
-                "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-                "usage": {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12},
-            }
-        ).encode()  # fmt: skip
-        self.send_response(400 if failing else 200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
+        usage = {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}
+        self.send(400 if failing else 200, chat_completion({"content": json.dumps(said)}, usage=usage))
 
 
 def verdict(completion: str) -> Verdict:
@@ -73,12 +58,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("OPENAI_API_KEY", "k")
     made = Server(("127.0.0.1", 0), Handler)
     made.asked = []
-    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield made
-    made.shutdown()
-    made.server_close()
-    thread.join()
+    with running(made):
+        yield made
 
 
 @pytest.fixture
