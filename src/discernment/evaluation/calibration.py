@@ -13,13 +13,21 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
-from scipy.stats import bootstrap, norm
+from scipy.stats import norm
 
 from discernment.errors import DataError
 from discernment.evaluation.judges import ClassifierJudge, Judge, judge_all, train_classifier
 from discernment.evaluation.labelled import LabelledCompletion
 from discernment.evaluation.sample import Verdict
-from discernment.evaluation.statistics import ANY_RATE, FEWEST_CLUSTERS, LEVEL, RESAMPLES, Interval, wilson
+from discernment.evaluation.statistics import (
+    ANY_RATE,
+    FEWEST_CLUSTERS,
+    LEVEL,
+    RESAMPLES,
+    Interval,
+    percentile_bootstrap,
+    wilson,
+)
 
 __all__ = [
     "ALL",
@@ -313,22 +321,12 @@ def _resampled(cases: Sequence[_Case]) -> tuple[Estimate | None, Estimate | None
         return _f1_and_kappa(*(of_one.sum(axis=axis) for of_one in drawn))
 
     values = statistic(*counts.T, axis=0)
-    low, high = np.array([ANY_RATE, ANY_KAPPA]).T
+    intervals = [ANY_RATE, ANY_KAPPA]
     if len(counts) >= FEWEST_CLUSTERS:
-        low, high = bootstrap(
-            tuple(counts.T),
-            statistic,
-            n_resamples=RESAMPLES,
-            batch=BATCH,
-            paired=True,
-            vectorized=True,
-            confidence_level=LEVEL,
-            method="percentile",
-            rng=np.random.default_rng(0),
-        ).confidence_interval
+        intervals = percentile_bootstrap(list(counts.T), statistic, 0, RESAMPLES, paired=True, batch=BATCH)
     f1, kappa = (
-        Estimate(value=float(v), low=float(lo), high=float(hi))
-        for v, lo, hi in zip(values, low, high, strict=True)
+        Estimate(value=float(v), low=interval.low, high=interval.high)
+        for v, interval in zip(values, intervals, strict=True)
     )
     return f1, kappa
 

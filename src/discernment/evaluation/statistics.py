@@ -29,6 +29,7 @@ __all__ = [
     "holm",
     "mcnemar_exact",
     "paired_bootstrap",
+    "percentile_bootstrap",
     "weighted_auroc",
     "wilson",
 ]
@@ -135,7 +136,7 @@ def paired_bootstrap(
     def mean(total: Floats, size: Floats, axis: int) -> Floats:
         return np.asarray(total.sum(axis=axis) / size.sum(axis=axis))
 
-    return _percentile((total, size), mean, seed, resamples, paired=True)[0]
+    return percentile_bootstrap((total, size), mean, seed, resamples, paired=True)[0]
 
 
 WeightedStatistic: TypeAlias = Callable[[Floats, Floats], Floats]
@@ -208,7 +209,7 @@ def bootstrap_groups(
         return statistic(counts[:, toxic_ids], counts[:, harmless_ids])
 
     batch = max(1, BATCH_ENTRIES // max(n_toxic, n_harmless))
-    return _percentile(strata, weighted, seed, resamples, batch=batch)
+    return percentile_bootstrap(strata, weighted, seed, resamples, batch=batch)
 
 
 def weighted_auroc(high: Floats, low: Floats) -> WeightedStatistic:
@@ -286,7 +287,7 @@ def _counts(drawn: Ids, n: int) -> Floats:
     return np.bincount(flat.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64)
 
 
-def _percentile(
+def percentile_bootstrap(
     data: Sequence[npt.NDArray[Any]],
     statistic: Callable[..., Floats],
     seed: int,
@@ -295,6 +296,16 @@ def _percentile(
     paired: bool = False,
     batch: int | None = None,
 ) -> list[Interval]:
+    """Percentile intervals of one or several statistics of resampled data, as `scipy.stats.bootstrap` takes them.
+
+    Args:
+        data: The samples that are drawn from.
+        statistic: Of the resampled data and an `axis`, shape (resamples,) or (k, resamples).
+        seed: Fixes the resamples.
+        resamples: How many.
+        paired: Draw the same places from all samples.
+        batch: How many resamples are held at once.
+    """
     interval = bootstrap(
         tuple(data),
         statistic,

@@ -11,7 +11,6 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from discernment.evaluation.judges.cache import JudgementCache
 from discernment.evaluation.judges.endpoint import (
     ask_coded,
     coded_answer,
@@ -20,6 +19,7 @@ from discernment.evaluation.judges.endpoint import (
     open_client,
 )
 from discernment.evaluation.judges.judge import Judgement
+from discernment.evaluation.keyed_log import KeyedLog
 from discernment.evaluation.sample import Verdict
 from discernment.files import content_hash
 
@@ -141,7 +141,11 @@ class LlmJudge:
         self.concurrency = concurrency
         self.prices = prices
         self.usage = LlmUsage(cost=0.0 if prices else None)
-        self._cache = JudgementCache(cache)
+        self._cache = KeyedLog(
+            cache,
+            lambda row: Judgement(Verdict(row["verdict"]), row["reason"]),
+            "is no judgement; delete the file to judge anew",
+        )
         self._lock = Lock()
         self._client = open_client(base_url, api_key, retries, timeout)
 
@@ -187,7 +191,8 @@ class LlmJudge:
             judgement = _read(answer, nonce)
         except Exception as error:  # whatever an endpoint does, the other questions go on
             return Judgement(Verdict.UNSCORED, f"the endpoint failed ({failure_in_words(error)})")
-        self._cache.add(key, judgement)
+        row = {"verdict": judgement.verdict.value, "reason": judgement.reason}
+        self._cache.add(key, judgement, row)
         return judgement
 
     def _request(self, nonce: str, prompt: str, completion: str) -> ChatCompletion:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from filelock import FileLock, Timeout
 
 from discernment.errors import DataError, RecipeError, RunError
-from discernment.evaluation.synthesis.answer_log import AnswerLog
+from discernment.evaluation.keyed_log import KeyedLog
 from discernment.evaluation.synthesis.answers import (
     Opinion,
     Vote,
@@ -226,7 +226,11 @@ class _Work:
         self, step: str, model: ChatModel, questions: Sequence[Question], sampling: Sampling
     ) -> dict[str, Answer]:
         """The answers by key, those known already included; a question that failed has none."""
-        log = AnswerLog(self.out / "answers" / f"{step}.jsonl")
+        log = KeyedLog(
+            self.out / "answers" / f"{step}.jsonl",
+            lambda row: Answer(row["answer"], row["finished"]),
+            "is no answer; delete the file to ask anew",
+        )
         unknown = list({q.key: q for q in questions if q.key not in log}.values())
         what = f"{step}, {model.name}"
         done, failures = len(questions) - len(unknown), []
@@ -234,11 +238,8 @@ class _Work:
         for position, answer in model.ask([q.text for q in unknown], sampling):
             question = unknown[position]
             if answer.failure is None:
-                log.add(
-                    question.key,
-                    answer,
-                    {"model": model.name, "template": TEMPLATE_VERSION, **question.about},
-                )
+                about = {"model": model.name, "template": TEMPLATE_VERSION, **question.about}
+                log.add(question.key, answer, {**about, "answer": answer.text, "finished": answer.finished})
             else:
                 failures.append(answer.failure)
             done += 1
