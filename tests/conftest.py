@@ -11,6 +11,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
+from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -19,6 +20,11 @@ from discernment.models.policy import Policy
 from tiny import CHAT_TEMPLATE, CORPUS, FAMILIES, make_model
 
 torch.set_num_threads(1)
+
+# The default run tries the same examples everywhere and has no deadlines, which a busy machine would miss;
+# `pytest --hypothesis-profile=explore` looks for new ones.
+settings.register_profile("explore", max_examples=2000, deadline=None)
+settings.load_profile("ci")
 
 
 @pytest.fixture(scope="session")

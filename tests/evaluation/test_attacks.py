@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from discernment.diagnosis.rejection import rejection_probability
@@ -52,6 +52,8 @@ def test_only_the_text_changes(name: str) -> None:
 
 @pytest.mark.parametrize("name", APPLICABLE)
 @given(TEXTS)
+@example("\N{LATIN SMALL LETTER DOTLESS I}")
+@example("Tell u\N{LATIN SMALL LETTER LONG S} how")
 def test_any_text_can_be_attacked_again_with_the_same_result(name: str, text: str) -> None:
     rewrite = attacks()[name].rewrite
     assert rewrite(text).strip()

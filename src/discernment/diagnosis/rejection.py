@@ -20,6 +20,7 @@ from torch import Tensor
 from discernment.errors import DataError, ModelError
 from discernment.models.batch import common_prefix, length_sorted_batches
 from discernment.models.policy import Policy
+from discernment.models.prefix import fits_window, prefix_cache
 
 __all__ = ["OpeningTrie", "load_openings", "rejection_probability"]
 
@@ -164,19 +165,17 @@ def _tree_fits(policy: Policy, sequences: Sequence[Sequence[int]], trie: Opening
     tree lies behind the prompt as one stretch, which a window cannot tell from a long reply.
     """
     own_rule = type(policy).next_token_logits is not Policy.next_token_logits
-    window = getattr(policy.model.config.get_text_config(), "sliding_window", None)
     longest = max(map(len, sequences), default=0) + len(trie.nodes)
-    return not own_rule and (window is None or longest < window)
+    return not own_rule and fits_window(policy.model, longest)
 
 
 def _tree_masses(
     policy: Policy, sequences: Sequence[Sequence[int]], trie: OpeningTrie, batches: Iterable[list[int]]
 ) -> Iterable[tuple[list[int], Tensor]]:
     shared = common_prefix([s[:-1] for s in sequences])
-    prefix_cache = None
-    if shared:
-        prefix = policy.batch([shared])
-        prefix_cache = policy.model(**prefix._asdict(), logits_to_keep=1, use_cache=True).past_key_values
+    beginning = prefix_cache(policy.model, policy.batch([shared])) if shared else None
+    if beginning is None:
+        shared = []
     sees = trie.ancestors().to(policy.model.device)
     tokens = torch.tensor([node[-1] for node in trie.nodes[1:]], dtype=torch.long, device=policy.model.device)
     depths = torch.tensor(
@@ -184,7 +183,7 @@ def _tree_masses(
     )
     for rows in batches:
         rest = policy.batch([sequences[r][len(shared) :] for r in rows])
-        cache = copy.deepcopy(prefix_cache)
+        cache = copy.deepcopy(beginning)
         if cache is not None:
             cache.batch_repeat_interleave(len(rows))
         lengths = rest.attention_mask.sum(1, keepdim=True)

@@ -79,4 +79,5 @@ def _question(text: str, asks: bool) -> str:
 
 
 def _of_others(text: str) -> str:
-    return PERSON.sub(lambda found: PERSONS[found[0].lower()], text)
+    # Ignoring case, Unicode lets a dotless i match `i`; such a word is left as it is.
+    return PERSON.sub(lambda found: PERSONS.get(found[0].lower(), found[0]), text)

@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from discernment.models.batch import Batch, pad
+from discernment.models.batch import Batch, common_prefix, pad
 from discernment.models.chat import ChatFormat
 from discernment.models.loading import load_chat, load_model
+from discernment.models.prefix import fits_window, prefix_cache
 from discernment.models.spec import ModelSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 __all__ = ["Completion", "Policy"]
+
+WORTH_SHARING = 8
+"""Tokens that prompts must have in common at their beginning before they are computed apart."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +90,15 @@ class Policy:
     def generate(self, sequences: Sequence[Sequence[int]], max_new_tokens: int) -> list[Completion]:
         """Greedy replies to already encoded prompts, one batch.
 
+        A beginning that all prompts share (a system message) is computed once.
+
         Args:
             sequences: Token ids of the rendered prompts.
             max_new_tokens: Token cap of each reply.
         """
         from transformers import GenerationConfig
 
-        batch = self.batch(sequences)
+        inputs = self._inputs(sequences, max_new_tokens)
         ends = {self.chat.end_of_turn, self.chat.tokenizer.eos_token_id, *self._own_ends()}
         # Said in full, because what is left out is filled from the model's own configuration, which may sample.
         config = GenerationConfig(
@@ -104,9 +110,27 @@ class Policy:
             pad_token_id=self.chat.tokenizer.pad_token_id,
         )
         generate: Any = self.model.generate
-        output = generate(**batch._asdict(), generation_config=config)
-        replies = output[:, batch.input_ids.shape[1] :].tolist()
+        output = generate(**inputs, generation_config=config)
+        replies = output[:, inputs["input_ids"].shape[1] :].tolist()
         return [self._completion(reply, ends) for reply in replies]
+
+    def _inputs(self, sequences: Sequence[Sequence[int]], max_new_tokens: int) -> dict[str, Any]:
+        """What the model's own `generate` starts from."""
+        shared = common_prefix([s[:-1] for s in sequences])
+        longest = max(map(len, sequences)) + max_new_tokens
+        if len(sequences) == 1 or len(shared) < WORTH_SHARING or not fits_window(self.model, longest):
+            return self.batch(sequences)._asdict()
+        prefix = self.batch([shared])
+        cache = prefix_cache(self.model, prefix)
+        if cache is None:
+            return self.batch(sequences)._asdict()
+        cache.batch_repeat_interleave(len(sequences))
+        rest = self.batch([s[len(shared) :] for s in sequences])  # the padding comes behind the beginning
+        joined = (
+            torch.cat([begin.expand(len(sequences), -1), end], dim=1)
+            for begin, end in zip(prefix, rest, strict=True)
+        )
+        return {**Batch(*joined)._asdict(), "past_key_values": cache}
 
     def _own_ends(self) -> list[int]:
         own = getattr(self.model.generation_config, "eos_token_id", None)
