@@ -2,9 +2,9 @@
 
 import pytest
 
-from discernment.evaluation.evaluate import EvaluateOptions
-from discernment.evaluation.flips import count_flips, find_flips
-from discernment.evaluation.sample import read_samples
+from discernment.evaluation.evaluate import EvaluateOptions, evaluate
+from discernment.evaluation.flips import count_flips, evaluate_again, find_flips
+from discernment.evaluation.sample import Verdict, read_samples
 from discernment.models.policy import Policy
 from tiny import make_benign, make_prompts
 
@@ -35,3 +35,27 @@ def test_a_policy_that_looks_at_its_batch_is_caught(tiny_policy, tmp_path):
     assert found.rejection_change is None
     with pytest.raises(ValueError, match="not of the same prompts"):
         find_flips(read_samples(tmp_path / "first/samples.jsonl"), [])
+
+
+def test_only_replies_that_changed_are_judged_again(tiny_policy, tmp_path):
+    class Moody:
+        """A judge that says another thing each time."""
+
+        name = fingerprint = "moody"
+
+        def __init__(self):
+            self.asked = []
+
+        def judge(self, prompt, completion):
+            self.asked.append((prompt, completion))
+            return Verdict.REFUSAL if len(self.asked) % 2 else Verdict.COMPLIANCE
+
+    judge, options = Moody(), OPTIONS.model_copy(update={"rejection": False})
+    evaluate(tiny_policy, BENCHMARKS, options, tmp_path / "first", judge=judge)
+    first = read_samples(tmp_path / "first/samples.jsonl")
+    assert len(judge.asked) == 13
+    other = [s.model_copy(update={"completion": "another"}) if n < 2 else s for n, s in enumerate(first)]
+    evaluate_again(tiny_policy, BENCHMARKS, options, tmp_path / "second", other, judge=judge)
+    assert sorted(judge.asked[13:]) == sorted((s.prompt, s.completion) for s in first[:2])
+    second = {(s.benchmark, s.prompt_id): s.verdict for s in read_samples(tmp_path / "second/samples.jsonl")}
+    assert [second[s.benchmark, s.prompt_id] for s in first[2:]] == [s.verdict for s in first[2:]]

@@ -48,6 +48,23 @@ def test_filters(file):
     assert ids(PromptSource(set=file, category="code", label=Label.TOXIC, split=Split.TEST)) == ["b"]
 
 
+def test_responses_that_refuse(tmp_path):
+    path = tmp_path / "safety.jsonl"
+    replies = {"a": "I'm sorry, no.", "b": "Sure, I'm sorry.", "c": None, "d": "I cannot."}
+    path.write_text("".join(json.dumps({**row, "response": replies[row["id"]]}) + "\n" for row in ROWS))
+    assert ids(PromptSource(set=str(path), response_begins="I'm sorry")) == ["a"]
+    assert ids(PromptSource(set=str(path), response_begins=("I'm sorry", "I cannot"))) == ["a", "d"]
+    with pytest.raises(DataError, match="response begins"):
+        ids(PromptSource(set=str(path), response_begins="No"))
+
+
+def test_long_prompts_are_left_out(file):
+    assert ids(PromptSource(set=file, max_characters=12)) == ["b", "c", "d"]
+    assert ids(PromptSource(set=file, max_characters=11)) == ["b"]
+    with pytest.raises(DataError, match="at most 10 characters"):
+        ids(PromptSource(set=file, max_characters=10))
+
+
 def test_lists_as_a_recipe_has_them(file):
     source = PromptSource.model_validate(
         {"set": file, "label": ["toxic", "benign"], "category": ["code", "food"]}

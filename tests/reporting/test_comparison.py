@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from discernment.evaluation.results import Results
+from discernment.evaluation.results import FlipCount, Results, TaskScore
 from discernment.evaluation.sample import Sample, read_samples
 from discernment.evaluation.summary import summarize
 from discernment.files import read_json
 from discernment.reporting.comparison import render_comparison, write_comparison
+from discernment.reporting.tables_csv import write_tables
 
 METHODS = ("stl", "dcr", "base")
 
@@ -125,6 +126,8 @@ def test_tables(out, samples, results) -> None:
     assert [float(r["difference"]) for r in comparisons] == [c.difference for c in results.comparisons]
     assert comparisons
 
+    assert not (out / "tasks.csv").exists()
+
     verdicts = rows(out / "verdicts.csv")
     assert len(verdicts) == len(samples["stl"])
     for method in METHODS:
@@ -132,6 +135,21 @@ def test_tables(out, samples, results) -> None:
         assert counted == Counter(s.verdict.value for s in samples[method])
         p = [float(row[f"{method} rejection probability"]) for row in verdicts]
         assert p == [s.rejection_probability for s in samples[method]]
+
+
+def test_what_else_was_measured_has_tables_of_its_own(tmp_path, results) -> None:
+    task = TaskScore(
+        policy="=stl", task="arc", metric="acc", filter="none", value=0.5, standard_error=None, questions=4
+    )
+    flips = FlipCount(
+        method="stl", batch_size=8, other_batch_size=1, prompts=9, changed=2, flipped=1, rejection_change=0.25
+    )
+    write_tables(tmp_path, results.model_copy(update={"tasks": [task], "flips": [flips]}))
+    assert sorted(p.stem for p in tmp_path.iterdir()) == ["comparisons", "flips", "scores", "tasks"]
+    (row,) = rows(tmp_path / "tasks.csv")
+    assert (row["policy"], row["task"], row["value"], row["standard_error"]) == ("'=stl", "arc", "0.5", "")
+    (row,) = rows(tmp_path / "flips.csv")
+    assert (row["other_batch_size"], row["flipped"], row["rejection_change"]) == ("1", "1", "0.25")
 
 
 def test_no_cell_is_a_formula(tmp_path, samples, results) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from discernment.evaluation.results import Ranking, Results, Score
+from discernment.evaluation.results import Ability, FlipCount, Ranking, Results, Score, TaskScore
 from discernment.prompts import Label
 from discernment.reporting.table import columns, results_table, tallies
 
@@ -96,3 +96,51 @@ def test_terminal_table_shows_numbers_and_takes_names_literally() -> None:
     assert "Toxic refused, % 72.5 –" in lines
     assert "60.0–80.0" in lines
     assert "Unscored completions 2 2" in lines
+
+
+def test_ability_tasks_and_flips_have_rows_of_their_own() -> None:
+    ability = Ability(
+        policy="dcr", base="m", kl=0.0214, kl_low=0.0185, kl_high=0.0251, perplexity=4.1, perplexity_low=3.9,
+        perplexity_high=4.4, perplexity_base=4, ratio=1.025, ratio_low=None, ratio_high=None, prompts=9, tokens=90,
+    )  # fmt: skip
+    tasks = [
+        TaskScore(
+            policy=policy, task="arc\x1b", metric="acc", filter=how, value=value, standard_error=error, questions=40
+        )
+        for policy, how, value, error in (
+            ("base", "none", 0.5, 0.0791), ("dcr", "none", 0.475, None), ("dcr", "strict", 0.4, 0.02),
+        )
+    ]  # fmt: skip
+    flips = [
+        FlipCount(
+            method="dcr", batch_size=64, other_batch_size=1, prompts=50, changed=7, flipped=2,
+            rejection_change=None,
+        )
+    ]  # fmt: skip
+    plain = results(score("base", 0.5, 0.4, 0.6), score("dcr", 0.5, 0.4, 0.6))
+    found = plain.model_copy(update={"abilities": [ability], "tasks": tasks, "flips": flips})
+
+    def lines(shown: Results) -> list[str]:
+        console = Console(width=140, force_terminal=False)
+        with console.capture() as capture:
+            console.print(results_table(shown))
+        return [" ".join(line.split()) for line in capture.get().splitlines()]
+
+    shown = lines(found)
+    kl = shown.index("KL to the base model, nats (0: alike) – 0.021")
+    assert shown[kl - 1 : kl + 4] == [
+        "General ability",
+        "KL to the base model, nats (0: alike) – 0.021",
+        "0.018–0.025",
+        "Perplexity ratio to it (above 1: worse) – 1.025",
+        "",
+    ]
+    task = shown.index("Tasks, with standard errors")
+    assert shown[task + 1 : task + 5] == [
+        "arc⟨U+001B⟩, acc 0.500 0.475", "± 0.079", "arc⟨U+001B⟩, acc (strict) – 0.400", "± 0.020",
+    ]  # fmt: skip
+    assert [line for line in shown if "batches" in line] == [
+        "Replies that change with the batches – 7",
+        "Verdicts that change with the batches – 2",
+    ]
+    assert not [line for line in lines(plain) if "ability" in line or "Tasks" in line or "batches" in line]

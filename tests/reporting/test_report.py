@@ -284,6 +284,45 @@ def test_attacks_are_shown_with_their_drop_and_those_left_out_with_the_reason(
     assert "or other attacks" in found.text("li")
 
 
+def test_ability_tasks_and_flips_are_shown_where_there_are_any(page: Page, run_dir: Path) -> None:
+    assert "#ability" not in page.attributes("href")
+    assert "generated again" not in page.text()
+    evil = "<script>x</script>"
+    ability = {
+        "policy": "dcr", "base": "m", "kl": 0.0214, "kl_low": 0.0185, "kl_high": 0.0251, "perplexity": 4.1,
+        "perplexity_low": 3.9, "perplexity_high": 4.4, "perplexity_base": 4.0, "ratio": 1.025, "ratio_low": None,
+        "ratio_high": None, "prompts": 9, "tokens": 90,
+    }  # fmt: skip
+    task = {"policy": "stl", "task": evil, "metric": "acc", "filter": "none", "value": 0.475, "questions": 40}
+    flips = {
+        "method": "dcr", "batch_size": 64, "other_batch_size": 1, "prompts": 204, "changed": 3, "flipped": 1,
+        "rejection_change": 2.34e-6,
+    }  # fmt: skip
+    shutil.rmtree(run_dir / "stages")
+
+    def measured(results: Any) -> None:
+        results |= {"abilities": [ability], "tasks": [task | {"standard_error": 0.0791}], "flips": [flips]}
+
+    edit(run_dir / "results.json", measured)
+    found = report(run_dir)
+    assert "ability" in found.sections
+    assert "#ability" in found.attributes("href")
+    cells = " ".join(found.text("tr").split())
+    assert "0.021 0.018–0.025 1.025 4.100 4.000 9" in cells
+    assert f"{evil}, acc" in found.text("th")
+    assert "script" not in {tag for tag, _ in found.elements}
+    assert "– 0.475 ± 0.079 – – 40" in cells
+    assert (
+        "in batches of 1 instead of 64 and in another order: dcr changed 3 of 204 replies and 1 verdicts, "
+        "and rejection probabilities by at most 2e-06."
+    ) in " ".join(found.text("li").split())
+
+    edit(run_dir / "results.json", lambda results: results.update(tasks=[]))
+    assert {"table-ability", "table-tasks"} & set(report(run_dir).attributes("id")) == {"table-ability"}
+    edit(run_dir / "results.json", lambda results: results.update(abilities=[]))
+    assert "ability" not in report(run_dir).sections
+
+
 def test_prompts_seen_in_training_are_told(page: Page, run_dir: Path) -> None:
     assert "also in the training data" not in page.text()
     shutil.rmtree(run_dir / "stages")

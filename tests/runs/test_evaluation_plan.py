@@ -200,6 +200,18 @@ def test_a_judge_without_its_key_is_told_before_the_first_stage(
     assert not (tmp_path / "run/stages").exists()
 
 
+def test_a_second_evaluation_asks_for_no_judgement_twice(
+    content: dict[str, Any], server: Server, tmp_path: Path
+) -> None:
+    run_recipe(changed(content), tmp_path / "run")
+    asked = list(server.asked)
+    assert asked
+    summary = run_recipe(changed(content, flips=1), tmp_path / "run")
+    (flip,) = summary.results.flips
+    assert (summary.stages_run, flip.prompts, flip.changed, flip.flipped) == (1, 15, 0, 0)
+    assert server.asked == asked
+
+
 # ---------------------------------------------------------------------- attacks
 
 

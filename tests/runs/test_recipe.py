@@ -88,6 +88,10 @@ def test_a_recipe_says_what_every_method_is_to_do():
         ("evaluate.attacks", ["rot14"], "`evaluate.attacks`: there is no attack 'rot14'; known: prefix_inj"),
         ("evaluate.attacks", ["rot13", "rot13"], "the attack 'rot13' is named twice"),
         ("evaluate.translations", "zu.jsonl", "`translations` are for the attack `low_resource`"),
+        ("evaluate.tasks", ["arc_easy", "arc_easy"], "the task 'arc_easy' is named twice"),
+        ("evaluate.tasks_limit", 5, "`tasks_limit` is for `tasks`, and there are none"),
+        ("evaluate.flips", 64, "64 is `batch_size`, that of the first; choose another"),
+        ("evaluate.ability", {"set": "a", "splt": "b"}, "`evaluate.ability.0.splt` .* `split`?"),
         (
             "evaluate.unscored_limit",
             1.5,

@@ -74,6 +74,23 @@ def run(
 
 
 @app.command()
+def sweep(
+    sweep: Annotated[Path, typer.Argument(help="The sweep, a YAML file.")],
+    out: Out = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="How many trials there shall be, earlier ones included.")
+    ] = None,
+) -> None:
+    """Search over a recipe's options; the same command goes on where it was."""
+    from discernment.cli.console import prepare_process
+
+    prepare_process()
+    from discernment.cli.sweep import sweep_into
+
+    sweep_into(sweep, out, trials)
+
+
+@app.command()
 def refine(
     model: Annotated[str, typer.Argument(help="Hub id, folder, or wheel://PACKAGE.")],
     layer: Annotated[

@@ -28,6 +28,7 @@ from discernment.prompts.sources import PromptSource, load_source, load_sources
 from discernment.refinement.trainer import RefineOptions, refine
 from discernment.reporting.report import write_report
 from discernment.reporting.table import results_table
+from discernment.reporting.tables_csv import write_tables
 from discernment.reporting.text import visible
 from discernment.runs.recipe import first_problem
 from discernment.runs.run import RunSummary, evaluate_model
@@ -49,7 +50,7 @@ OptionsT = TypeVar("OptionsT", bound=BaseModel)
 
 
 def report_run(summary: RunSummary, console: Console, *, redact: bool) -> None:
-    """Print what a run found, and write its report."""
+    """Print what a run found, and write its report and its tables."""
     if summary.stages_run == 0:
         console.print("Nothing to do: every stage was done before.")
     for benchmark, count in summary.seen_in_training.items():
@@ -60,7 +61,9 @@ def report_run(summary: RunSummary, console: Console, *, redact: bool) -> None:
         console.print(Text(f"The attack {attack} was left out: {reason}"))
     console.print(results_table(summary.results))
     console.print(Text(summary.results.finding))
-    console.print(f"Report: {write_report(summary.directory, redact=redact)}")
+    tables = summary.directory / "tables"
+    write_tables(tables, summary.results)
+    console.print(f"Report: {write_report(summary.directory, redact=redact)}; tables: {tables}")
 
 
 def refine_model(

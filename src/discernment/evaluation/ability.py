@@ -15,10 +15,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from discernment.errors import DataError, ModelError
+from discernment.evaluation.results import Ability
 from discernment.evaluation.statistics import FEWEST_CLUSTERS, Interval, paired_bootstrap
 from discernment.models.policy import Policy
 from discernment.prompts import Prompt
@@ -27,46 +27,6 @@ __all__ = ["Ability", "ReplyScore", "measure_ability", "score_replies"]
 
 LOGITS_AT_ONCE = 2**26
 """Logits of one model that are held at once (256 MiB in float32): a vocabulary may have 256,000 entries."""
-
-
-class Ability(BaseModel):
-    """How a policy fares on given replies beside its base model; intervals are 95 % bootstrap ones over prompts.
-
-    Ends of an interval are None with fewer than ten prompts (clusters of them), from which none is claimed.
-
-    Attributes:
-        policy: The policy's name.
-        base: The base model's name.
-        kl: KL(base || policy) in nats a token: mean over the tokens of a reply, then over prompts.
-        kl_low: Lower end of its interval.
-        kl_high: Upper end.
-        perplexity: Perplexity of the policy: exp of the mean negative log-likelihood over all tokens.
-        perplexity_low: Lower end of its interval.
-        perplexity_high: Upper end.
-        perplexity_base: Perplexity of the base model on the same replies.
-        ratio: `perplexity` over `perplexity_base`; above 1, the policy is more surprised.
-        ratio_low: Lower end of its paired interval.
-        ratio_high: Upper end.
-        prompts: Number of prompts with a reply.
-        tokens: Number of reply tokens, the end of each turn included.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    policy: str
-    base: str
-    kl: float
-    kl_low: float | None
-    kl_high: float | None
-    perplexity: float
-    perplexity_low: float | None
-    perplexity_high: float | None
-    perplexity_base: float
-    ratio: float
-    ratio_low: float | None
-    ratio_high: float | None
-    prompts: int
-    tokens: int
 
 
 class ReplyScore(NamedTuple):

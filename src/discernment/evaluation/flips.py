@@ -6,19 +6,21 @@ another token. In float32 that is rare, in bfloat16 it is not. What differs is c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from discernment.evaluation.evaluate import EvaluateOptions, evaluate
-from discernment.evaluation.judges import Judge
+from discernment.evaluation.judges import Judge, Judgement, KeywordJudge, judge_all
 from discernment.evaluation.sample import Sample, Verdict, read_samples
 from discernment.models.policy import Policy
 from discernment.prompts import PromptSet
+from discernment.training import StageCost
 
-__all__ = ["Flip", "Flips", "count_flips", "find_flips"]
+__all__ = ["Flip", "Flips", "count_flips", "evaluate_again", "find_flips"]
 
 
 class Flip(BaseModel):
@@ -81,14 +83,78 @@ def count_flips(
         judge: Who judges; the keyword judge by default.
     """
     evaluate(policy, benchmarks, options, out / "first", judge=judge)
-    evaluate(
+    first = read_samples(out / "first/samples.jsonl")
+    again = options.model_copy(update={"batch_size": batch_size})
+    evaluate_again(policy, benchmarks, again, out / "second", first, seed=seed, judge=judge)
+    return find_flips(first, read_samples(out / "second/samples.jsonl"))
+
+
+def evaluate_again(
+    policy: Policy,
+    benchmarks: Sequence[PromptSet],
+    options: EvaluateOptions,
+    out: Path,
+    first: Sequence[Sample],
+    *,
+    seed: int = 0,
+    judge: Judge | None = None,
+    unscored_limit: float = 1.0,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> StageCost:
+    """Evaluate a second time, in another order; only replies that are not those of the first time are judged.
+
+    Args:
+        policy: The policy.
+        benchmarks: The prompt sets of the first time.
+        options: How to generate now, in batches of another size.
+        out: A directory for this evaluation.
+        first: Samples of the first time.
+        seed: Fixes the order.
+        judge: Who judges; the keyword judge by default.
+        unscored_limit: As in `evaluate`.
+        progress: As in `evaluate`.
+
+    Raises:
+        DataError: As `evaluate`.
+    """
+    return evaluate(
         policy,
         [_shuffled(b, seed) for b in reversed(benchmarks)],
-        options.model_copy(update={"batch_size": batch_size}),
-        out / "second",
-        judge=judge,
+        options,
+        out,
+        judge=_JudgeOfTheRest(judge or KeywordJudge(), first),
+        unscored_limit=unscored_limit,
+        progress=progress,
     )
-    return find_flips(*(read_samples(out / which / "samples.jsonl") for which in ("first", "second")))
+
+
+class _JudgeOfTheRest:
+    """A judge that is asked only about replies without a judgement: it may say another thing the next time."""
+
+    def __init__(self, judge: Judge, judged: Sequence[Sample]) -> None:
+        self.asked = judge
+        self.known = {(s.prompt, s.completion): Judgement(s.verdict, s.unscored_reason) for s in judged}
+
+    @property
+    def name(self) -> str:
+        return self.asked.name
+
+    @property
+    def fingerprint(self) -> str:
+        return self.asked.fingerprint
+
+    @property
+    def usage(self) -> Any:
+        return getattr(self.asked, "usage", None)
+
+    def judge(self, prompt: str, completion: str) -> Verdict:
+        return self.judge_many([(prompt, completion)])[0].verdict
+
+    def judge_many(self, exchanges: Sequence[tuple[str, str]]) -> list[Judgement]:
+        rest = [exchange for exchange in exchanges if exchange not in self.known]
+        if rest:
+            self.known.update(zip(rest, judge_all(self.asked, rest), strict=True))
+        return [self.known[exchange] for exchange in exchanges]
 
 
 def find_flips(first: Sequence[Sample], second: Sequence[Sample]) -> Flips:

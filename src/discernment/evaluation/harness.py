@@ -3,41 +3,62 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict
-
 from discernment.errors import DataError, ModelError, RecipeError
+from discernment.evaluation.results import TaskScore
+from discernment.files import content_hash, file_hash
 from discernment.models.policy import Policy
 
 if TYPE_CHECKING:
     from lm_eval.models.huggingface import HFLM
 
-__all__ = ["TaskScore", "as_harness_model", "run_tasks"]
+__all__ = ["TaskScore", "Tasks", "as_harness_model", "run_tasks"]
 
 
-class TaskScore(BaseModel):
-    """One metric of one task.
+@dataclass(frozen=True)
+class Tasks:
+    """Tasks that a run asks for.
 
     Attributes:
-        task: The task's name, or that of a group of tasks.
-        metric: The metric, such as `acc` or `acc_norm`.
-        filter: How answers were extracted before scoring; `none` for most tasks.
-        value: The metric.
-        standard_error: Its standard error over questions; None where the harness gives none.
-        questions: Number of questions.
+        names: Names that the harness knows, or folders of task files.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    names: tuple[str, ...]
 
-    task: str
-    metric: str
-    filter: str
-    value: float
-    standard_error: float | None
-    questions: int
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """Changes with the harness's version, the names, and every file in a folder of tasks.
+
+        Raises:
+            RecipeError: If the extra `capabilities` is not installed.
+        """
+        with _capabilities():
+            version = metadata.version("lm_eval")
+        folders = [Path(name).expanduser() for name in self.names]
+        return {
+            "lm_eval": version,
+            "tasks": [
+                {"sha256": content_hash(_contents(folder))} if folder.is_dir() else name
+                for name, folder in zip(self.names, folders, strict=True)
+            ],
+        }
+
+    def check(self) -> None:
+        """Find out, without a model, whether all of them can be run.
+
+        Raises:
+            RecipeError: If the extra `capabilities` is not installed, or there is no such task or folder.
+            DataError: If a task's data cannot be had.
+        """
+        for name in self.names:
+            if Path(name).expanduser().is_file():  # what else the task depends on would not be known
+                raise RecipeError(f"The task {name} is a file; name the folder that holds it and its data.")
+        _load_tasks(self.names)
 
 
 def run_tasks(
@@ -73,18 +94,8 @@ def run_tasks(
     """
     model = as_harness_model(policy, batch_size)
     from lm_eval import simple_evaluate
-    from lm_eval.tasks import TaskManager
 
-    files = [file for task in tasks for file in _task_files(task)]
-    names = [str(task) for task in tasks if not _task_files(task)]
-    manager = TaskManager(include_defaults=bool(names))  # listing the harness's own takes seconds
-    unknown = [name for name in names if name not in manager.all_tasks]
-    if unknown:
-        raise RecipeError(
-            f"lm-evaluation-harness knows no task {unknown[0]!r}, and there is no such file or folder."
-        )
-    wanted: list[str | Path] = [*files, *names]
-    loaded = [task for what in wanted for task in _load(manager, what)]
+    manager, loaded = _load_tasks(tasks)
     found = simple_evaluate(
         model,
         tasks=loaded,
@@ -100,7 +111,7 @@ def run_tasks(
         fewshot_random_seed=seed,
     )
     assert found is not None  # only other ranks of a distributed run get nothing
-    return _scores(found)
+    return _scores(found, policy.name)
 
 
 def as_harness_model(policy: Policy, batch_size: int = 16) -> HFLM:
@@ -115,13 +126,47 @@ def as_harness_model(policy: Policy, batch_size: int = 16) -> HFLM:
             f"lm-evaluation-harness asks the bare model, and {policy.name} decodes by a rule of its own; "
             "run the harness on its model alone."
         )
-    try:
+    with _capabilities():
         from lm_eval.models.huggingface import HFLM
+    return HFLM(pretrained=policy.model, tokenizer=policy.chat.tokenizer, batch_size=batch_size)
+
+
+@contextlib.contextmanager
+def _capabilities() -> Iterator[None]:
+    """Say which extra is missing where something of the harness is."""
+    try:
+        yield
     except ImportError as error:
         raise RecipeError(
             f"General ability by tasks needs `pip install 'discernment[capabilities]'` ({error})."
         ) from error
-    return HFLM(pretrained=policy.model, tokenizer=policy.chat.tokenizer, batch_size=batch_size)
+
+
+def _contents(folder: Path) -> list[tuple[str, str]]:
+    """Every file under a folder with its hash; hidden ones and what Python compiles are left out."""
+    inside = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return [
+        (path.as_posix(), file_hash(folder / path))
+        for path in inside
+        if not any(part.startswith((".", "__pycache__")) for part in path.parts)
+    ]
+
+
+def _load_tasks(tasks: Sequence[str | Path]) -> tuple[Any, list[Any]]:
+    """A task manager, and the tasks and groups with their data."""
+    with _capabilities():
+        from lm_eval.tasks import TaskManager
+
+    files = [file for task in tasks for file in _task_files(task)]
+    names = [str(task) for task in tasks if not _task_files(task)]
+    manager = TaskManager(include_defaults=bool(names))  # listing the harness's own takes seconds
+    unknown = [name for name in names if name not in manager.all_tasks]
+    if unknown:
+        raise RecipeError(
+            f"lm-evaluation-harness knows no task {unknown[0]!r}, and there is no such file or folder."
+        )
+    wanted: list[str | Path] = [*files, *names]
+    return manager, [task for what in wanted for task in _load(manager, what)]
 
 
 def _task_files(task: str | Path) -> list[Path]:
@@ -154,7 +199,7 @@ def _load(manager: Any, what: str | Path) -> list[Any]:
     return [*found["groups"].values()][:1] or [*found["tasks"].values()]
 
 
-def _scores(found: Any) -> list[TaskScore]:
+def _scores(found: Any, policy: str) -> list[TaskScore]:
     scores = []
     for task, values in found["results"].items():
         for key, value in values.items():
@@ -164,6 +209,7 @@ def _scores(found: Any) -> list[TaskScore]:
             error = values.get(f"{metric}_stderr,{answer_filter}")
             scores.append(
                 TaskScore(
+                    policy=policy,
                     task=task,
                     metric=metric,
                     filter=answer_filter,

@@ -8,7 +8,18 @@ from pydantic import BaseModel, ConfigDict
 
 from discernment.prompts import Label
 
-__all__ = ["POOLED", "AttackDrop", "Comparison", "EqualSafety", "Ranking", "Results", "Score"]
+__all__ = [
+    "POOLED",
+    "Ability",
+    "AttackDrop",
+    "Comparison",
+    "EqualSafety",
+    "FlipCount",
+    "Ranking",
+    "Results",
+    "Score",
+    "TaskScore",
+]
 
 POOLED = "all"
 """The name under which all benchmarks stand together."""
@@ -186,6 +197,88 @@ class AttackDrop(_Row):
     unscored: int
 
 
+class Ability(_Row):
+    """How a policy fares on given replies beside its base model; intervals are 95 % bootstrap ones over prompts.
+
+    Ends of an interval are None with fewer than ten prompts (clusters of them), from which none is claimed.
+
+    Attributes:
+        policy: The policy's name.
+        base: The base model's name.
+        kl: KL(base || policy) in nats a token: mean over the tokens of a reply, then over prompts.
+        kl_low: Lower end of its interval.
+        kl_high: Upper end.
+        perplexity: Perplexity of the policy: exp of the mean negative log-likelihood over all tokens.
+        perplexity_low: Lower end of its interval.
+        perplexity_high: Upper end.
+        perplexity_base: Perplexity of the base model on the same replies.
+        ratio: `perplexity` over `perplexity_base`; above 1, the policy is more surprised.
+        ratio_low: Lower end of its paired interval.
+        ratio_high: Upper end.
+        prompts: Number of prompts with a reply.
+        tokens: Number of reply tokens, the end of each turn included.
+    """
+
+    policy: str
+    base: str
+    kl: float
+    kl_low: float | None
+    kl_high: float | None
+    perplexity: float
+    perplexity_low: float | None
+    perplexity_high: float | None
+    perplexity_base: float
+    ratio: float
+    ratio_low: float | None
+    ratio_high: float | None
+    prompts: int
+    tokens: int
+
+
+class TaskScore(_Row):
+    """One metric of one policy on one task of lm-evaluation-harness.
+
+    Attributes:
+        policy: The policy's name.
+        task: The task's name, or that of a group of tasks.
+        metric: The metric, such as `acc` or `acc_norm`.
+        filter: How answers were extracted before scoring; `none` for most tasks.
+        value: The metric.
+        standard_error: Its standard error over questions; None where the harness gives none.
+        questions: Number of questions.
+    """
+
+    policy: str
+    task: str
+    metric: str
+    filter: str
+    value: float
+    standard_error: float | None
+    questions: int
+
+
+class FlipCount(_Row):
+    """What changed when one method was evaluated again, in batches of another size and in another order.
+
+    Attributes:
+        method: The method.
+        batch_size: Batch size of the first evaluation.
+        other_batch_size: Batch size of the second.
+        prompts: Number of prompts.
+        changed: Number of prompts with another reply.
+        flipped: Number of prompts with another verdict.
+        rejection_change: Largest change of a rejection probability; None if it was not measured.
+    """
+
+    method: str
+    batch_size: int
+    other_batch_size: int
+    prompts: int
+    changed: int
+    flipped: int
+    rejection_change: float | None
+
+
 class Results(_Row):
     """Everything that a run found.
 
@@ -200,6 +293,9 @@ class Results(_Row):
         comparisons: The paired comparisons with `reference`.
         equal_safety: The comparisons at equal safety with `reference`.
         attack_drops: What attacks take of each method's defense success; attacked prompts are in no other number.
+        abilities: How each method but the base model itself fares on given replies.
+        tasks: What each method reaches in tasks of lm-evaluation-harness.
+        flips: What changes in each method's replies and verdicts with the batches.
         finding: The answer in two sentences.
     """
 
@@ -213,4 +309,7 @@ class Results(_Row):
     comparisons: list[Comparison]
     equal_safety: list[EqualSafety]
     attack_drops: list[AttackDrop] = []
+    abilities: list[Ability] = []
+    tasks: list[TaskScore] = []
+    flips: list[FlipCount] = []
     finding: str

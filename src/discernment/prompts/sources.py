@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from discernment.errors import DataError
 from discernment.prompts.catalogue import catalogue, load_catalogue_set, nearest_names
-from discernment.prompts.prompt import Label, Prompt, Split
+from discernment.prompts.prompt import Label, Split
 from discernment.prompts.prompt_set import Columns, PromptSet
 from discernment.prompts.starter import STARTER_SETS, load_starter
 
@@ -35,6 +35,8 @@ class PromptSource(BaseModel):
         label: Keep the prompts with this label, or with one of these.
         split: Keep the prompts that the source itself assigns to this split.
         category: Keep the prompts whose category begins with this, or with one of these.
+        response_begins: Keep the prompts whose response begins with this, or with one of these.
+        max_characters: Keep the prompts whose text is no longer than this.
         limit: Draw at most this many of them.
         seed: Seed of that draw.
         columns: For files and the hub: which column holds the text, label, category, ...
@@ -53,6 +55,8 @@ class PromptSource(BaseModel):
     label: Label | tuple[Label, ...] | None = None
     split: Split | None = None
     category: str | tuple[str, ...] | None = None
+    response_begins: str | tuple[str, ...] | None = None
+    max_characters: int | None = Field(default=None, ge=1)
     limit: int | None = Field(default=None, ge=1)
     seed: int = 0
     columns: dict[ColumnRole, str] = {}
@@ -116,8 +120,19 @@ def load_source(source: PromptSource | str, data_dir: Path | None = None) -> Pro
     if source.split is not None:
         prompts = prompts.with_split(source.split)
     if source.category is not None:
-        beginnings = source.category if isinstance(source.category, tuple) else (source.category,)
-        prompts = prompts.filter(_category_begins(beginnings), f"category {' or '.join(beginnings)}")
+        beginnings = _listed(source.category)
+        prompts = prompts.filter(
+            lambda p: p.category is not None and p.category.startswith(beginnings),
+            f"category {' or '.join(beginnings)}",
+        )
+    if source.response_begins is not None:
+        openings = _listed(source.response_begins)
+        prompts = prompts.filter(
+            lambda p: p.response is not None and p.response.startswith(openings),
+            f"response begins {' or '.join(openings)}",
+        )
+    if (longest := source.max_characters) is not None:
+        prompts = prompts.filter(lambda p: len(p.text) <= longest, f"at most {longest} characters")
     return prompts.sample(source.limit, source.seed) if source.limit else prompts
 
 
@@ -166,8 +181,8 @@ def _columns(source: PromptSource) -> Columns:
     return Columns(**chosen, fixed_label=source.fixed_label, label_map=source.label_map)
 
 
-def _category_begins(beginnings: tuple[str, ...]) -> Callable[[Prompt], bool]:
-    return lambda p: p.category is not None and p.category.startswith(beginnings)
+def _listed(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else value
 
 
 def _reject(source: PromptSource, options: Sequence[str], where: str) -> None:

@@ -65,6 +65,11 @@ class RefineOptions(OptimizerOptions):
     )
     steps: int = Field(80, ge=1, description="At most so many steps.")
     loss: LossOptions = Field(default_factory=LossOptions)
+    labels: Literal["all", "toxic_or_not"] = Field(
+        "all",
+        description="What is contrasted: every label with every other, or toxic prompts with all others, which are "
+        "then pulled together.",
+    )
     matched: bool = Field(True, description="Draw the matched partner of a prompt into the same batch.")
     retention: float = Field(
         0.0,
@@ -315,7 +320,10 @@ def _make_trainer(
     if not any(p.label.should_refuse for p in prompts):
         raise TrainingError(f"The contrast needs toxic prompts; {prompts.summary()}.")
     sequences = [chat.encode(p.text) for p in prompts]
-    numbers = {label: n for n, label in enumerate(Label)}
+    numbers = {
+        label: int(label.should_refuse) if options.labels == "toxic_or_not" else n
+        for n, label in enumerate(Label)
+    }
     labels = [numbers[p.label] for p in prompts]
     references: list[Tensor | None] = [None] * len(prompts)
     if options.retention and retained is not None:

@@ -14,7 +14,7 @@ from discernment.files import write_json, write_text
 from discernment.reporting.marks import legend_symbol, mark
 from discernment.reporting.page import templates
 from discernment.reporting.table import columns, tallies
-from discernment.reporting.tables_csv import write_comparisons, write_scores, write_verdicts
+from discernment.reporting.tables_csv import write_tables, write_verdicts
 from discernment.reporting.words import benchmark_in_words, label_in_words
 
 __all__ = ["render_comparison", "write_comparison"]
@@ -39,8 +39,7 @@ def write_comparison(
         The path of the page.
     """
     write_json(out / "results.json", results.model_dump(mode="json"))
-    write_scores(out / "scores.csv", results)
-    write_comparisons(out / "comparisons.csv", results)
+    write_tables(out, results)
     write_verdicts(out / "verdicts.csv", outcomes(samples), results.methods, redact=redact)
     page = out / "comparison.html"
     write_text(page, render_comparison(results, samples, redact=redact))

@@ -18,7 +18,7 @@ from discernment.reporting.examples import ExampleGroup, changed_examples
 from discernment.reporting.marks import Mark, label_mark, legend_symbol, mark
 from discernment.reporting.page import templates
 from discernment.reporting.run_files import Manifest, RunFiles, read_run
-from discernment.reporting.table import AUROC, Column, columns, tallies
+from discernment.reporting.table import AUROC, Column, columns, tallies, task_rows
 from discernment.reporting.words import benchmark_in_words, label_in_words
 
 __all__ = ["render_report", "write_report"]
@@ -76,6 +76,7 @@ def render_report(run: RunFiles, *, redact: bool = False) -> str:
         "main_columns": rates + (rankings if len(rankings) <= 2 else []),
         "rankings": rankings if len(rankings) > 2 else [],
         "tallies": tallies(results),
+        "tasks": task_rows(results),
         "n_prompts": _prompt_counts(run),
         "safety": figures.safety_panels(results),
         "equal_safety": [row for row in results.equal_safety if row.method != row.against],

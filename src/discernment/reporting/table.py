@@ -6,15 +6,26 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from discernment.evaluation.results import Results
+from discernment.evaluation.results import Results, TaskScore
 from discernment.prompts import Label
 from discernment.reporting.text import count, decimal, interval, percent, visible
 from discernment.reporting.words import label_in_words, pair_in_words
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
-__all__ = ["Cell", "Column", "Tally", "columns", "results_table", "tallies"]
+__all__ = [
+    "Cell",
+    "Column",
+    "Tally",
+    "TaskRow",
+    "ability_columns",
+    "columns",
+    "results_table",
+    "tallies",
+    "task_rows",
+]
 
 RATES = {
     Label.TOXIC: "Toxic refused,\N{NO-BREAK SPACE}%",
@@ -22,6 +33,7 @@ RATES = {
     Label.BENIGN: "Benign answered,\N{NO-BREAK SPACE}%",
 }
 AUROC = "Discernment AUROC"
+ABILITY = "General ability"
 
 
 @dataclass(frozen=True)
@@ -82,6 +94,24 @@ class Tally:
     unscored: int
 
 
+@dataclass(frozen=True)
+class TaskRow:
+    """One metric of one task of lm-evaluation-harness.
+
+    Attributes:
+        name: The task, the metric and, where there is one, how answers were extracted.
+        scores: What each method reached.
+    """
+
+    name: str
+    scores: dict[str, TaskScore]
+
+    @property
+    def questions(self) -> int:
+        """Number of questions."""
+        return max(score.questions for score in self.scores.values())
+
+
 def columns(results: Results) -> list[Column]:
     """The columns of the method table: rates by label, then discernment AUROCs; benchmarks in the recipe's order."""
     found = []
@@ -118,6 +148,27 @@ def _mark_best(cells: dict[str, Cell]) -> dict[str, Cell]:
     return marked
 
 
+def ability_columns(results: Results) -> list[Column]:
+    """Divergence from the base model and perplexity of each method on given replies; none where not measured."""
+    if not results.abilities:
+        return []
+    kl = {a.policy: Cell(a.kl, a.kl_low, a.kl_high, n=a.prompts) for a in results.abilities}
+    ratio = {a.policy: Cell(a.ratio, a.ratio_low, a.ratio_high, n=a.prompts) for a in results.abilities}
+    return [
+        Column(ABILITY, "KL to the base model, nats (0: alike)", False, kl),
+        Column(ABILITY, "Perplexity ratio to it (above 1: worse)", False, ratio),
+    ]
+
+
+def task_rows(results: Results) -> list[TaskRow]:
+    """What each method reached in tasks of lm-evaluation-harness, one row a metric."""
+    rows: dict[str, dict[str, TaskScore]] = {}
+    for score in results.tasks:
+        how = "" if score.filter == "none" else f" ({score.filter})"
+        rows.setdefault(f"{score.task}, {score.metric}{how}", {})[score.policy] = score
+    return [TaskRow(name, scores) for name, scores in rows.items()]
+
+
 def tallies(results: Results) -> dict[str, Tally]:
     """The counts of each method over all benchmarks."""
     return {
@@ -151,7 +202,7 @@ def results_table(results: Results) -> Table:
     for method in results.methods:
         table.add_column(Text(visible(method)), justify="right", overflow="fold")
     group = ""
-    for column in columns(results):
+    for column in [*columns(results), *ability_columns(results)]:
         if column.group != group:
             group = column.group
             table.add_section()
@@ -165,8 +216,28 @@ def results_table(results: Results) -> Table:
             number.append(f"\n{column.interval(cell)}", style="not bold dim")
             numbers.append(number)
         table.add_row(label, *numbers)
+    if results.tasks:
+        table.add_section()
+        table.add_row(Text("Tasks, with standard errors", style="bold"))
+    for row in task_rows(results):
+        table.add_row(Text(visible(row.name)), *(_task_cell(row.scores.get(m)) for m in results.methods))
     table.add_section()
     tally = tallies(results)
     table.add_row("Partial refusals", *(count(tally[m].partial) for m in results.methods))
     table.add_row("Unscored completions", *(count(tally[m].unscored) for m in results.methods))
+    flips = {flip.method: flip for flip in results.flips}
+    if flips:
+        changed = [flips[m].changed if m in flips else None for m in results.methods]
+        flipped = [flips[m].flipped if m in flips else None for m in results.methods]
+        table.add_row("Replies that change with the batches", *map(count, changed))
+        table.add_row("Verdicts that change with the batches", *map(count, flipped))
     return table
+
+
+def _task_cell(score: TaskScore | None) -> Text:
+    from rich.text import Text
+
+    cell = Text(decimal(score.value if score else None))
+    if score is not None and score.standard_error is not None:
+        cell.append(f"\n± {decimal(score.standard_error)}", style="dim")
+    return cell

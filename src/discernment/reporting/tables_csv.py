@@ -1,4 +1,4 @@
-"""The numbers of a comparison as CSV files, one row a rate, a paired comparison, or a prompt."""
+"""The numbers of a run or a comparison as CSV files, one row a rate, a paired comparison, a prompt, ..."""
 
 from __future__ import annotations
 
@@ -11,24 +11,41 @@ from typing import Any
 from pydantic import BaseModel
 
 from discernment.evaluation.failures import Outcome
-from discernment.evaluation.results import Comparison, Results, Score
+from discernment.evaluation.results import (
+    Ability,
+    AttackDrop,
+    Comparison,
+    FlipCount,
+    Results,
+    Score,
+    TaskScore,
+)
 from discernment.files import write_text
 from discernment.reporting.text import visible
 
-__all__ = ["write_comparisons", "write_scores", "write_verdicts"]
+__all__ = ["write_tables", "write_verdicts"]
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 PROMPT_COLUMNS = ("benchmark", "label", "category", "prompt_id", "prompt")
 
 
-def write_scores(path: Path, results: Results) -> None:
-    """One row a method, benchmark and label: the rate, its interval and the counts."""
-    _write(path, list(Score.model_fields), _rows(results.scores))
+def write_tables(directory: Path, results: Results) -> None:
+    """Write `scores.csv` and `comparisons.csv`, and what else was measured: attacks, ability, tasks, flips.
 
-
-def write_comparisons(path: Path, results: Results) -> None:
-    """One row a paired comparison with the reference."""
-    _write(path, list(Comparison.model_fields), _rows(results.comparisons))
+    One row is a rate, a paired comparison with the reference, an attack on a method, and so on; the columns are the
+    fields of `evaluation.results`.
+    """
+    tables: list[tuple[str, type[BaseModel], Sequence[BaseModel]]] = [
+        ("scores", Score, results.scores),
+        ("comparisons", Comparison, results.comparisons),
+        ("attacks", AttackDrop, results.attack_drops),
+        ("ability", Ability, results.abilities),
+        ("tasks", TaskScore, results.tasks),
+        ("flips", FlipCount, results.flips),
+    ]
+    for name, model, rows in tables:
+        if rows or model in (Score, Comparison):
+            _write(directory / f"{name}.csv", list(model.model_fields), _rows(rows))
 
 
 def write_verdicts(path: Path, found: Sequence[Outcome], methods: Sequence[str], *, redact: bool) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -31,6 +30,7 @@ from discernment.prompts import PromptSet
 from discernment.prompts.sources import PromptSource, load_source, load_sources
 from discernment.prompts.suites import load_suite, suites
 from discernment.refinement.trainer import RefineOptions
+from discernment.runs.problems import first_problem
 
 __all__ = [
     "Benchmark",
@@ -42,6 +42,7 @@ __all__ = [
     "TrainingData",
     "first_problem",
     "parse_recipe",
+    "read_mapping",
     "read_recipe",
 ]
 
@@ -141,6 +142,17 @@ class EvaluationPlan(JudgedOptions):
     suite: str | None = Field(None, description="Named list of sets, beside `benchmarks`.")
     attacks: list[str] = Field([], description="Attacks on the toxic prompts.")
     translations: Path | None = Field(None, description="File of translations for the attack `low_resource`.")
+    ability: Sources | None = Field(
+        None,
+        description="Benign prompts with replies, on which every method is measured beside the base model.",
+    )
+    tasks: list[str] = Field(
+        [], description="Tasks of lm-evaluation-harness: names that it knows, or folders of task files."
+    )
+    tasks_limit: int | None = Field(None, ge=1, description="Most questions a task.")
+    flips: int | None = Field(
+        None, ge=1, description="Batch size of a second evaluation in another order, to count what flips."
+    )
     reference: str | None = Field(
         None,
         description="The method that the others are compared with; `stl` where it is there, else the first.",
@@ -163,6 +175,14 @@ class EvaluationPlan(JudgedOptions):
                 raise ValueError(f"the attack {name!r} is named twice")
         return attacks
 
+    @field_validator("tasks")
+    @classmethod
+    def _tasks_are_named_once(cls, tasks: list[str]) -> list[str]:
+        twice = [name for name, count in Counter(tasks).items() if count > 1]
+        if twice:
+            raise ValueError(f"the task {twice[0]!r} is named twice")
+        return tasks
+
     @model_validator(mode="after")
     def _has_something_to_do(self) -> EvaluationPlan:
         if not self.benchmarks and self.suite is None:
@@ -171,6 +191,13 @@ class EvaluationPlan(JudgedOptions):
             raise ValueError(
                 f"`translations` are for the attack `{LOW_RESOURCE}`, which is not among `attacks`"
             )
+        if self.tasks_limit is not None and not self.tasks:
+            raise ValueError("`tasks_limit` is for `tasks`, and there are none")
+        if self.flips == self.batch_size:
+            raise ValueError(
+                f"`flips` is the batch size of the second evaluation, and {self.flips} is `batch_size`, that of the "
+                "first; choose another, such as 1"
+            )
         return self
 
     @property
@@ -178,6 +205,16 @@ class EvaluationPlan(JudgedOptions):
         """The benchmarks of the suite, and then the others."""
         of_suite = load_suite(self.suite) if self.suite else []
         return [Benchmark(**source.model_dump(exclude_unset=True)) for source in of_suite] + self.benchmarks
+
+    def ability_prompts(self) -> PromptSet | None:
+        """Read the prompts with replies that ability is measured on; None if it is not to be measured.
+
+        Raises:
+            DataError: If a set cannot be read, or none of its prompts has a reply.
+        """
+        if self.ability is None:
+            return None
+        return load_sources(self.ability, "ability").filter(lambda p: bool(p.response), "a response")
 
 
 class PropositionPlan(_Part):
@@ -300,21 +337,35 @@ def read_recipe(path: Path) -> Recipe:
         RecipeError: If the file is missing, is not YAML, or holds something wrong: the message names the option and
             the nearest known one.
     """
+    return parse_recipe(read_mapping(path, "recipe", Recipe), str(path))
+
+
+def read_mapping(path: Path, what: str, model: type[BaseModel]) -> dict[str, Any]:
+    """Read a YAML file that is one mapping.
+
+    Args:
+        path: The file.
+        what: What messages call it.
+        model: Names the keys that it should have; nothing is checked against it yet.
+
+    Raises:
+        RecipeError: If the file is missing, is not YAML, or not a mapping.
+    """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RecipeError(f"There is no recipe {path}.") from None
+        raise RecipeError(f"There is no {what} {path}.") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         place = getattr(error, "problem_mark", None)
         where = f", line {place.line + 1}," if place else ""
         raise RecipeError(
-            f"The recipe {path}{where} is not valid YAML ({str(error).splitlines()[0]})."
+            f"The {what} {path}{where} is not valid YAML ({str(error).splitlines()[0]})."
         ) from error
     if not isinstance(content, dict):
         raise RecipeError(
-            f"The recipe {path} must be a mapping with the keys {', '.join(Recipe.model_fields)}."
+            f"The {what} {path} must be a mapping with the keys {', '.join(model.model_fields)}."
         )
-    return parse_recipe(content, str(path))
+    return content
 
 
 def parse_recipe(content: dict[str, Any], where: str) -> Recipe:
@@ -341,47 +392,3 @@ def parse_recipe(content: dict[str, Any], where: str) -> Recipe:
     for entry in recipe.methods:
         find_method(entry.method)
     return recipe
-
-
-def first_problem(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
-    """One thing that is wrong, in words, with the nearest known name where a name is wrong.
-
-    Args:
-        error: What pydantic found.
-        model: The model that was validated.
-        prefix: Where in the file it stands.
-    """
-    # A misspelt name first: it is why another one is missing.
-    problem = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    location = [str(part) for part in problem["loc"] if not str(part).startswith("function-")]
-    name = ".".join([prefix, *location] if prefix else location)
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if problem["type"] == "extra_forbidden":
-        known = _fields_at(model, location[:-1])
-        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
-        hint = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(known)}."
-        return f"`{name}` is not a known option{more}; {hint}"
-    if problem["type"] == "missing":
-        return f"`{name}` is missing{more}."
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{f'`{name}`: ' if name else ''}{message}{more}."
-
-
-def _fields_at(model: type[BaseModel], location: list[str]) -> list[str]:
-    """Names of the fields that the part of the recipe at `location` may have."""
-    for part in location:
-        if part.isdigit():
-            continue
-        field = model.model_fields.get(part)
-        inner = None if field is None else next(_models_in(field.annotation), None)
-        if inner is None:
-            break
-        model = inner
-    return list(model.model_fields)
-
-
-def _models_in(annotation: Any) -> Any:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _models_in(argument)

@@ -12,6 +12,7 @@ from discernment.diagnosis.dynamics import DynamicsOptions, Probes
 from discernment.diagnosis.proposition import halves
 from discernment.diagnosis.rejection import load_openings
 from discernment.errors import ModelError, RecipeError
+from discernment.evaluation.harness import Tasks
 from discernment.methods.method import Materials, find_method
 from discernment.models.loading import resolve
 from discernment.models.spec import ModelSpec
@@ -32,14 +33,17 @@ def rehearse(recipe: Recipe, materials: Materials, proposition: PromptSet | None
         proposition: The prompts that Proposition 1 is measured on, where it is.
 
     Raises:
-        RecipeError: If a method lacks prompts, replies or options, or a judge its key.
+        RecipeError: If a method lacks prompts, replies or options, a judge its key, or tasks their extra; or if
+            there is no such task.
         ModelError: If the model has no such layer, or cannot be found, or that of a judge.
-        DataError: If there are no refusal openings for the language, or too few probe prompts, or too few
-            for Proposition 1.
+        DataError: If there are no refusal openings for the language, or too few probe prompts, too few for
+            Proposition 1, or no data for a task.
     """
     _ = recipe.evaluate.judge.fingerprint
     if isinstance(recipe.evaluate.openings, str):
         load_openings(recipe.evaluate.openings)
+    if recipe.evaluate.tasks:
+        Tasks(tuple(recipe.evaluate.tasks)).check()
     if materials.probes is not None:
         Probes.choose(materials.probes, DynamicsOptions())
     if proposition is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shutil
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
@@ -28,6 +29,7 @@ from discernment.models.spec import ModelSpec
 from discernment.prompts import PromptSet
 from discernment.prompts.words import normalise
 from discernment.runs.diagnosis import check_refinements
+from discernment.runs.measures import Measures
 from discernment.runs.recipe import Recipe
 from discernment.runs.rehearsal import rehearse
 from discernment.runs.stages import Reporter, StageRunner
@@ -144,7 +146,8 @@ def _run(recipe: Recipe, directory: Path, reporter: Reporter) -> RunSummary:
     attacked, skipped = attack_benchmarks(asked.attacks, benchmarks, asked.translations)
     plan = recipe.diagnose.proposition if recipe.diagnose else None
     theory = recipe.diagnose.proposition_prompts() if recipe.diagnose else None
-    seen = _seen_in_training(materials, benchmarks)
+    ability = asked.ability_prompts()
+    seen = _seen_in_training(materials, benchmarks if ability is None else [*benchmarks, ability])
     rehearse(recipe, materials, theory)
     _forget_other_recipe(directory, recipe)
     write_text(directory / "recipe.yaml", recipe.to_yaml())
@@ -152,6 +155,8 @@ def _run(recipe: Recipe, directory: Path, reporter: Reporter) -> RunSummary:
     judge = asked.judge.build().name
     samples: dict[str, list[Sample]] = {}
     under_attack: dict[tuple[str, str], list[Sample]] = {}
+    measures = Measures(recipe, benchmarks, ability, stage)
+    measured: dict[str, list[Any]] = {}
     methods: dict[str, Any] = {}
 
     def manifest(status: str) -> dict[str, Any]:
@@ -199,6 +204,8 @@ def _run(recipe: Recipe, directory: Path, reporter: Reporter) -> RunSummary:
             under_attack[under.attack, entry.label] = evaluated(
                 "attack", model, under.benchmarks, _verdicts_only(asked.options), **prefix
             )
+        for field, rows in measures.take(model, samples[entry.label]).items():
+            measured.setdefault(field, []).extend(rows)
         methods[entry.label] = {
             "method": entry.method,
             "stages": stage.stages_of(entry.label),
@@ -215,7 +222,7 @@ def _run(recipe: Recipe, directory: Path, reporter: Reporter) -> RunSummary:
         for under in attacked
         for method in samples
     )
-    results = results.model_copy(update={"attack_drops": [drop for drop in drops if drop]})
+    results = results.model_copy(update={"attack_drops": [drop for drop in drops if drop], **measured})
     write_json(directory / "results.json", results.model_dump(mode="json"))
     if plan is not None and theory is not None:
         found = check_refinements(recipe.model, theory, plan, stage, recipe.seed)
@@ -247,6 +254,7 @@ def _forget_other_recipe(directory: Path, recipe: Recipe) -> None:
     if written.is_file() and written.read_text(encoding="utf-8") != recipe.to_yaml():
         for name in ("results.json", "proposition.json", "report.html"):
             (directory / name).unlink(missing_ok=True)
+        shutil.rmtree(directory / "tables", ignore_errors=True)
 
 
 def _started(directory: Path, recipe: Recipe) -> str:

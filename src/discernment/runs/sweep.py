@@ -1,0 +1,276 @@
+"""Running a sweep: Optuna proposes options, a run of the recipe says what they are worth.
+
+Trials that need the same stage share it: each has a run directory of its own, and all of these have one `stages`.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from discernment.errors import DiscernmentError, RecipeError, RunError
+from discernment.files import append_json_lines, content_hash, read_json, write_json, write_text
+from discernment.prompts import Split
+from discernment.runs.objective import objective_value
+from discernment.runs.recipe import Recipe
+from discernment.runs.rehearsal import rehearse
+from discernment.runs.run import run_recipe
+from discernment.runs.stages import Reporter
+from discernment.runs.sweep_plan import Dimension, Sweep, Value
+from discernment.runs.sweep_results import State, SweepResults, SweepTrial
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+    from optuna.samplers import BaseSampler
+    from optuna.trial import FrozenTrial
+
+__all__ = ["run_sweep"]
+
+OnTrial = Callable[[SweepResults, int], None]
+
+STATES: dict[str, State] = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
+
+
+def run_sweep(
+    sweep: Sweep,
+    directory: Path,
+    *,
+    trials: int | None = None,
+    reporter: Reporter | None = None,
+    on_trial: OnTrial | None = None,
+) -> SweepResults:
+    """Search until there are as many trials as asked for, those of earlier calls included.
+
+    The directory gets `sweep.json`, the best recipe as `best.yaml` (with several objectives `best-N.yaml` for every
+    trial N on the Pareto front), `trials/N-seed-S` with a run each, `stages` and Optuna's `journal.log`. An
+    interrupted trial is done again and its finished stages are taken. The same sweep proposes the same options,
+    whether or not it was interrupted.
+
+    Args:
+        sweep: What to search over.
+        directory: The sweep's directory.
+        trials: How many trials there shall be, all together; the sweep's own number by default.
+        reporter: Hears which stages are run.
+        on_trial: Called after every trial with the results up to then, and how many trials there shall be.
+
+    Raises:
+        RecipeError: If the extra `sweep` is not installed, the recipe evaluates on a test split and the sweep does
+            not allow that, or the recipe cannot be run somewhere in the space.
+        RunError: If the directory is in use, or holds another sweep.
+        DiscernmentError: If the data or the model is wrong.
+    """
+    try:
+        import optuna
+    except ImportError:
+        raise RecipeError("A sweep needs `pip install 'discernment[sweep]'`.") from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"The sweep directory {directory} cannot be made ({error.strerror}); name another."
+        ) from error
+    try:
+        with FileLock(directory / "sweep.lock", timeout=0):
+            return _Search(sweep, directory, reporter).run(sweep.planned(trials), on_trial)
+    except Timeout:
+        raise RunError(
+            f"The sweep directory {directory} is in use by another process; wait for it or name another."
+        ) from None
+
+
+class _Search:
+    """One call of a sweep on its directory."""
+
+    def __init__(self, sweep: Sweep, directory: Path, reporter: Reporter | None) -> None:
+        self.sweep = sweep
+        self.directory = directory
+        self.reporter = reporter
+        for values in sweep.samples():
+            recipe = sweep.recipe_at(values, sweep.name, sweep.every_seed[0])
+            if not sweep.allow_test:
+                _keep_off_test(recipe)
+            rehearse(recipe, recipe.materials())
+        self.study = _open(sweep, directory)
+
+    def run(self, planned: int, on_trial: OnTrial | None) -> SweepResults:
+        from optuna import TrialPruned
+        from optuna.trial import TrialState
+
+        results = self.results()
+        while (number := len(results.trials)) < planned:
+            trial = self.ask(number)
+            try:
+                values = self.worth(trial, number)
+            except TrialPruned:
+                self.study.tell(trial, state=TrialState.PRUNED)
+            except DiscernmentError as error:
+                trial.set_user_attr("error", str(error))
+                self.study.tell(trial, state=TrialState.FAIL)
+            else:
+                self.study.tell(trial, values)
+            results = self.results()
+            self.write(results)
+            if on_trial:
+                on_trial(results, planned)
+        return results
+
+    def ask(self, number: int) -> Trial:
+        """The next trial; what it proposes depends on its number and the finished trials alone."""
+        from optuna.trial import TrialState
+
+        # A sampler that was made once would begin its sequence again in every call of the sweep.
+        seed = int(np.random.SeedSequence((self.sweep.seed, number)).generate_state(1)[0])
+        self.study.sampler = _sampler(self.sweep.sampler, seed)
+        if self.sweep.sampler == "grid" and not self.study.get_trials(states=(TrialState.WAITING,)):
+            # Optuna's GridSampler would pass over the point of an interrupted trial.
+            self.study.enqueue_trial(self.sweep.grid()[number])
+        return self.study.ask()
+
+    def worth(self, trial: Trial, number: int) -> list[float]:
+        """The objectives at a trial's options, means over the seeds.
+
+        Raises:
+            TrialPruned: If the first seeds are so bad that the others need not be run.
+            DiscernmentError: If a run fails.
+        """
+        from optuna import TrialPruned
+
+        parameters = {key: _suggest(trial, key, d) for key, d in self.sweep.space.items()}
+        seeds = self.sweep.every_seed
+        found: list[list[float]] = []
+        means: list[float] = []
+        for step, seed in enumerate(seeds):
+            recipe = self.recipe(number, parameters, seed)
+            directory = self.run_directory(number, seed)
+            summary = run_recipe(recipe, directory, self.reporter)
+            manifest = read_json(directory / "manifest.json")
+            found.append([objective_value(summary.results, manifest, o) for o in self.sweep.objectives])
+            means = [statistics.fmean(values) for values in zip(*found, strict=True)]
+            if len(means) == 1 and len(seeds) > 1:  # Optuna does not prune for several objectives
+                trial.report(means[0], step)
+                if step + 1 < len(seeds) and trial.should_prune():
+                    raise TrialPruned
+        return means
+
+    def recipe(self, number: int, parameters: dict[str, Value], seed: int) -> Recipe:
+        return self.sweep.recipe_at(parameters, f"{self.sweep.name}-{number}", seed)
+
+    def run_directory(self, number: int, seed: int) -> Path:
+        """A trial's run directory, whose stages are those of all trials."""
+        directory = self.directory / "trials" / f"{number}-seed-{seed}"
+        directory.mkdir(parents=True, exist_ok=True)
+        (self.directory / "stages").mkdir(exist_ok=True)
+        link = directory / "stages"
+        if not link.is_symlink():
+            link.symlink_to(Path("../../stages"), target_is_directory=True)
+        return directory
+
+    def results(self) -> SweepResults:
+        """All trials that ended."""
+        from optuna.trial import TrialState
+
+        complete = self.study.get_trials(states=(TrialState.COMPLETE,))
+        several = len(self.sweep.objectives) > 1
+        front = self.study.best_trials if several else [self.study.best_trial] if complete else []
+        best = {trial.number for trial in front}
+        return SweepResults(
+            name=self.sweep.name,
+            sampler=self.sweep.sampler,
+            seeds=self.sweep.every_seed,
+            space=self.sweep.space,
+            objectives=self.sweep.objectives,
+            trials=[
+                SweepTrial(
+                    number=number,
+                    state=STATES[trial.state.name],
+                    parameters=trial.params,
+                    values=trial.values if trial.state is not TrialState.FAIL else None,
+                    seconds=round(trial.duration.total_seconds(), 2) if trial.duration else 0.0,
+                    error=trial.user_attrs.get("error"),
+                    best=trial.number in best,
+                )
+                for number, trial in enumerate(_ended(self.study))
+            ],
+        )
+
+    def write(self, results: SweepResults) -> None:
+        """Leave the numbers and the best recipes."""
+        write_json(self.directory / "sweep.json", results.to_json())
+        several = len(self.sweep.objectives) > 1
+        recipes = {f"best-{trial.number}.yaml" if several else "best.yaml": trial for trial in results.best}
+        for name, trial in recipes.items():
+            recipe = self.recipe(trial.number, trial.parameters, self.sweep.every_seed[0])
+            write_text(self.directory / name, recipe.to_yaml())
+        for path in self.directory.glob("best*.yaml"):
+            if path.name not in recipes:
+                path.unlink()
+
+
+def _open(sweep: Sweep, directory: Path) -> Study:
+    """The study in a directory, new or as it was left."""
+    import optuna
+    from optuna.storages.journal import JournalFileBackend, JournalStorage
+    from optuna.trial import TrialState
+
+    journal = directory / "journal.log"
+    append_json_lines(journal, ())  # cuts off a line that was being written when the last call was killed
+    study = optuna.create_study(
+        storage=JournalStorage(JournalFileBackend(str(journal))),
+        study_name="sweep",
+        directions=["maximize" if o.maximise else "minimize" for o in sweep.objectives],
+        pruner=optuna.pruners.MedianPruner(),
+        load_if_exists=True,
+    )
+    fingerprint = content_hash(sweep.model_dump(mode="json", exclude_defaults=True, exclude={"trials"}))
+    if study.user_attrs.get("sweep", fingerprint) != fingerprint:
+        raise RunError(f"The directory {directory} holds trials of another sweep; name another with --out.")
+    study.set_user_attr("sweep", fingerprint)
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):
+        study.tell(trial.number, state=TrialState.FAIL)  # interrupted; `ask` proposes the same again
+    return study
+
+
+def _ended(study: Study) -> list[FrozenTrial]:
+    """Trials that came to an end of their own: an interrupted one is marked as failed, without a reason."""
+    from optuna.trial import TrialState
+
+    ended = study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL))
+    return [t for t in ended if t.state is not TrialState.FAIL or "error" in t.user_attrs]
+
+
+def _sampler(name: str, seed: int) -> BaseSampler:
+    from optuna.samplers import RandomSampler, TPESampler
+
+    return TPESampler(seed=seed) if name == "tpe" else RandomSampler(seed=seed)
+
+
+def _suggest(trial: Trial, key: str, dimension: Dimension) -> Value:
+    if dimension.choices is not None:
+        return trial.suggest_categorical(key, dimension.choices)
+    assert dimension.low is not None
+    assert dimension.high is not None
+    if dimension.integer:
+        step = int(dimension.step or 1)
+        return trial.suggest_int(key, int(dimension.low), int(dimension.high), step=step, log=dimension.log)
+    return trial.suggest_float(key, dimension.low, dimension.high, step=dimension.step, log=dimension.log)
+
+
+def _keep_off_test(recipe: Recipe) -> None:
+    """See that nothing is chosen on prompts of a test split.
+
+    Raises:
+        RecipeError: If a benchmark has such prompts.
+    """
+    for benchmark in recipe.evaluate.sets:
+        count = sum(prompt.split is Split.TEST for prompt in benchmark.load())
+        if count:
+            raise RecipeError(
+                f"The recipe evaluates on {benchmark.name or benchmark.set}, of which {count} prompts are of the test "
+                "split; choose on the validation split, or write `allow_test: true` into the sweep."
+            )

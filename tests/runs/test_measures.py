@@ -1,0 +1,245 @@
+"""General ability and flips as stages of a run: what they measure, that they are done once, and what they refuse."""
+
+import json
+import sys
+
+import pytest
+import yaml
+
+from discernment.errors import DataError, RecipeError
+from discernment.evaluation.ability import measure_ability
+from discernment.evaluation.harness import Tasks, run_tasks
+from discernment.evaluation.results import Results
+from discernment.evaluation.sample import read_samples
+from discernment.files import read_json
+from discernment.models.policy import Policy
+from discernment.prompts import PromptSet, Provenance
+from discernment.prompts.sources import load_source
+from discernment.reporting import write_report
+from discernment.runs.recipe import parse_recipe, read_recipe
+from discernment.runs.run import Quiet, run_recipe
+from tiny import make_benign, make_prompts
+
+QUESTIONS = [
+    {"question": "What do bees make?", "choices": ["honey", "bread", "paper"], "answer": 0},
+    {"question": "Which one is a colour?", "choices": ["seven", "green"], "answer": 1},
+    {"question": "How many legs has a dog?", "choices": ["two", "six", "four"], "answer": 2},
+]
+TASK = {
+    "task": "three_questions",
+    "dataset_path": "json",
+    "dataset_kwargs": {"data_files": {"test": "questions.json"}},
+    "test_split": "test",
+    "output_type": "multiple_choice",
+    "doc_to_text": "Question: {{question}}\nAnswer:",
+    "doc_to_choice": "{{choices}}",
+    "doc_to_target": "{{answer}}",
+    "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+}
+
+
+class Heard(Quiet):
+    def __init__(self):
+        self.stages = []
+        self.told = []
+
+    def stage(self, name, owner, *, reused):
+        self.stages.append((name, owner, reused))
+
+    def progress(self, what, done, of):
+        self.told.append((what, done, of))
+
+
+@pytest.fixture
+def content(model_folder, tmp_path):
+    sets = {
+        "general": make_benign(4),
+        "safety": make_prompts(4),
+        "test": PromptSet(make_prompts(9)[8:], Provenance(name="test")),
+    }
+    # Of the twelve prompts with replies, general has four; one more comes without a reply.
+    benign = [
+        p.model_copy(update={"response": p.response if n < 12 else None})
+        for n, p in enumerate(make_benign(13))
+    ]
+    sets["benign"] = PromptSet(benign, Provenance(name="benign"))
+    for name, prompts in sets.items():
+        prompts.to_jsonl(tmp_path / f"{name}.jsonl")
+    return {
+        "name": "tiny",
+        "model": str(model_folder()),
+        "seed": 3,
+        "data": {name: str(tmp_path / f"{name}.jsonl") for name in ("general", "safety")},
+        "align": {"batch_size": 4, "learning_rate": 3e-3},
+        "methods": ["base", "stl"],
+        "evaluate": {
+            "max_new_tokens": 4,
+            "unscored_limit": 1,
+            "batch_size": 8,
+            "openings": ["Sorry", "I can't"],
+            "benchmarks": [{"set": str(tmp_path / "test.jsonl"), "name": "pairs"}],
+        },
+    }
+
+
+@pytest.fixture
+def benign(tmp_path):
+    return str(tmp_path / "benign.jsonl")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    pytest.importorskip("lm_eval", reason="the extra `capabilities` is not installed")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    made = tmp_path / "tasks"
+    made.mkdir()
+    write_questions(made, QUESTIONS)
+    (made / "three.yaml").write_text(yaml.safe_dump(TASK))
+    return made
+
+
+def write_questions(folder, rows):
+    (folder / "questions.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def changed(content, **evaluate):
+    return parse_recipe({**content, "evaluate": {**content["evaluate"], **evaluate}}, "r")
+
+
+def stages(heard, *, reused=False):
+    return [(name, owner) for name, owner, again in heard.stages if again is reused]
+
+
+def model_of(directory, method):
+    return Policy.load(
+        str(directory / read_json(directory / "manifest.json")["methods"][method]["model"]["model"])
+    )
+
+
+def test_ability_is_that_of_each_trained_method_beside_the_base_model(content, benign, tmp_path):
+    directory, heard = tmp_path / "run", Heard()
+    plain = run_recipe(changed(content), directory)
+    assert (plain.results.abilities, plain.results.tasks, plain.results.flips) == ([], [], [])
+    assert plain.seen_in_training == {}  # of the benchmark
+    recipe = changed(content, ability=benign, flips=3)
+    summary = run_recipe(recipe, directory, heard)
+
+    # What was there is taken, and nothing that it says changes.
+    assert stages(heard) == [("flips", "base"), ("ability", "stl"), ("flips", "stl")]
+    assert summary.results.model_copy(update={"abilities": [], "flips": []}) == plain.results
+    assert summary.seen_in_training == {"ability": 4}
+    assert ("replies compared", 12, 12) in heard.told
+    assert read_recipe(directory / "recipe.yaml") == recipe
+
+    [found] = summary.results.abilities
+    base = Policy.load(content["model"])
+    expected = measure_ability(model_of(directory, "stl"), base, load_source(benign), seed=3)
+    assert found == expected.model_copy(update={"policy": "stl", "base": content["model"]})
+    assert (found.prompts, found.kl > 1e-4, found.kl_low is not None) == (12, True, True)
+    assert Results.model_validate(read_json(directory / "results.json")) == summary.results
+    record = read_json(next(directory.glob("stages/ability-*/stage.json")))
+    assert (record["steps"], record["tokens"] > found.tokens) == (12, True)
+
+    page = write_report(directory).read_text(encoding="utf-8")
+    assert 'id="table-ability"' in page
+    assert 'id="table-tasks"' not in page
+    assert "4 of <bdi>ability</bdi>" in page
+
+    assert run_recipe(recipe, directory).stages_run == 0
+    renamed = {**content, "methods": ["base", {"method": "stl", "name": "tuned"}]}
+    again = run_recipe(changed(renamed, ability=benign, flips=3), directory)
+    assert again.stages_run == 0
+    assert [a.policy for a in again.results.abilities] == ["tuned"]
+    assert [f.method for f in again.results.flips] == ["base", "tuned"]
+
+
+def test_flips_compare_a_second_evaluation_with_the_first(content, tmp_path):
+    directory = tmp_path / "run"
+    summary = run_recipe(changed(content, flips=1), directory)
+    counted = [(f.method, f.batch_size, f.other_batch_size, f.prompts) for f in summary.results.flips]
+    assert counted == [("base", 8, 1, 10), ("stl", 8, 1, 10)]
+    for flip in summary.results.flips:  # a float32 model has none
+        assert (flip.changed, flip.flipped) == (0, 0)
+        assert 0 <= flip.rejection_change < 1e-6
+    methods = read_json(directory / "manifest.json")["methods"]
+    for method in ("base", "stl"):
+        first, second = (
+            read_samples(directory / "stages" / stage / "samples.jsonl")
+            for stage in methods[method]["stages"]
+            if stage.startswith(("evaluate-", "flips-"))
+        )
+        assert [s.prompt_id for s in first] != [s.prompt_id for s in second]
+        assert {(s.prompt_id, s.completion) for s in first} == {(s.prompt_id, s.completion) for s in second}
+    assert "in batches of 1 instead of 8" in write_report(directory).read_text(encoding="utf-8")
+    # Another first evaluation is to be compared anew.
+    content["methods"] = ["base"]
+    bare = run_recipe(changed(content, flips=1, rejection=False), directory)
+    assert (bare.stages_run, [f.rejection_change for f in bare.results.flips]) == (2, [None])
+
+
+def test_tasks_are_run_on_every_method(content, folder, tmp_path):
+    directory, heard = tmp_path / "run", Heard()
+    plain = run_recipe(changed(content), directory)
+    asked = {"tasks": [str(folder)], "tasks_limit": 2}
+    summary = run_recipe(changed(content, **asked), directory, heard)
+    assert stages(heard) == [("tasks", "base"), ("tasks", "stl")]
+    assert summary.results.model_copy(update={"tasks": []}) == plain.results
+    base, stl = summary.results.tasks
+    assert (base.policy, base.task, base.metric, base.questions) == ("base", "three_questions", "acc", 2)
+    [expected] = run_tasks(model_of(directory, "stl"), [folder], limit=2, seed=3)
+    assert stl == expected.model_copy(update={"policy": "stl"})
+    assert "three_questions, acc" in write_report(directory).read_text(encoding="utf-8")
+
+    (folder / "__pycache__").mkdir()
+    (folder / "__pycache__/utils.pyc").touch()
+    assert run_recipe(changed(content, **asked), directory).stages_run == 0
+    write_questions(folder, QUESTIONS[:1])
+    fewer = run_recipe(changed({**content, "methods": ["base"]}, **asked), directory)
+    assert (fewer.stages_run, [s.questions for s in fewer.results.tasks]) == (1, [1])
+
+
+@pytest.mark.parametrize(
+    ("tasks", "error", "message"),
+    [
+        pytest.param("no_such_task", RecipeError, "knows no task 'no_such_task'", marks=pytest.mark.slow),
+        ("three.yaml", RecipeError, r"The task .*three\.yaml is a file; name the folder"),
+        ("empty", RecipeError, "holds no task file"),
+        ("broken", DataError, r"three\.yaml' cannot be loaded"),
+    ],
+)
+def test_tasks_that_cannot_be_run_are_told_before_the_first_stage(
+    content, folder, tmp_path, tasks, error, message
+):
+    (folder / "empty").mkdir()
+    (folder / "broken").mkdir()
+    (folder / "broken/three.yaml").write_text((folder / "three.yaml").read_text())
+    named = tasks if tasks == "no_such_task" else str(folder / tasks)
+    with pytest.raises(error, match=message) as caught:
+        run_recipe(changed(content, tasks=[named]), tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run/stages").exists()
+
+
+def test_a_missing_extra_is_told_before_the_first_stage(content, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
+    with pytest.raises(RecipeError, match=r"pip install 'discernment\[capabilities\]'"):
+        run_recipe(changed(content, tasks=["arc_easy"]), tmp_path / "run")
+    assert not (tmp_path / "run/stages").exists()
+
+
+def test_ability_needs_replies(content, tmp_path):
+    make_prompts(2, responses=False).to_jsonl(tmp_path / "bare.jsonl")
+    with pytest.raises(DataError, match="ability has no prompt with a response"):
+        run_recipe(changed(content, ability=str(tmp_path / "bare.jsonl")), tmp_path / "run")
+    assert not (tmp_path / "run/stages").exists()
+
+
+def test_the_fingerprint_of_tasks_is_that_of_their_files(folder, tmp_path):
+    tasks = Tasks((str(folder), "arc_easy"))
+    before = tasks.fingerprint
+    assert before["tasks"][1] == "arc_easy"
+    assert Tasks(("arc_easy", str(folder))).fingerprint != before
+    folder.rename(tmp_path / "moved")
+    assert Tasks((str(tmp_path / "moved"), "arc_easy")).fingerprint == before
+    (tmp_path / "moved/utils.py").write_text("def f(x):\n    return x\n")
+    assert Tasks((str(tmp_path / "moved"), "arc_easy")).fingerprint != before
