@@ -385,6 +385,23 @@ def test_refine_finds_its_layer(discern, files, caplog):
     assert record["notes"]["layer_reason"] in caplog.messages
 
 
+def test_a_run_with_several_seeds(discern, files):
+    again = {"method": "base", "name": "again"}
+    write_recipe(Path("seeds.yaml"), seeds=[0, 3], methods=["base", again])
+    code, output, _ = discern("run", "seeds.yaml")
+    assert code == 0
+    assert output.count("evaluate ...") == 1  # base is what it is under every name and seed
+    for seed in (0, 3):
+        run = f"runs/try/seed-{seed}"
+        assert f"Seed {seed}. Report: {run}/report.html; tables: {run}/tables\nCaution: 12 prompts" in output
+        assert Path(run, "tables/scores.csv").is_file()
+    assert "again and base cannot be compared at equal safety" in output
+    assert "the benign prompts of benign.jsonl (0.000, 95 % interval" in " ".join(output.split())
+    assert output.endswith("Page: runs/try/seeds.html\n")
+    assert "not clearly different" in Path("runs/try/seeds.html").read_text()
+    assert discern("run", "seeds.yaml")[1].count("(done before)") == 4
+
+
 def test_a_run_its_report_and_its_models(discern, files):
     write_recipe(Path("good.yaml"), methods=["base", "stl"])
     code, output, _ = discern("run", "good.yaml")

@@ -77,6 +77,12 @@ def test_a_draw(file):
     assert all(len(chosen) == 2 and chosen == sorted(chosen) for chosen in drawn.values())
     assert drawn[0] == ids(PromptSource(set=file, limit=2, seed=0))
     assert len({tuple(chosen) for chosen in drawn.values()}) > 1
+    free = PromptSource(set=file, limit=2)
+    assert [p.id for p in load_source(free)] == drawn[0]
+    for seed, chosen in drawn.items():
+        assert [p.id for p in load_source(free, seed=seed)] == chosen
+        pinned = PromptSource(set=file, limit=2, seed=1)
+        assert [p.id for p in load_sources([pinned], "two", seed=seed)] == drawn[1]
     assert len(ids(PromptSource(set=file, limit=99))) == 4
 
 

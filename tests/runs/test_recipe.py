@@ -220,16 +220,30 @@ def test_probes_are_read_where_the_recipe_watches_the_training(tmp_path):
     make_prompts(4).to_jsonl(tmp_path / "pairs.jsonl")
     content = changed("data", {})
     plain = parse_recipe(content, "r")
-    assert plain.materials().probes is None
+    assert [m.probes for m in plain.materials().values()] == [None] * 3
     assert plain.options(plain.methods[1]).dynamics is None
     watch = {"probes": [str(tmp_path / "pairs.jsonl"), "starter/benign"], "dynamics": {"k": 4}}
     recipe = parse_recipe({**content, "diagnose": watch}, "r")
-    assert recipe.materials().probes.texts[:8] == make_prompts(4).texts
+    assert all(m.probes.texts[:8] == make_prompts(4).texts for m in recipe.materials().values())
     assert recipe.options(recipe.methods[1]).dynamics == DynamicsOptions(k=4)
     assert parse_recipe(yaml.safe_load(recipe.to_yaml()), "again") == recipe
 
 
-OUR_RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+def test_a_method_may_have_sets_of_its_own(tmp_path):
+    for name, pairs in (("mixed", 4), ("confounded", 2)):
+        make_prompts(pairs).to_jsonl(tmp_path / f"{name}.jsonl")
+    content = changed("data", {"general": "starter/benign", "contrast": str(tmp_path / "mixed.jsonl")})
+    content["methods"][2]["data"] = {"contrast": str(tmp_path / "confounded.jsonl")}
+    recipe = parse_recipe(content, "r")
+    own = recipe.materials()
+    assert {label: len(m.contrast) for label, m in own.items()} == {"base": 8, "stl": 8, "deep": 4}
+    assert own["deep"].general.fingerprint == own["stl"].general.fingerprint
+    assert parse_recipe(yaml.safe_load(recipe.to_yaml()), "again") == recipe
+
+
+OUR_RECIPES = sorted(
+    path for path in (Path(__file__).parents[2] / "recipes").rglob("*.yaml") if path.parent.name != "sweeps"
+)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
 SOURCE = st.one_of(
     TEXT,

@@ -294,5 +294,5 @@ def test_proposition_1_is_measured_before_and_after_stage_1(recipe, tmp_path):
     assert 'id="proposition"' in page
     del plan["proposition"]
     without = run_recipe(parse_recipe(content | {"diagnose": plan}, "without"), tmp_path / "run")
-    assert without == (summary.directory, summary.results, 0, summary.seen_in_training, {})
+    assert without == summary._replace(stages_run=0)
     assert not (tmp_path / "run/proposition.json").exists()

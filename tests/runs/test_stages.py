@@ -9,7 +9,7 @@ from discernment.files import read_json
 from discernment.models.spec import ModelSpec
 from discernment.prompts import PromptSet, Provenance
 from discernment.runs.run import Quiet
-from discernment.runs.stages import StageRunner, run_into
+from discernment.runs.stages import StageRunner, run_into, share_stages
 from discernment.training import LoraOptions, StageCost
 from tiny import make_benign, make_prompts
 
@@ -198,6 +198,18 @@ def test_a_model_that_another_verb_left_is_known_by_its_weights(tmp_path, base):
     (refined / "model/model.safetensors").write_text("refined anew")
     with pytest.raises(RunError, match="holds something else already"):
         run_into(aligned, "align", train, inputs, Quiet())
+
+
+def test_runs_share_stages_in_one_directory(tmp_path, base):
+    whole = tmp_path / "whole"
+    for run in (whole / "one", whole / "trials/two", whole / "one"):
+        share_stages(run, whole / "stages")
+    assert StageRunner(whole / "one/stages", Quiet())("align", train, model=base)
+    moved = whole.rename(tmp_path / "moved")
+    later = StageRunner(moved / "trials/two/stages", Quiet())
+    assert later("align", train, model=base)
+    assert later.ran == 0
+    assert len(list((moved / "stages").iterdir())) == 1
 
 
 def test_records_are_plain_json(base, runner):

@@ -113,11 +113,11 @@ def _table(title: str, rows: Sequence[Agreement]) -> RenderableType:
 
     with_corrected = any(row.corrected for row in rows)
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column(title)
+    table.add_column(title, overflow="fold")
     header = ("n", "unscored", "people", "raw", "corrected", "accuracy", "precision", "recall", "F1", "kappa")
     for column in header:
         if column != "corrected" or with_corrected:
-            table.add_column(column, justify="right")
+            table.add_column(column, justify="right", overflow="fold")
     for row in rows:
         cells = [str(row.n), str(row.unscored), "-" if row.people is None else f"{row.people:.2f}"]
         estimates = [row.judge, row.corrected, row.accuracy, row.precision, row.recall, row.f1, row.kappa]

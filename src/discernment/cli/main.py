@@ -60,17 +60,23 @@ def run(
 ) -> None:
     """Run a recipe from the base model to the report; done stages are not done again."""
     from discernment.cli.console import ConsoleReporter, console, prepare_process
-    from discernment.cli.verbs import report_run
+    from discernment.cli.verbs import report_run, report_seeds
 
     prepare_process()
     from discernment.runs.recipe import read_recipe
     from discernment.runs.run import run_recipe
+    from discernment.runs.seeds import run_seeds
 
     parsed = read_recipe(recipe)
     directory = out or Path("runs") / parsed.name
-    with ConsoleReporter() as reporter:
-        summary = run_recipe(parsed, directory, reporter)
-    report_run(summary, console, redact=redact)
+    if parsed.seeds:
+        with ConsoleReporter() as reporter:
+            of_seeds = run_seeds(parsed, directory, reporter)
+        report_seeds(of_seeds, console, redact=redact)
+    else:
+        with ConsoleReporter() as reporter:
+            summary = run_recipe(parsed, directory, reporter)
+        report_run(summary, console, redact=redact)
 
 
 @app.command()

@@ -27,11 +27,13 @@ from discernment.models.spec import ModelSpec
 from discernment.prompts.sources import PromptSource, load_source, load_sources
 from discernment.refinement.trainer import RefineOptions, refine
 from discernment.reporting.report import write_report
+from discernment.reporting.seeds import findings, seeds_table, write_seeds
 from discernment.reporting.table import results_table
 from discernment.reporting.tables_csv import write_tables
 from discernment.reporting.text import visible
 from discernment.runs.recipe import first_problem
 from discernment.runs.run import RunSummary, evaluate_model
+from discernment.runs.seeds import SeedsSummary
 from discernment.runs.stages import run_into
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "parse_set",
     "refine_model",
     "report_run",
+    "report_seeds",
     "resolve_model",
 ]
 
@@ -53,17 +56,37 @@ def report_run(summary: RunSummary, console: Console, *, redact: bool) -> None:
     """Print what a run found, and write its report and its tables."""
     if summary.stages_run == 0:
         console.print("Nothing to do: every stage was done before.")
+    _print_cautions(summary, console)
+    console.print(results_table(summary.results))
+    console.print(Text(summary.results.finding))
+    console.print(_write_reports(summary, redact=redact))
+
+
+def report_seeds(summary: SeedsSummary, console: Console, *, redact: bool) -> None:
+    """Write the report of each seed's run; print what they found together, and write its page."""
+    for seed, run in summary.runs.items():
+        console.print(f"Seed {seed}. {_write_reports(run, redact=redact)}")
+        _print_cautions(run, console)
+    console.print(seeds_table(summary.results))
+    for finding in findings(summary.results):
+        console.print(Text(visible(finding)))
+    console.print(f"Page: {write_seeds(summary.results, summary.directory / 'seeds.html')}")
+
+
+def _print_cautions(summary: RunSummary, console: Console) -> None:
     for benchmark, count in summary.seen_in_training.items():
         console.print(
             f"[yellow]Caution:[/yellow] {count} prompts of {escape(benchmark)} are also in the training data."
         )
     for attack, reason in summary.skipped_attacks.items():
         console.print(Text(f"The attack {attack} was left out: {reason}"))
-    console.print(results_table(summary.results))
-    console.print(Text(summary.results.finding))
+
+
+def _write_reports(summary: RunSummary, *, redact: bool) -> str:
+    """Write the report and the tables of a run, and say where they are."""
     tables = summary.directory / "tables"
     write_tables(tables, summary.results)
-    console.print(f"Report: {write_report(summary.directory, redact=redact)}; tables: {tables}")
+    return f"Report: {write_report(summary.directory, redact=redact)}; tables: {tables}"
 
 
 def refine_model(

@@ -19,6 +19,7 @@ from discernment.prompts import Label
 __all__ = [
     "Group",
     "cluster_ids",
+    "common_samples",
     "compare",
     "discernment_auroc",
     "handled_rightly",
@@ -167,6 +168,13 @@ def paired(method: Group, against: Group, usable: Callable[[Sample], bool]) -> l
     others = {(s.benchmark, s.prompt_id): s for s in against.samples if usable(s)}
     keys = ((s, (s.benchmark, s.prompt_id)) for s in method.samples if usable(s))
     return [(sample, others[key]) for sample, key in keys if key in others]
+
+
+def common_samples(groups: Sequence[Group], usable: Callable[[Sample], bool]) -> list[list[Sample]]:
+    """The samples of each group on the prompts for which all groups have a usable one, in the order of the first."""
+    found = [{(s.benchmark, s.prompt_id): s for s in group.samples if usable(s)} for group in groups]
+    keys = [key for key in found[0] if all(key in of_group for of_group in found)]
+    return [[of_group[key] for key in keys] for of_group in found]
 
 
 def rejection_probabilities(samples: Sequence[Sample]) -> npt.NDArray[np.float64]:

@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import t as student
 
-from discernment.evaluation.metrics import Group, cluster_ids, handled_rightly, is_scored
+from discernment.evaluation.metrics import Group, cluster_ids, common_samples, handled_rightly, is_scored
 from discernment.evaluation.statistics import LEVEL, Interval
 
-__all__ = ["SeedDifference", "compare_over_seeds", "seed_difference"]
+__all__ = ["SeedDifference", "compare_over_seeds", "crossed_intervals", "seed_difference"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -78,16 +78,31 @@ def seed_difference(differences: npt.ArrayLike, *, clusters: npt.ArrayLike | Non
             / (seeds * n) ** 2,
         ]
     )
+    over_seeds, over_both = crossed_intervals(mean, variances, seeds, groups)
+    return SeedDifference(tuple(float(d) for d in of_seed), mean, over_seeds, over_both, n)
+
+
+def crossed_intervals(
+    mean: float, variances: npt.ArrayLike, seeds: int, clusters: int
+) -> tuple[Interval, Interval]:
+    """95 % intervals of a mean difference of two shares that varies with seeds and prompts.
+
+    Args:
+        mean: The difference.
+        variances: Shape (3,): its variance as the seeds show it, as the prompts show it, and their interaction, which
+            both hold.
+        seeds: Number of seeds.
+        clusters: Number of clusters of prompts.
+
+    Returns:
+        The intervals over seeds alone and over both, from Student's t with Satterthwaite's degrees of freedom.
+    """
+    parts = np.asarray(variances, dtype=np.float64)
+    freedom = np.array([seeds - 1, clusters - 1, (seeds - 1) * (clusters - 1)], dtype=np.float64)
     # Either factor alone is a lower bound; by chance the difference can fall below it.
-    both = max(variances[0], variances[1], variances[0] + variances[1] - variances[2])
-    satterthwaite = both**2 / np.sum(variances**2 / freedom) if both > 0 else freedom[0]
-    return SeedDifference(
-        differences=tuple(float(d) for d in of_seed),
-        difference=mean,
-        over_seeds=_t_interval(mean, float(variances[0]), float(freedom[0])),
-        over_both=_t_interval(mean, float(both), float(satterthwaite)),
-        n=n,
-    )
+    both = max(parts[0], parts[1], parts[0] + parts[1] - parts[2])
+    satterthwaite = both**2 / np.sum(parts**2 / freedom) if both > 0 else freedom[0]
+    return _t_interval(mean, parts[0], freedom[0]), _t_interval(mean, both, satterthwaite)
 
 
 def compare_over_seeds(runs: Sequence[tuple[Group, Group]]) -> SeedDifference | None:
@@ -99,18 +114,13 @@ def compare_over_seeds(runs: Sequence[tuple[Group, Group]]) -> SeedDifference | 
     Returns:
         The difference; None if there are fewer than two seeds or fewer than two clusters of such prompts.
     """
-    sides = [
-        {(s.benchmark, s.prompt_id): s for s in group.samples if is_scored(s)}
-        for pair in runs
-        for group in pair
-    ]
     if len(runs) < 2:
         return None
-    keys = [key for key in sides[0] if all(key in side for side in sides)]
-    clusters = cluster_ids([sides[0][key] for key in keys])
+    sides = common_samples([group for pair in runs for group in pair], is_scored)
+    clusters = cluster_ids(sides[0])
     if len(np.unique(clusters)) < 2:
         return None
-    right = np.array([[handled_rightly(side[key]) for key in keys] for side in sides], dtype=np.float64)
+    right = np.array([[handled_rightly(s) for s in side] for side in sides], dtype=np.float64)
     return seed_difference(right[0::2] - right[1::2], clusters=clusters)
 
 

@@ -22,7 +22,7 @@ from discernment.evaluation.sample import Sample
 from discernment.evaluation.statistics import holm
 from discernment.prompts import Label
 
-__all__ = ["summarize"]
+__all__ = ["REFUSED_RANGE", "summarize"]
 
 HEADLINE_METHOD = "dcr"
 REFUSED_RANGE = (0.02, 0.98)

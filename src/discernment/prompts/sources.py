@@ -38,7 +38,7 @@ class PromptSource(BaseModel):
         response_begins: Keep the prompts whose response begins with this, or with one of these.
         max_characters: Keep the prompts whose text is no longer than this.
         limit: Draw at most this many of them.
-        seed: Seed of that draw.
+        seed: Seed of that draw; the reader's by default, which in a recipe's `data` is the recipe's seed.
         columns: For files and the hub: which column holds the text, label, category, ...
         fixed_label: For files and the hub: the label of every row.
         label_map: For files and the hub: what the labels there mean.
@@ -58,7 +58,7 @@ class PromptSource(BaseModel):
     response_begins: str | tuple[str, ...] | None = None
     max_characters: int | None = Field(default=None, ge=1)
     limit: int | None = Field(default=None, ge=1)
-    seed: int = 0
+    seed: int | None = None
     columns: dict[ColumnRole, str] = {}
     fixed_label: Label | None = None
     label_map: dict[str, Label] = {}
@@ -100,12 +100,13 @@ class PromptSource(BaseModel):
         return self.set.startswith(HUB_PREFIX) or Path(self.set).suffix.lower() in READERS
 
 
-def load_source(source: PromptSource | str, data_dir: Path | None = None) -> PromptSet:
+def load_source(source: PromptSource | str, data_dir: Path | None = None, *, seed: int = 0) -> PromptSet:
     """Read the prompts that a source names, and filter them.
 
     Args:
         source: The source, or the name of its set.
         data_dir: The folder with public sets; `DISCERNMENT_DATA` without one.
+        seed: Seed of the draw where the source has a `limit` and no seed of its own.
 
     Raises:
         DataError: If there is no such set, it cannot be read, or no prompt is left.
@@ -133,18 +134,22 @@ def load_source(source: PromptSource | str, data_dir: Path | None = None) -> Pro
         )
     if (longest := source.max_characters) is not None:
         prompts = prompts.filter(lambda p: len(p.text) <= longest, f"at most {longest} characters")
-    return prompts.sample(source.limit, source.seed) if source.limit else prompts
+    if source.limit is None:
+        return prompts
+    return prompts.sample(source.limit, seed if source.seed is None else source.seed)
 
 
-def load_sources(sources: Sequence[PromptSource | str], name: str, data_dir: Path | None = None) -> PromptSet:
-    """Read several sources and join them in order, under one name.
+def load_sources(
+    sources: Sequence[PromptSource | str], name: str, data_dir: Path | None = None, *, seed: int = 0
+) -> PromptSet:
+    """Read several sources and join them in order, under one name; see `load_source`.
 
     Raises:
         DataError: If there is no source, one of them cannot be read, or a prompt is there twice.
     """
     if not sources:
         raise DataError(f"{name} names no prompts; give at least one set.")
-    return PromptSet.concatenate([load_source(source, data_dir) for source in sources], name)
+    return PromptSet.concatenate([load_source(source, data_dir, seed=seed) for source in sources], name)
 
 
 def _read(source: PromptSource, data_dir: Path | None) -> PromptSet:

@@ -79,11 +79,14 @@ class TrainingData(_Part):
     def load(self, seed: int) -> Materials:
         """Read all sets.
 
+        Args:
+            seed: Seed of every draw that does not have its own.
+
         Raises:
             DataError: If one cannot be read, or is empty after filtering.
         """
         sets: dict[str, PromptSet] = {
-            name: load_sources(sources, name)
+            name: load_sources(sources, name, seed=seed)
             for name in Materials.__dataclass_fields__
             if (sources := getattr(self, name, None)) is not None
         }
@@ -103,6 +106,9 @@ class MethodEntry(_Part):
 
     method: str = Field(description="Name of an installed method: base, stl, stl_aug, dcr, ...")
     name: str = Field("", description="What to call it in tables; the method's name by default.")
+    data: TrainingData = Field(
+        default_factory=TrainingData, description="Sets that differ from the recipe's `data`."
+    )
     refine: dict[str, Any] = Field(
         default_factory=dict, description="Options that differ from the recipe's `refine`."
     )
@@ -262,7 +268,13 @@ class Recipe(_Part):
 
     name: str = Field(min_length=1, pattern=r"^[\w.-]+$", description="Names the run's directory.")
     model: ModelSpec
-    seed: int = Field(0, description="Seed of every stage that does not set its own.")
+    seed: int = Field(
+        0, description="Seed of every stage and of every draw of training prompts that does not set its own."
+    )
+    seeds: list[int] = Field(
+        [],
+        description="Run everything once with each of these instead of `seed`, and give intervals over them.",
+    )
     data: TrainingData = Field(default_factory=TrainingData)
     refine: dict[str, Any] = Field(default_factory=dict, description="Options of stage 1.")
     align: dict[str, Any] = Field(default_factory=dict, description="Options of stage 2.")
@@ -272,6 +284,10 @@ class Recipe(_Part):
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
+        if self.seeds and (len(set(self.seeds)) < len(self.seeds) or len(self.seeds) == 1):
+            raise ValueError("`seeds` names two or more different seeds; for a single one write `seed`")
+        if self.seeds and "seed" in self.model_fields_set:
+            raise ValueError("name `seed` or `seeds`, not both")
         labels = [m.label for m in self.methods]
         twice = [label for label, count in Counter(labels).items() if count > 1]
         if twice:
@@ -296,17 +312,21 @@ class Recipe(_Part):
         labels = [m.label for m in self.methods]
         return self.evaluate.reference or ("stl" if "stl" in labels else labels[0])
 
-    def materials(self) -> Materials:
-        """Read all prompts that the methods work with.
+    def materials(self) -> dict[str, Materials]:
+        """Read all prompts that each method works with, by what tables call it.
 
         Raises:
             DataError: If a set cannot be read, or is empty after filtering.
             RecipeError: If there are too few general examples for `data.general_per_safety`.
         """
-        materials = self.data.load(self.seed)
-        if self.diagnose is None:
-            return materials
-        return replace(materials, probes=load_sources(self.diagnose.probes, "probes"))
+        watched = load_sources(self.diagnose.probes, "probes") if self.diagnose else None
+        common = self.data.load(self.seed)
+        found = {}
+        for entry in self.methods:
+            own = entry.data.model_dump(exclude_unset=True)
+            data = TrainingData.model_validate({**self.data.model_dump(exclude_unset=True), **own})
+            found[entry.label] = replace(data.load(self.seed) if own else common, probes=watched)
+        return found
 
     def options(self, entry: MethodEntry) -> MethodOptions:
         """The stage options of one method: the recipe's with the method's own on top.

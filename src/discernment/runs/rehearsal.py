@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from transformers import AutoConfig
@@ -24,12 +24,14 @@ from discernment.training import StageCost
 __all__ = ["rehearse"]
 
 
-def rehearse(recipe: Recipe, materials: Materials, proposition: PromptSet | None = None) -> None:
+def rehearse(
+    recipe: Recipe, materials: Mapping[str, Materials], proposition: PromptSet | None = None
+) -> None:
     """Go through all methods without running a stage.
 
     Args:
         recipe: The recipe.
-        materials: Its prompts.
+        materials: The prompts of each method.
         proposition: The prompts that Proposition 1 is measured on, where it is.
 
     Raises:
@@ -44,14 +46,15 @@ def rehearse(recipe: Recipe, materials: Materials, proposition: PromptSet | None
         load_openings(recipe.evaluate.openings)
     if recipe.evaluate.tasks:
         Tasks(tuple(recipe.evaluate.tasks)).check()
-    if materials.probes is not None:
-        Probes.choose(materials.probes, DynamicsOptions())
+    probes = next(iter(materials.values())).probes
+    if probes is not None:
+        Probes.choose(probes, DynamicsOptions())
     if proposition is not None:
         halves(proposition, recipe.seed)
     stage = _DryStage(recipe)
     for entry in recipe.methods:
         stage.owner = entry.label
-        find_method(entry.method).build(recipe.model, materials, recipe.options(entry), stage)
+        find_method(entry.method).build(recipe.model, materials[entry.label], recipe.options(entry), stage)
 
 
 class _DryStage:
@@ -69,7 +72,7 @@ class _DryStage:
         if isinstance(options, RefineOptions) and options.layer != "auto":
             self._check_depth("layer", options.layer)
         if isinstance(options, AlignOptions):
-            self._check_depth("frozen_layers", options.frozen_layers)
+            self._check_depth("frozen_layers", options.frozen_layers or 0)
             examples: PromptSet = inputs["examples"]
             silent = next((p for p in examples if not p.response), None)
             if silent is not None:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import platform
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from filelock import FileLock, Timeout
-
 import discernment
-from discernment.errors import RunError
+from discernment.errors import RecipeError
 from discernment.evaluation.attack_drop import attack_drop
 from discernment.evaluation.attacked import attack_benchmarks
 from discernment.evaluation.attacks import with_completion_prefix
@@ -29,13 +27,14 @@ from discernment.models.spec import ModelSpec
 from discernment.prompts import PromptSet
 from discernment.prompts.words import normalise
 from discernment.runs.diagnosis import check_refinements
+from discernment.runs.directory import claim
 from discernment.runs.measures import Measures
 from discernment.runs.recipe import Recipe
 from discernment.runs.rehearsal import rehearse
 from discernment.runs.stages import Reporter, StageRunner
 from discernment.training import StageCost
 
-__all__ = ["RunSummary", "evaluate_model", "run_recipe"]
+__all__ = ["RunSummary", "evaluate_model", "forget_other_recipe", "run_recipe"]
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "pytorch-metric-learning")
 
@@ -49,6 +48,7 @@ class RunSummary(NamedTuple):
         stages_run: Stages that had to be done; 0 means that everything was there already.
         seen_in_training: Evaluation prompts that also are training prompts, by benchmark.
         skipped_attacks: Why an attack of the recipe was not tried, by its name.
+        samples: What each method made of the benchmarks.
     """
 
     directory: Path
@@ -56,6 +56,7 @@ class RunSummary(NamedTuple):
     stages_run: int
     seen_in_training: dict[str, int]
     skipped_attacks: dict[str, str]
+    samples: dict[str, list[Sample]]
 
 
 class Quiet:
@@ -83,20 +84,10 @@ def run_recipe(recipe: Recipe, directory: Path, reporter: Reporter | None = None
     Raises:
         DiscernmentError: If the recipe, the data or a model is wrong, or the directory is in use.
     """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(
-            f"The run directory {directory} cannot be made ({error.strerror}); name another."
-        ) from error
-    lock = FileLock(directory / "run.lock", timeout=0)
-    try:
-        with lock:
-            return _run(recipe, directory, reporter or Quiet())
-    except Timeout:
-        raise RunError(
-            f"The run directory {directory} is in use by another process; wait for it or name another."
-        ) from None
+    if recipe.seeds:
+        raise RecipeError("The recipe has several `seeds`; run it with `run_seeds`, as `discern run` does.")
+    with claim(directory, "run"):
+        return _run(recipe, directory, reporter or Quiet())
 
 
 def evaluate_model(
@@ -147,9 +138,9 @@ def _run(recipe: Recipe, directory: Path, reporter: Reporter) -> RunSummary:
     plan = recipe.diagnose.proposition if recipe.diagnose else None
     theory = recipe.diagnose.proposition_prompts() if recipe.diagnose else None
     ability = asked.ability_prompts()
-    seen = _seen_in_training(materials, benchmarks if ability is None else [*benchmarks, ability])
+    seen = _seen_in_training(materials.values(), benchmarks if ability is None else [*benchmarks, ability])
     rehearse(recipe, materials, theory)
-    _forget_other_recipe(directory, recipe)
+    forget_other_recipe(directory, recipe)
     write_text(directory / "recipe.yaml", recipe.to_yaml())
     stage = StageRunner(directory / "stages", reporter)
     judge = asked.judge.build().name
@@ -196,7 +187,7 @@ def _run(recipe: Recipe, directory: Path, reporter: Reporter) -> RunSummary:
     for entry in recipe.methods:
         stage.owner = entry.label
         options = recipe.options(entry)
-        model = find_method(entry.method).build(recipe.model, materials, options, stage)
+        model = find_method(entry.method).build(recipe.model, materials[entry.label], options, stage)
         samples[entry.label] = evaluated("evaluate", model, benchmarks, asked.options)
         for under in attacked:
             # A stage for each attack: another attack in the recipe is no reason to do the others again.
@@ -231,7 +222,7 @@ def _run(recipe: Recipe, directory: Path, reporter: Reporter) -> RunSummary:
         for label, method in methods.items():
             method["stages"] = stage.stages_of(label)
     write_json(directory / "manifest.json", manifest("complete"))
-    return RunSummary(directory, results, stage.ran, seen, skipped)
+    return RunSummary(directory, results, stage.ran, seen, skipped, samples)
 
 
 def _verdicts_only(options: EvaluateOptions) -> EvaluateOptions:
@@ -248,11 +239,11 @@ def _movable(model: ModelSpec, directory: Path) -> dict[str, Any]:
     return model.model_dump(mode="json", exclude_defaults=True)
 
 
-def _forget_other_recipe(directory: Path, recipe: Recipe) -> None:
-    """Results of another recipe must not lie beside this one's stages."""
+def forget_other_recipe(directory: Path, recipe: Recipe) -> None:
+    """Remove the results of another recipe, which must not lie beside this one's stages."""
     written = directory / "recipe.yaml"
     if written.is_file() and written.read_text(encoding="utf-8") != recipe.to_yaml():
-        for name in ("results.json", "proposition.json", "report.html"):
+        for name in ("results.json", "proposition.json", "report.html", "seeds.json", "seeds.html"):
             (directory / name).unlink(missing_ok=True)
         shutil.rmtree(directory / "tables", ignore_errors=True)
 
@@ -265,10 +256,10 @@ def _started(directory: Path, recipe: Recipe) -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _seen_in_training(materials: Materials, benchmarks: Sequence[PromptSet]) -> dict[str, int]:
+def _seen_in_training(materials: Iterable[Materials], benchmarks: Sequence[PromptSet]) -> dict[str, int]:
     """How many prompts of each benchmark a training stage may see; benchmarks without any are left out."""
     names = Materials.__dataclass_fields__.keys() - {"probes"}  # which are looked at only
-    trained = [s for name in names if (s := getattr(materials, name)) is not None]
+    trained = [s for own in materials for name in names if (s := getattr(own, name)) is not None]
     found: dict[str, int] = {}
     training = {normalise(p.text) for s in trained for p in s}
     for benchmark in benchmarks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +18,7 @@ from discernment.prompts import PromptSet
 from discernment.runs.resources import Meter
 from discernment.training import StageCost
 
-__all__ = ["Reporter", "StageRecord", "StageRunner", "run_into"]
+__all__ = ["Reporter", "StageRecord", "StageRunner", "run_into", "share_stages"]
 
 RECORD = "stage.json"
 FORM = 1
@@ -198,3 +199,17 @@ def run_into(
     reporter.stage(name, "", reused=False)
     _work(name, out, work, {**inputs, **(extra or {})}, described)
     return True
+
+
+def share_stages(run: Path, stages: Path) -> None:
+    """Let a run have its stages in a directory that other runs share.
+
+    Args:
+        run: The run's directory, which is made if need be, and gets a link.
+        stages: The shared directory. The link is relative: the two can be moved together.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    stages.mkdir(exist_ok=True)
+    link = run / "stages"
+    if not link.is_symlink():
+        link.symlink_to(os.path.relpath(stages, run), target_is_directory=True)

@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from discernment.errors import DiscernmentError, RecipeError, RunError
 from discernment.files import append_json_lines, content_hash, read_json, write_json, write_text
 from discernment.prompts import Split
+from discernment.runs.directory import claim
 from discernment.runs.objective import objective_value
 from discernment.runs.recipe import Recipe
 from discernment.runs.rehearsal import rehearse
 from discernment.runs.run import run_recipe
-from discernment.runs.stages import Reporter
+from discernment.runs.stages import Reporter, share_stages
 from discernment.runs.sweep_plan import Dimension, Sweep, Value
 from discernment.runs.sweep_results import State, SweepResults, SweepTrial
 
@@ -69,19 +69,8 @@ def run_sweep(
     except ImportError:
         raise RecipeError("A sweep needs `pip install 'discernment[sweep]'`.") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(
-            f"The sweep directory {directory} cannot be made ({error.strerror}); name another."
-        ) from error
-    try:
-        with FileLock(directory / "sweep.lock", timeout=0):
-            return _Search(sweep, directory, reporter).run(sweep.planned(trials), on_trial)
-    except Timeout:
-        raise RunError(
-            f"The sweep directory {directory} is in use by another process; wait for it or name another."
-        ) from None
+    with claim(directory, "sweep"):
+        return _Search(sweep, directory, reporter).run(sweep.planned(trials), on_trial)
 
 
 class _Search:
@@ -164,11 +153,7 @@ class _Search:
     def run_directory(self, number: int, seed: int) -> Path:
         """A trial's run directory, whose stages are those of all trials."""
         directory = self.directory / "trials" / f"{number}-seed-{seed}"
-        directory.mkdir(parents=True, exist_ok=True)
-        (self.directory / "stages").mkdir(exist_ok=True)
-        link = directory / "stages"
-        if not link.is_symlink():
-            link.symlink_to(Path("../../stages"), target_is_directory=True)
+        share_stages(directory, self.directory / "stages")
         return directory
 
     def results(self) -> SweepResults:

@@ -92,7 +92,9 @@ class Sweep(_Part):
 
     @model_validator(mode="after")
     def _fits_the_recipe(self) -> Sweep:
-        if taken := self.space.keys() & {"name", "seed"}:
+        if self.recipe.seeds:
+            raise ValueError("the recipe names `seeds`; the `seeds` of a sweep stand beside its `recipe`")
+        if taken := self.space.keys() & {"name", "seed", "seeds"}:
             raise ValueError(f"`{min(taken)}` cannot be searched over; `seeds` runs every trial with several")
         ranges = [key for key, dimension in self.space.items() if dimension.choices is None]
         if self.sampler == "grid" and ranges:

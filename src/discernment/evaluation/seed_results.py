@@ -1,0 +1,76 @@
+"""The numbers of a run with several seeds, as they stand in `seeds.json`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from discernment.prompts import Label
+
+__all__ = ["Quantity", "SeedComparison", "SeedResults"]
+
+Quantity = Literal["rate", "equal_safety", "auroc"]
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SeedComparison(_Row):
+    """Two methods over several seeds, seed by seed on the same prompts.
+
+    Attributes:
+        quantity: `rate` (of rightly handled prompts, by verdicts), `equal_safety` (compliance where both refuse the
+            share of toxic prompts that `against` refuses with the same seed) or `auroc` (discernment AUROC).
+        method: The method.
+        against: The method that it is compared with.
+        benchmark: The prompts that count: harmless ones, and for a `rate` perhaps toxic ones; `all` for several sets.
+        label: Their label.
+        toxic: The toxic prompts that they are set against; None for a `rate`.
+        values: Of `method`, seed by seed.
+        values_against: Of `against`.
+        difference: Mean of the first minus the second.
+        seeds_low: Lower end of the 95 % t interval for other seeds on these prompts.
+        seeds_high: Upper end.
+        low: Lower end of the 95 % interval for other seeds on other prompts.
+        high: Upper end.
+        n: Number of prompts that count.
+    """
+
+    quantity: Quantity
+    method: str
+    against: str
+    benchmark: str
+    label: Label
+    toxic: str | None
+    values: list[float]
+    values_against: list[float]
+    difference: float
+    seeds_low: float
+    seeds_high: float
+    low: float
+    high: float
+    n: int
+
+
+class SeedResults(_Row):
+    """Everything that a run with several seeds found.
+
+    Attributes:
+        schema_version: Version of this file's form.
+        base_model: The base model's name.
+        reference: The method that the others are compared with.
+        seeds: The seeds, in the order of every list of values.
+        methods: The methods in the recipe's order.
+        benchmarks: The benchmarks in the recipe's order.
+        comparisons: The comparisons with `reference`.
+    """
+
+    schema_version: Literal[1] = 1
+    base_model: str
+    reference: str
+    seeds: list[int]
+    methods: list[str]
+    benchmarks: list[str]
+    comparisons: list[SeedComparison]

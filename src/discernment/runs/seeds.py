@@ -1,0 +1,77 @@
+"""Running a recipe with several seeds: a run for each, and what they say together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from discernment.errors import RecipeError
+from discernment.evaluation.seed_results import SeedResults
+from discernment.evaluation.seed_summary import summarize_seeds
+from discernment.files import write_json, write_text
+from discernment.runs.directory import claim
+from discernment.runs.recipe import Recipe
+from discernment.runs.rehearsal import rehearse
+from discernment.runs.run import RunSummary, forget_other_recipe, run_recipe
+from discernment.runs.stages import Reporter, share_stages
+
+__all__ = ["SeedsSummary", "run_seeds"]
+
+
+class SeedsSummary(NamedTuple):
+    """What a run with several seeds left.
+
+    Attributes:
+        directory: Its directory.
+        results: The numbers, as in `seeds.json`.
+        runs: The run of each seed.
+    """
+
+    directory: Path
+    results: SeedResults
+    runs: dict[int, RunSummary]
+
+
+def run_seeds(recipe: Recipe, directory: Path, reporter: Reporter | None = None) -> SeedsSummary:
+    """Run `recipe` once with each of its `seeds`.
+
+    The directory gets `recipe.yaml`, a run `seed-N` for each seed, the `stages` that they share (the base model is
+    evaluated once), and `seeds.json`. An interrupted call goes on where it was.
+
+    Args:
+        recipe: A recipe with `seeds`.
+        directory: The directory for all runs.
+        reporter: Hears what is going on.
+
+    Raises:
+        DiscernmentError: If the recipe has no `seeds`, or as `run_recipe`.
+    """
+    if not recipe.seeds:
+        raise RecipeError("The recipe has no `seeds`; run it with `run_recipe`, as `discern run` does.")
+    with claim(directory, "run"):
+        return _run_seeds(recipe, directory, reporter)
+
+
+def _run_seeds(recipe: Recipe, directory: Path, reporter: Reporter | None) -> SeedsSummary:
+    recipes = {seed: _with_seed(recipe, seed) for seed in recipe.seeds}
+    for of_seed in recipes.values():
+        rehearse(of_seed, of_seed.materials())
+    forget_other_recipe(directory, recipe)
+    write_text(directory / "recipe.yaml", recipe.to_yaml())
+    runs = {}
+    for seed, of_seed in recipes.items():
+        run = directory / f"seed-{seed}"
+        share_stages(run, directory / "stages")
+        runs[seed] = run_recipe(of_seed, run, reporter)
+    results = summarize_seeds(
+        {seed: run.samples for seed, run in runs.items()},
+        base_model=recipe.model.model,
+        reference=recipe.reference,
+    )
+    write_json(directory / "seeds.json", results.model_dump(mode="json"))
+    return SeedsSummary(directory, results, runs)
+
+
+def _with_seed(recipe: Recipe, seed: int) -> Recipe:
+    """The recipe of one seed's run."""
+    return recipe.model_copy(update={"name": f"{recipe.name}-{seed}", "seed": seed, "seeds": []})

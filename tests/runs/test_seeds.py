@@ -1,0 +1,157 @@
+"""A recipe with several seeds on a tiny model: what is shared, what differs, and that it is done once."""
+
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from discernment.errors import RecipeError, RunError
+from discernment.evaluation.seed_results import SeedResults
+from discernment.files import read_json
+from discernment.reporting.run_files import read_run
+from discernment.runs.recipe import parse_recipe, read_recipe
+from discernment.runs.run import Quiet, run_recipe
+from discernment.runs.seeds import run_seeds
+from discernment.runs.sweep_plan import Sweep
+from tiny import make_benign, make_prompts
+
+
+class Stop(Quiet):
+    """Hears every stage, and at the `after`-th ends the process, as Ctrl-C would."""
+
+    def __init__(self, after=None):
+        self.after, self.heard = after, []
+
+    def stage(self, name, owner, *, reused):
+        self.heard.append((name, owner, reused))
+        if len(self.heard) == self.after:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def content(model_folder, tmp_path):
+    pairs, benign = tmp_path / "pairs.jsonl", tmp_path / "benign.jsonl"
+    make_prompts(12).to_jsonl(pairs)
+    make_benign(12).to_jsonl(benign)
+    return {
+        "name": "tiny",
+        "model": str(model_folder()),
+        "seeds": [1, 4],
+        "data": {
+            "general": [{"set": str(benign), "limit": 2}],
+            "safety": [{"set": str(pairs), "label": "toxic", "limit": 2}],
+        },
+        "align": {"batch_size": 4, "learning_rate": 3e-3},
+        "methods": ["base", "stl"],
+        "evaluate": {
+            "max_new_tokens": 2,
+            "unscored_limit": 1,  # a tiny model says nothing that can be read
+            "batch_size": 32,
+            "openings": ["Sorry"],
+            "reference": "base",
+            "benchmarks": [{"set": str(pairs), "name": "pairs"}],
+        },
+    }
+
+
+def test_a_run_for_each_seed_and_one_base_model(content, tmp_path):
+    recipe, directory = parse_recipe(content, "tiny"), tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        run_seeds(recipe, directory, Stop(after=5))  # where seed 4 aligns
+    assert not (directory / "seeds.json").exists()
+    heard = Stop()
+    summary = run_seeds(recipe, directory, heard)
+    of_seed = [("evaluate", "base"), ("align", "stl"), ("evaluate", "stl")]
+    assert [(name, owner) for name, owner, _ in heard.heard] == 2 * of_seed
+    assert [reused for _, _, reused in heard.heard] == [True, True, True, True, False, False]
+    assert sorted(p.name.split("-")[0] for p in (directory / "stages").iterdir()) == [
+        *(["align"] * 2),
+        *(["evaluate"] * 3),
+    ]
+
+    assert read_recipe(directory / "recipe.yaml") == recipe
+    assert list(summary.runs) == [1, 4]
+    samples = {seed: read_run(directory / f"seed-{seed}").samples for seed in (1, 4)}
+    assert samples == {seed: run.samples for seed, run in summary.runs.items()}
+    assert samples[1]["base"] == samples[4]["base"]
+    assert samples[1]["stl"] != samples[4]["stl"]
+    assert [read_recipe(directory / f"seed-{seed}/recipe.yaml").seed for seed in (1, 4)] == [1, 4]
+
+    assert SeedResults.model_validate(read_json(directory / "seeds.json")) == summary.results
+    assert (summary.results.seeds, summary.results.methods) == ([1, 4], ["base", "stl"])
+    (row,) = [row for row in summary.results.comparisons if row.quantity == "auroc"]
+    rankings = [
+        {ranking.method: ranking.value for ranking in run.results.rankings} for run in summary.runs.values()
+    ]
+    assert row.values == pytest.approx([ranking["stl"] for ranking in rankings])
+    assert row.values_against == pytest.approx([ranking["base"] for ranking in rankings])
+    assert row.values_against[0] == row.values_against[1]
+
+    written = (directory / "seeds.json").read_bytes()
+    moved = directory.rename(tmp_path / "moved")  # the links are relative
+    again = run_seeds(recipe, moved)
+    assert [run.stages_run for run in again.runs.values()] == [0, 0]
+    assert (moved / "seeds.json").read_bytes() == written
+
+    # Another recipe in the same directory takes what it can use, and leaves no result that is not its own.
+    alone = parse_recipe({k: v for k, v in content.items() if k != "seeds"} | {"methods": ["base"]}, "tiny")
+    assert run_recipe(alone, moved).stages_run == 0
+    assert not (moved / "seeds.json").exists()
+
+
+def test_draws_follow_the_seed_unless_a_source_names_its_own(content):
+    recipe = parse_recipe(content, "tiny")
+
+    def drawn(seed, own=None):
+        safety = [{**content["data"]["safety"][0], "seed": own}]
+        data = parse_recipe({**content, "data": {**content["data"], "safety": safety}}, "tiny").data
+        return [p.id for p in data.load(seed).safety]
+
+    assert drawn(1) == [p.id for p in recipe.data.load(1).safety]
+    assert len({tuple(drawn(seed)) for seed in range(8)}) > 1
+    assert {tuple(drawn(seed, own=3)) for seed in range(8)} == {tuple(drawn(3))}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"seeds": [0]}, "`seeds` names two or more different seeds; for a single one write `seed`"),
+        ({"seeds": [2, 0, 2]}, "`seeds` names two or more different seeds"),
+        ({"seed": 0}, "name `seed` or `seeds`, not both"),
+    ],
+)
+def test_seeds_that_make_no_sense(content, changes, sentence):
+    with pytest.raises(RecipeError, match=sentence):
+        parse_recipe({**content, **changes}, "tiny")
+
+
+def test_who_runs_which_recipe(content, tmp_path):
+    several = parse_recipe(content, "tiny")
+    with pytest.raises(RecipeError, match="has several `seeds`; run it with `run_seeds`"):
+        run_recipe(several, tmp_path / "run")
+    single = parse_recipe({**content, "seeds": []}, "tiny")
+    with pytest.raises(RecipeError, match="has no `seeds`; run it with `run_recipe`"):
+        run_seeds(single, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    sweep = {"name": "s", "space": {"align.epochs": [1, 2]}, "objectives": [{"auroc": "stl"}]}
+    assert Sweep.model_validate({**sweep, "recipe": single}).every_seed == (0,)
+    with pytest.raises(ValueError, match="the `seeds` of a sweep stand beside its `recipe`"):
+        Sweep.model_validate({**sweep, "recipe": several})
+
+
+def test_a_mistake_shows_before_the_first_stage(content, tmp_path):
+    make_prompts(12, responses=False).to_jsonl(Path(content["data"]["safety"][0]["set"]))
+    heard = Stop()
+    with pytest.raises(RecipeError, match="has no response"):
+        run_seeds(parse_recipe(content, "tiny"), tmp_path / "run", heard)
+    assert heard.heard == []
+
+
+def test_a_directory_in_use(content, tmp_path):
+    recipe = parse_recipe(content, "tiny")
+    (tmp_path / "run").mkdir()
+    with (
+        FileLock(tmp_path / "run/run.lock"),
+        pytest.raises(RunError, match=r"run directory .* is in use by another process"),
+    ):
+        run_seeds(recipe, tmp_path / "run")
