@@ -10,6 +10,7 @@ from discernment.errors import RecipeError
 from discernment.methods.method import Materials, MethodOptions, find_method, known_methods
 from discernment.models.spec import ModelSpec
 from discernment.prompts import Label
+from discernment.refinement.losses import LossOptions
 from discernment.refinement.trainer import RefineOptions, refine
 from tiny import make_benign, make_prompts
 
@@ -27,19 +28,20 @@ MATERIALS = Materials(
 MIX = [*MATERIALS.general.texts, *MATERIALS.safety.texts]
 
 
-def build(name, materials=MATERIALS, dynamics=None, **refine_options):
+def build(name, materials=MATERIALS, dynamics=None, frozen_layers=None, **refine_options):
     calls = []
 
     def stage(name, work, *, model, **inputs):
         calls.append({"name": name, "work": work, "from": model.model, **inputs})
         return ModelSpec(model=f"{model.model}+{name}")
 
-    options = MethodOptions(AlignOptions(), RefineOptions(layer=2, **refine_options), dynamics)
+    refinement = RefineOptions(**{"layer": 2, **refine_options})
+    options = MethodOptions(AlignOptions(frozen_layers=frozen_layers), refinement, dynamics)
     return find_method(name).build(BASE, materials, options, stage), calls, options
 
 
 def test_the_methods_that_come_along():
-    assert {"base", "stl", "stl_aug", "dcr"} <= set(known_methods())
+    assert {"base", "stl", "stl_aug", "dcr", "dcr_paper"} <= set(known_methods())
     for name in known_methods():
         assert find_method(name).name == name
     with pytest.raises(RecipeError, match=r"There is no method 'dcrr'; known: base, dcr, "):
@@ -74,11 +76,35 @@ def test_dcr_refines_and_then_aligns_as_stl_does():
     assert second.pop("from") == "base+refine"
     assert stl.pop("from") == "base"
     assert second.pop("examples").fingerprint == stl.pop("examples").fingerprint
-    assert second == stl
+    held = stl["options"].model_copy(update={"frozen_layers": 2})
+    assert second == {**stl, "options": held}
     assert build("dcr", retention=1.0)[1][0]["retained"] == MATERIALS.retained
 
 
-@pytest.mark.parametrize("method", ["stl", "stl_aug", "dcr"])
+@pytest.mark.parametrize(("said", "held"), [(None, 2), (0, 0), (1, 1)])
+def test_dcr_holds_the_refined_layers_unless_told_otherwise(said, held):
+    assert build("dcr", frozen_layers=said)[1][1]["options"].frozen_layers == held
+    assert build("stl", frozen_layers=said)[1][0]["options"].frozen_layers == said
+
+
+def test_dcr_as_published():
+    asked = {
+        "steps": 7,
+        "labels": "toxic_or_not",
+        "retention": 1.0,
+        "loss": LossOptions(name="triplet", gamma=80),
+    }
+    _, [first, second], options = build("dcr_paper", frozen_layers=1, **asked)
+    published = first["options"]
+    assert (published.loss.name, published.loss.gamma, published.loss.centre) == ("circle", 80, False)
+    assert (published.labels, published.matched, published.retention) == ("all", False, 0)
+    assert (published.layer, published.steps) == (options.refine.layer, 7)
+    assert first["retained"] is None
+    assert second["options"].frozen_layers == 0
+    assert second["examples"].texts == MIX
+
+
+@pytest.mark.parametrize("method", ["stl", "stl_aug", "dcr", "dcr_paper"])
 def test_every_stage_watches_the_probes_where_there_are_any(method):
     _, calls, _ = build(method)
     assert calls
@@ -95,6 +121,7 @@ def test_every_stage_watches_the_probes_where_there_are_any(method):
         ("stl", {"general", "safety"}),
         ("stl_aug", {"general", "safety", "augmentation"}),
         ("dcr", {"general", "safety", "contrast"}),
+        ("dcr_paper", {"general", "safety", "contrast"}),
     ],
 )
 def test_prompts_that_are_missing_are_named(method, needed):

@@ -119,7 +119,7 @@ def test_a_recipe_says_what_every_method_is_to_do():
             {"method": "stl", "align": {"batch_size": 0}},
             "`methods.1.align.batch_size`: Input should",
         ),
-        ("methods.1", "dpo", "There is no method 'dpo'; known: base, dcr, stl, stl_aug"),
+        ("methods.1", "dpo", "There is no method 'dpo'; known: base, dcr, dcr_paper, stl, stl_aug"),
         ("methods.1", "base", "two methods are called 'base'; give one of them a `name`"),
         ("methods.2.name", "stl", "two methods are called 'stl'"),
         ("refine.learning_rat", 1, "r: `refine.learning_rat` .* did you mean `learning_rate`?"),

@@ -145,14 +145,14 @@ def test_a_recipe_from_base_model_to_results(recipe, tmp_path):
     more = parse_recipe(
         {
             **json.loads(recipe.model_dump_json(exclude_defaults=True)),
-            "methods": [*METHODS, {"method": "dcr", "name": "dcr-frozen", "align": {"frozen_layers": 2}}],
+            "methods": [*METHODS, {"method": "dcr", "name": "dcr-free", "align": {"frozen_layers": 0}}],
         },
         "more",
     )
     assert run_recipe(more, directory).stages_run == 2
     manifest = read_json(directory / "manifest.json")
-    refined = manifest["methods"]["dcr-frozen"]["stages"][0]
-    assert manifest["stages"][refined]["methods"] == ["dcr", "dcr-frozen"]
+    refined = manifest["methods"]["dcr-free"]["stages"][0]
+    assert manifest["stages"][refined]["methods"] == ["dcr", "dcr-free"]
 
 
 def test_a_layer_that_is_found_is_in_the_manifest_with_its_reason(recipe, tmp_path):

@@ -50,7 +50,7 @@ def test_options_go_where_their_keys_say(tmp_path):
     assert (recipe.name, recipe.seed) == ("search-7", 5)
     stl, dcr, held = (recipe.options(entry) for entry in recipe.methods)
     assert [o.refine.layer for o in (stl, dcr, held)] == [3, 3, 3]
-    assert [o.align.frozen_layers for o in (stl, dcr, held)] == [0, 3, 4]
+    assert [o.align.frozen_layers for o in (stl, dcr, held)] == [None, 3, 4]
     # The method's own loss keeps what the recipe says of the rest of it.
     assert (dcr.refine.loss.name, dcr.refine.loss.temperature) == ("supcon", 0.5)
     assert held.refine.loss.temperature == 0.2

@@ -50,8 +50,11 @@ class AlignOptions(OptimizerOptions):
     max_length: int = Field(
         512, ge=8, description="Tokens of prompt and reply; longer examples are cut at the end."
     )
-    frozen_layers: int = Field(
-        0, ge=0, description="Keep the first layers as they are, e.g. those of stage 1."
+    frozen_layers: int | None = Field(
+        None,
+        ge=0,
+        description="Keep so many of the first layers as they are; without a number, `dcr` keeps those of stage 1 and "
+        "other methods none.",
     )
     train_embeddings: bool = Field(True, description="Also train the token embeddings and the head.")
 
@@ -172,15 +175,11 @@ def encode_examples(examples: PromptSet, chat: ChatFormat, max_length: int) -> D
 
 
 def _choose_parameters(network: PreTrainedModel, spec: ModelSpec, options: AlignOptions) -> PreTrainedModel:
-    layers = find_layers(network, spec.layers)
-    if options.frozen_layers:
-        layers.check(options.frozen_layers)
-    if options.frozen_layers == len(layers.layers) and (
-        options.lora is not None or not options.train_embeddings
-    ):
-        raise TrainingError(
-            f"`frozen_layers: {options.frozen_layers}` leaves nothing to train; freeze fewer layers."
-        )
+    layers, frozen = find_layers(network, spec.layers), options.frozen_layers or 0
+    if frozen:
+        layers.check(frozen)
+    if frozen == len(layers.layers) and (options.lora is not None or not options.train_embeddings):
+        raise TrainingError(f"`frozen_layers: {frozen}` leaves nothing to train; freeze fewer layers.")
     if options.lora is not None:
         from peft import LoraConfig, get_peft_model
 
@@ -188,7 +187,7 @@ def _choose_parameters(network: PreTrainedModel, spec: ModelSpec, options: Align
         targets = [
             f"{layers.path}.{number}.{name}"
             for number, layer in enumerate(layers.layers)
-            if number >= options.frozen_layers
+            if number >= frozen
             for name, module in layer.named_modules()
             if isinstance(module, linear)
         ]
@@ -202,7 +201,7 @@ def _choose_parameters(network: PreTrainedModel, spec: ModelSpec, options: Align
         wrapped: PreTrainedModel = get_peft_model(network, adapters)
         return wrapped
     network.requires_grad_(True)
-    layers.layers[: options.frozen_layers].requires_grad_(False)
+    layers.layers[:frozen].requires_grad_(False)
     if not options.train_embeddings:
         for embedding in (network.get_input_embeddings(), network.get_output_embeddings()):
             if embedding is not None:

@@ -4,17 +4,20 @@ Refusal leaks from toxic to seemingly toxic prompts because the two look alike t
 similar, so teaching it to refuse the one teaches it to refuse the other. DCR takes them apart first:
 
 1. Refine. Contrastive learning on the hidden states of layer l; everything after layer l is frozen.
-2. Align. The ordinary safety fine-tuning of STL, on the same examples.
+2. Align. The ordinary safety fine-tuning of STL, on the same examples. The first l layers are held, so that it cannot
+   undo what stage 1 built; the paper does not hold them (`dcr_paper`).
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 from discernment.alignment.supervised import align
 from discernment.methods.method import Materials, Method, MethodOptions, Stage, watched
 from discernment.methods.stl import safety_mix
 from discernment.models.spec import ModelSpec
+from discernment.refinement.layer import found_layer
 from discernment.refinement.trainer import refine
 
 __all__ = ["Dcr"]
@@ -38,12 +41,15 @@ class Dcr(Method):
             retained=materials.retained if refinement.retention else None,
             **watched(materials, options),
         )
+        held = options.align.frozen_layers
+        if held is None:
+            held = refinement.layer if refinement.layer != "auto" else found_layer(Path(refined.model).parent)
         return stage(
             "align",
             align,
             model=refined,
             examples=safety_mix(materials, self.name),
-            options=options.align,
+            options=options.align.model_copy(update={"frozen_layers": held}),
             validation=materials.validation,
             **watched(materials, options),
         )

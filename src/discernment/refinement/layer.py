@@ -13,9 +13,11 @@ from discernment.files import read_json, write_json
 from discernment.models.policy import Policy
 from discernment.prompts import PromptSet
 
-__all__ = ["LayerChoice", "find_layer"]
+__all__ = ["LayerChoice", "find_layer", "found_layer"]
 
 logger = logging.getLogger(__name__)
+
+FILE = "layer.json"
 
 
 def _in_one_sentence(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
@@ -53,10 +55,20 @@ def find_layer(
         DataError: If there are fewer than two toxic prompts, or than two others.
         ModelError: If the layers are not found, or a state is not finite.
     """
-    file = out / "layer.json"
+    file = out / FILE
     if not file.exists():
         states = layer_states(policy, prompts, batch_size=batch_size, pooling=pooling, path=path)
         write_json(file, recommend_layer(separability(states, prompts))._asdict())
     found = Recommendation(**read_json(file))
     logger.info("%s", found.reason)
     return found
+
+
+def found_layer(stage: Path) -> int | None:
+    """The layer that `find_layer` found for a stage; None if it was not asked to, or not yet.
+
+    Args:
+        stage: The stage's directory.
+    """
+    file = stage / FILE
+    return Recommendation(**read_json(file)).layer if file.exists() else None

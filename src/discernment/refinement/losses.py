@@ -22,7 +22,8 @@ class LossOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Literal["circle", "supcon", "ntxent", "triplet"] = Field(
-        "circle", description="The paper uses Circle loss, which weighs negatives by their difficulty."
+        "supcon",
+        description="The paper uses Circle loss, which weighs negatives by their difficulty; it stalled on mixed sources.",
     )
     margin: float = Field(0.25, ge=0, description="Circle's relaxation m, or the triplet margin.")
     gamma: float = Field(64.0, gt=0, description="Circle's scale.")

@@ -104,7 +104,7 @@ class TrainingData(_Part):
 class MethodEntry(_Part):
     """A method to run, perhaps under another name and with options of its own."""
 
-    method: str = Field(description="Name of an installed method: base, stl, stl_aug, dcr, ...")
+    method: str = Field(description="Name of an installed method: base, stl, stl_aug, dcr, dcr_paper, ...")
     name: str = Field("", description="What to call it in tables; the method's name by default.")
     data: TrainingData = Field(
         default_factory=TrainingData, description="Sets that differ from the recipe's `data`."
