@@ -40,7 +40,7 @@ def _measure(spec: ModelSpec, repeats: int) -> dict[str, float]:
     prompts = load_source(PromptSource(set="starter/pairs", split="train")).sample(32, seed=0)
     batch = pad([chat.encode(p.text) for p in prompts], chat.tokenizer.pad_token_id, "right")
     labels = torch.tensor([int(p.label.should_refuse) for p in prompts])
-    loss = ContrastiveLoss(LossOptions())
+    loss = ContrastiveLoss(LossOptions(name="circle"))
     whole, cut_whole = load_model(spec).train(), load_model(spec).train()
     half = len(find_layers(whole).layers) // 2
 

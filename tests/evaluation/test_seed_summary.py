@@ -251,7 +251,9 @@ def test_a_known_gain_is_recovered_and_covered(spread: tuple[float, float, float
     for quantity, truth in truths.items():
         rows = [only(results, quantity) for results in found]
         assert np.mean([r.difference for r in rows]) == pytest.approx(truth, abs=0.03)
-        assert np.mean([r.low <= truth <= r.high for r in rows]) >= 0.9
+        covered = np.mean([r.low <= truth <= r.high for r in rows])
+        assert covered >= 0.9
+        assert np.median([r.high - r.low for r in rows]) < 1  # the whole range, which is 2 wide, covers everything
 
 
 def test_interval_over_both_is_wider_than_a_bootstrap_over_prompts() -> None:
@@ -271,6 +273,22 @@ def test_interval_over_both_is_wider_than_a_bootstrap_over_prompts() -> None:
     low, high = np.quantile(means, [0.025, 0.975])
     assert low < row.difference < high
     assert high - low < row.high - row.low < 3 * (high - low)
+
+
+def test_interaction_counts_as_in_the_exact_table() -> None:
+    """With one score for all toxic prompts, the AUROC is the compliance rate, whose interval needs no bootstrap."""
+    rng = np.random.default_rng(9)
+    runs: Runs = {
+        seed: {
+            method: samples("bench", TOXIC, [0.5] * 40) + samples("bench", SEEMING, rng.random(40) < refused)
+            for method, refused in (("stl", 0.6), ("dcr", 0.4))
+        }
+        for seed in range(3)
+    }
+    found = summary(runs, resamples=4000)
+    rate, auroc = only(found, "rate", label=SEEMING), only(found, "auroc")
+    assert auroc.values == pytest.approx(rate.values)
+    assert auroc.high - auroc.low == pytest.approx(rate.high - rate.low, rel=0.05)
 
 
 def test_few_clusters_claim_nothing() -> None:

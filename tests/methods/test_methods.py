@@ -91,13 +91,15 @@ def test_dcr_as_published():
     asked = {
         "steps": 7,
         "labels": "toxic_or_not",
+        "label_weights": {Label.TOXIC: 2},
         "retention": 1.0,
         "loss": LossOptions(name="triplet", gamma=80),
     }
     _, [first, second], options = build("dcr_paper", frozen_layers=1, **asked)
     published = first["options"]
     assert (published.loss.name, published.loss.gamma, published.loss.centre) == ("circle", 80, False)
-    assert (published.labels, published.matched, published.retention) == ("all", False, 0)
+    assert (published.labels, published.label_weights) == ("all", {})
+    assert (published.matched, published.retention) == (False, 0)
     assert (published.layer, published.steps) == (options.refine.layer, 7)
     assert first["retained"] is None
     assert second["options"].frozen_layers == 0

@@ -53,6 +53,27 @@ def test_labels_and_sources_take_equal_turns(toxic, seeming, batch_size, seed):
             assert max(turns) - min(turns) <= 1
 
 
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [({}, (4, 4, 4)), ({Label.TOXIC: 2}, (6, 3, 3)), ({Label.TOXIC: 3, Label.BENIGN: 2}, (6, 2, 4))],
+)
+def test_labels_come_in_the_proportion_that_was_asked_for(weights, expected):
+    prompts = prompts_of({Label.TOXIC: [9, 9], Label.SEEMINGLY_TOXIC: [20], Label.BENIGN: [5, 30]})
+    blocks = blocks_of(BalancedBatches(prompts, 12, seed=0, weights=weights))
+    assert len(blocks) == 7
+    for block in blocks:
+        labels = Counter(prompts[row].label for row in block)
+        assert (labels[Label.TOXIC], labels[Label.SEEMINGLY_TOXIC], labels[Label.BENIGN]) == expected
+
+
+def test_a_batch_has_room_for_two_of_the_rarest_label():
+    prompts = prompts_of({Label.TOXIC: [9], Label.BENIGN: [9]})
+    weights = {Label.TOXIC: 3}
+    assert blocks_of(BalancedBatches(prompts, 8, seed=0, weights=weights))
+    with pytest.raises(TrainingError, match=r"A batch of 7 has .* at least 8\."):
+        BalancedBatches(prompts, 7, seed=0, weights=weights)
+
+
 def test_no_prompt_comes_twice_in_a_block_while_others_are_left():
     prompts = make_prompts(pairs=20)
     for block in blocks_of(BalancedBatches(prompts, 8, seed=1)):

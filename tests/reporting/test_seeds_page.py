@@ -72,6 +72,12 @@ def full():
     return results(rows, ("stl", "dcr", HOSTILE))
 
 
+def test_names_of_any_kind_are_printed():
+    name = "x[/b][red]"
+    found = results([row("rate", 0.1).model_copy(update={"against": name})], (name, "dcr"))
+    assert f"difference to {name}" in " ".join(printed(found.model_copy(update={"reference": name})).split())
+
+
 def printed(found):
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(seeds_table(found))

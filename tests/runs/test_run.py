@@ -164,6 +164,8 @@ def test_a_layer_that_is_found_is_in_the_manifest_with_its_reason(recipe, tmp_pa
     assert manifest["methods"]["dcr"]["options"]["refine"]["layer"] == "auto"
     assert refined["notes"]["layer"] in (1, 2, 3)
     assert refined["notes"]["layer_reason"].startswith(f"Layer {refined['notes']['layer']} ")
+    (aligned,) = (s for s in manifest["stages"].values() if s["name"] == "align")
+    assert aligned["inputs"]["options"]["frozen_layers"] == refined["notes"]["layer"]
 
 
 def test_watched_stages_are_stages_of_their_own_with_the_same_models(recipe, tmp_path):

@@ -96,18 +96,26 @@ def test_a_run_for_each_seed_and_one_base_model(content, tmp_path):
     # Another recipe in the same directory takes what it can use, and leaves no result that is not its own.
     alone = parse_recipe({k: v for k, v in content.items() if k != "seeds"} | {"methods": ["base"]}, "tiny")
     assert run_recipe(alone, moved).stages_run == 0
-    assert not (moved / "seeds.json").exists()
+    assert not list(moved.glob("seed*"))
+    assert read_json(moved / "manifest.json")["name"] == "tiny"
+
+
+def test_a_seed_that_is_dropped_leaves_nothing_behind(content, tmp_path):
+    directory = tmp_path / "run"
+    run_recipe(parse_recipe({**content, "seeds": []}, "tiny"), directory)
+    run_seeds(parse_recipe({**content, "seeds": [1, 4]}, "tiny"), directory)
+    assert not (directory / "manifest.json").exists()  # of the run with one seed
+    summary = run_seeds(parse_recipe({**content, "seeds": [4, 5]}, "tiny"), directory)
+    assert [p.name for p in sorted(directory.glob("seed-*"))] == ["seed-4", "seed-5"]
+    assert [run.stages_run for run in summary.runs.values()] == [0, 2]
 
 
 def test_draws_follow_the_seed_unless_a_source_names_its_own(content):
-    recipe = parse_recipe(content, "tiny")
-
     def drawn(seed, own=None):
         safety = [{**content["data"]["safety"][0], "seed": own}]
         data = parse_recipe({**content, "data": {**content["data"], "safety": safety}}, "tiny").data
         return [p.id for p in data.load(seed).safety]
 
-    assert drawn(1) == [p.id for p in recipe.data.load(1).safety]
     assert len({tuple(drawn(seed)) for seed in range(8)}) > 1
     assert {tuple(drawn(seed, own=3)) for seed in range(8)} == {tuple(drawn(3))}
 
@@ -118,6 +126,7 @@ def test_draws_follow_the_seed_unless_a_source_names_its_own(content):
         ({"seeds": [0]}, "`seeds` names two or more different seeds; for a single one write `seed`"),
         ({"seeds": [2, 0, 2]}, "`seeds` names two or more different seeds"),
         ({"seed": 0}, "name `seed` or `seeds`, not both"),
+        ({"seeds": [-1, 0]}, "`seeds.0`: Input should be greater than or equal to 0"),
     ],
 )
 def test_seeds_that_make_no_sense(content, changes, sentence):

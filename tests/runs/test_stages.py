@@ -210,6 +210,11 @@ def test_runs_share_stages_in_one_directory(tmp_path, base):
     assert later("align", train, model=base)
     assert later.ran == 0
     assert len(list((moved / "stages").iterdir())) == 1
+    (moved / "three/stages").mkdir(parents=True)
+    with pytest.raises(
+        RunError, match=r"three/stages is in the way of the stages that all runs in .*moved share"
+    ):
+        share_stages(moved / "three", moved / "stages")
 
 
 def test_records_are_plain_json(base, runner):

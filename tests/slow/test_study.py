@@ -82,8 +82,13 @@ def test_the_study_runs(tmp_path, monkeypatch):
     assert all(row.kl > 0 for row in summary.results.abilities)
     manifest = read_json(tmp_path / "run/manifest.json")
     assert manifest["seen_in_training"] == {}
-    losses = {name: entry["options"]["refine"] for name, entry in manifest["methods"].items()}
-    assert losses["dcr"]["loss"]["name"] == "supcon"
+    losses = {
+        method: stage["inputs"]["options"]["loss"]["name"]
+        for stage in manifest["stages"].values()
+        if stage["name"] == "refine"
+        for method in stage["methods"]
+    }
+    assert losses == {"dcr": "supcon", "dcr_paper": "circle"}
     evaluated = [stage for stage in manifest["stages"] if stage.startswith("evaluate")]
     assert len(evaluated) == 5
     for stage in evaluated:

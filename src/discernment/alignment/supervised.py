@@ -56,7 +56,11 @@ class AlignOptions(OptimizerOptions):
         description="Keep so many of the first layers as they are; without a number, `dcr` keeps those of stage 1 and "
         "other methods none.",
     )
-    train_embeddings: bool = Field(True, description="Also train the token embeddings and the head.")
+    train_embeddings: bool | None = Field(
+        None,
+        description="Also train the token embeddings and the head; by default where no layer is held, since embeddings "
+        "that move would move the states of held layers too.",
+    )
 
 
 class SupervisedTrainer(SFTTrainer):
@@ -178,7 +182,8 @@ def _choose_parameters(network: PreTrainedModel, spec: ModelSpec, options: Align
     layers, frozen = find_layers(network, spec.layers), options.frozen_layers or 0
     if frozen:
         layers.check(frozen)
-    if frozen == len(layers.layers) and (options.lora is not None or not options.train_embeddings):
+    embeddings = frozen == 0 if options.train_embeddings is None else options.train_embeddings
+    if frozen == len(layers.layers) and (options.lora is not None or not embeddings):
         raise TrainingError(f"`frozen_layers: {frozen}` leaves nothing to train; freeze fewer layers.")
     if options.lora is not None:
         from peft import LoraConfig, get_peft_model
@@ -202,7 +207,7 @@ def _choose_parameters(network: PreTrainedModel, spec: ModelSpec, options: Align
         return wrapped
     network.requires_grad_(True)
     layers.layers[:frozen].requires_grad_(False)
-    if not options.train_embeddings:
+    if not embeddings:
         for embedding in (network.get_input_embeddings(), network.get_output_embeddings()):
             if embedding is not None:
                 embedding.requires_grad_(False)

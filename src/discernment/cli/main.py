@@ -134,7 +134,10 @@ def refine(
 @app.command()
 def align(
     model: Annotated[
-        str, typer.Argument(help="Hub id, folder, or wheel://PACKAGE; for DCR, what `refine` left.")
+        str,
+        typer.Argument(
+            help="Hub id, folder, or wheel://PACKAGE; for DCR, what `refine` left, with `-O frozen_layers=LAYER`."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Directory for the aligned model.")],
     sets: Sets = None,

@@ -1,7 +1,8 @@
 """DCR as published (Lu et al., ICLR 2026, arXiv 2603.03323), as far as the text at hand says.
 
-Of stage 1 the recipe chooses the layer, the optimizer and when to stop; what the paper fixes is fixed here. Stage 2 is
-the unchanged safety fine-tuning. `dcr` departs from it where that was measured to be better (docs/study.md).
+Of stage 1 the recipe chooses the layer, Circle's margin and scale, the optimizer and when to stop; the loss, what it
+sees and the batches are fixed here. Stage 2 is the safety fine-tuning of `stl`, with no layer held; the paper does it
+through LoRA (`align: {lora: {}}`). docs/study.md sets it beside `dcr`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ __all__ = ["DcrPaper"]
 
 
 class DcrPaper(Dcr):
-    """Circle loss on plain cosines, batches that are balanced by label alone, nothing held in stage 2."""
+    """Circle loss on plain cosines, labels in equal parts without matched partners, nothing held in stage 2."""
 
     name: ClassVar[str] = "dcr_paper"
 
@@ -40,4 +41,5 @@ def _published(options: RefineOptions) -> RefineOptions:
         pooling=options.loss.pooling,
         centre=False,
     )
-    return options.model_copy(update={"loss": loss, "labels": "all", "matched": False, "retention": 0.0})
+    fixed = {"loss": loss, "labels": "all", "label_weights": {}, "matched": False, "retention": 0.0}
+    return options.model_copy(update=fixed)

@@ -23,7 +23,7 @@ class LossOptions(BaseModel):
 
     name: Literal["circle", "supcon", "ntxent", "triplet"] = Field(
         "supcon",
-        description="The paper uses Circle loss, which weighs negatives by their difficulty; it stalled on mixed sources.",
+        description="The paper uses Circle loss, which weighs negatives by their difficulty.",
     )
     margin: float = Field(0.25, ge=0, description="Circle's relaxation m, or the triplet margin.")
     gamma: float = Field(64.0, gt=0, description="Circle's scale.")

@@ -1,10 +1,10 @@
-"""Which prompts make up a batch of stage 1: labels in equal parts, sources in equal parts, partners together."""
+"""Which prompts make up a batch of stage 1: labels in set parts, sources in equal parts, partners together."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
@@ -18,7 +18,7 @@ __all__ = ["BalancedBatches"]
 class BalancedBatches(EpochSampler):
     """Row numbers in blocks of `batch_size`, each block balanced.
 
-    Within a block every label has the same number of prompts (up to one). Within a label the sources take turns, so
+    Within a block every label has its share of the prompts (up to one). Within a label the sources take turns, so
     that a large source does not stand for its label. Within a source no prompt comes twice before all have come.
 
     Args:
@@ -27,6 +27,7 @@ class BalancedBatches(EpochSampler):
         seed: The stage's seed.
         matched: Put the partners of a block's first label in the same block, before others take their turns: the
             contrast then cannot be told by the wording frame. The labels take turns in coming first.
+        weights: How many prompts of each label come into a block, in proportion; 1 for a label that is not named.
         extra: Row numbers that take turns at the end of every block, outside the balance.
         extra_size: How many of them a block gets.
 
@@ -44,6 +45,7 @@ class BalancedBatches(EpochSampler):
         seed: int,
         *,
         matched: bool = True,
+        weights: Mapping[Label, float] | None = None,
         extra: Sequence[int] = (),
         extra_size: int = 0,
     ) -> None:
@@ -58,10 +60,12 @@ class BalancedBatches(EpochSampler):
                 f"The contrast needs prompts of two labels and has only {' and '.join(self.labels) or 'none'}; "
                 "name more sets."
             )
-        if batch_size < 2 * len(self.labels):
+        self.weights = {label: (weights or {}).get(label, 1.0) for label in self.labels}
+        needed = math.ceil(2 * sum(self.weights.values()) / min(self.weights.values()))
+        if batch_size < needed:
             raise TrainingError(
                 f"A batch of {batch_size} has no room for two prompts of each of {len(self.labels)} labels; "
-                f"use a batch size of at least {2 * len(self.labels)}."
+                f"use a batch size of at least {needed}."
             )
         by_id = {p.id: row for row, p in enumerate(prompts)}
         self.partner = {row: by_id[p.partner] for row, p in enumerate(prompts) if p.partner in by_id}
@@ -88,7 +92,8 @@ class BalancedBatches(EpochSampler):
     ) -> list[int]:
         block: list[int] = []
         for place, label in enumerate(labels):
-            share = (self.batch_size - len(block)) // (len(labels) - place)
+            left = sum(self.weights[other] for other in labels[place:])
+            share = math.floor((self.batch_size - len(block)) * self.weights[label] / left)
             chosen: list[int] = []
             if self.matched and place > 0:
                 partners = [self.partner[row] for row in block if row in self.partner]

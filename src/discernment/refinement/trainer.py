@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -69,6 +69,10 @@ class RefineOptions(OptimizerOptions):
         "all",
         description="What is contrasted: every label with every other, or toxic prompts with all others, which are "
         "then pulled together.",
+    )
+    label_weights: dict[Label, Annotated[float, Field(gt=0)]] = Field(
+        {},
+        description="How many prompts of each label come into a batch, in proportion; 1 for a label that is not named.",
     )
     matched: bool = Field(True, description="Draw the matched partner of a prompt into the same batch.")
     retention: float = Field(
@@ -340,6 +344,7 @@ def _make_trainer(
         options.batch_size,
         options.seed,
         matched=options.matched,
+        weights=options.label_weights,
         extra=range(len(prompts), len(sequences)),
         extra_size=options.retention_batch,
     )

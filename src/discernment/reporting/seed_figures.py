@@ -51,7 +51,9 @@ def _values(results: SeedResults, rows: Sequence[SeedComparison], heading: str, 
     words = AXES[rows[0].quantity][0]
     figure, axes = _axes(results, words)
     scale = _scale(rows[0])
-    values = {row.method: row.values for row in rows} | {results.reference: rows[0].values_against}
+    values = {row.method: row.values for row in rows}
+    if all(row.values_against == rows[0].values_against for row in rows):
+        values[results.reference] = rows[0].values_against
     for place, method in enumerate(results.methods):
         if method in values:
             look, of_seed = mark(place), [scale * v for v in values[method]]

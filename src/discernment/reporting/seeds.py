@@ -142,6 +142,12 @@ def _headline(results: SeedResults, quantity: Quantity) -> list[SeedComparison]:
     return [row for row in rows if row.benchmark != POOLED and row.toxic == widest]
 
 
+def reference_values(rows: Sequence[SeedComparison]) -> list[float] | None:
+    """The reference's values; None where they differ by method, since the methods lack a number on other prompts."""
+    first, *others = (row.values_against for row in rows)
+    return first if all(values == first for values in others) else None
+
+
 def place_in_words(row: SeedComparison) -> str:
     """The prompts that count."""
     return f"{benchmark_in_words(row.benchmark)}, {label_in_words[row.label]}"
@@ -185,8 +191,10 @@ def seeds_table(results: SeedResults) -> Table:
 
     table = Table(
         title=f"Means over the seeds {', '.join(map(str, results.seeds))}",
-        caption=f"Under a mean: difference to {text.visible(results.reference)}; its 95 % interval over seeds and "
-        "prompts; over seeds alone. Bold: the wider interval does not hold 0.",
+        caption=Text(
+            f"Under a mean: difference to {text.visible(results.reference)}; its 95 % interval over seeds and prompts; "
+            "over seeds alone. Bold: the wider interval does not hold 0."
+        ),
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
@@ -206,7 +214,8 @@ def seeds_table(results: SeedResults) -> Table:
             table.add_row(Text(heading, style="bold"))
         for place, of_method in places.items():
             row = next(iter(of_method.values()))
-            reference = Text(value_in_words(row, fmean(row.values_against)))
+            common = reference_values(list(of_method.values()))
+            reference = Text(text.MISSING if common is None else value_in_words(row, fmean(common)))
             cells = [_cell(of_method.get(method)) for method in others]
             table.add_row(Text(text.visible(place)), reference, *cells)
     return table

@@ -31,6 +31,7 @@ from discernment.prompts.sources import PromptSource, load_source, load_sources
 from discernment.prompts.suites import load_suite, suites
 from discernment.refinement.trainer import RefineOptions
 from discernment.runs.problems import first_problem
+from discernment.runs.training_data import Sources, TrainingData
 
 __all__ = [
     "Benchmark",
@@ -49,56 +50,6 @@ __all__ = [
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-def _listed(value: Any) -> Any:
-    return [value] if isinstance(value, str | dict) else value
-
-
-Sources = Annotated[list[PromptSource], BeforeValidator(_listed)]
-
-
-class TrainingData(_Part):
-    """Which prompts the training stages may see; each entry is one set or a list of sets."""
-
-    general: Sources | None = Field(None, description="Benign instructions with answers.")
-    safety: Sources | None = Field(None, description="Toxic prompts with safe refusals.")
-    augmentation: Sources | None = Field(
-        None, description="Seemingly toxic prompts with answers, for `stl_aug`."
-    )
-    contrast: Sources | None = Field(None, description="Toxic and seemingly toxic prompts for stage 1.")
-    contrast_validation: Sources | None = Field(None, description="Prompts by which stage 1 stops.")
-    retained: Sources | None = Field(None, description="Benign prompts for the retention term of stage 1.")
-    validation: Sources | None = Field(None, description="Prompts with replies whose loss stage 2 logs.")
-    general_per_safety: float | None = Field(
-        None,
-        gt=0,
-        description="General examples for each safety example; the general ones are drawn to that ratio.",
-    )
-
-    def load(self, seed: int) -> Materials:
-        """Read all sets.
-
-        Args:
-            seed: Seed of every draw that does not have its own.
-
-        Raises:
-            DataError: If one cannot be read, or is empty after filtering.
-        """
-        sets: dict[str, PromptSet] = {
-            name: load_sources(sources, name, seed=seed)
-            for name in Materials.__dataclass_fields__
-            if (sources := getattr(self, name, None)) is not None
-        }
-        if self.general_per_safety is not None and {"general", "safety"} <= sets.keys():
-            wanted = round(self.general_per_safety * len(sets["safety"]))
-            if wanted > len(sets["general"]):
-                raise RecipeError(
-                    f"`data.general_per_safety: {self.general_per_safety}` asks for {wanted} general examples and "
-                    f"there are {len(sets['general'])}; lower the ratio, limit the safety sets or name more general sets."
-                )
-            sets["general"] = sets["general"].sample(wanted, seed)
-        return Materials(**sets)
 
 
 class MethodEntry(_Part):
@@ -269,9 +220,11 @@ class Recipe(_Part):
     name: str = Field(min_length=1, pattern=r"^[\w.-]+$", description="Names the run's directory.")
     model: ModelSpec
     seed: int = Field(
-        0, description="Seed of every stage and of every draw of training prompts that does not set its own."
+        0,
+        ge=0,
+        description="Seed of every stage and of every draw of training prompts that does not set its own.",
     )
-    seeds: list[int] = Field(
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(
         [],
         description="Run everything once with each of these instead of `seed`, and give intervals over them.",
     )
@@ -321,12 +274,13 @@ class Recipe(_Part):
         """
         watched = load_sources(self.diagnose.probes, "probes") if self.diagnose else None
         common = self.data.load(self.seed)
-        found = {}
-        for entry in self.methods:
-            own = entry.data.model_dump(exclude_unset=True)
-            data = TrainingData.model_validate({**self.data.model_dump(exclude_unset=True), **own})
-            found[entry.label] = replace(data.load(self.seed) if own else common, probes=watched)
-        return found
+        return {
+            entry.label: replace(
+                self.data.with_own(entry.data).load(self.seed) if entry.data != TrainingData() else common,
+                probes=watched,
+            )
+            for entry in self.methods
+        }
 
     def options(self, entry: MethodEntry) -> MethodOptions:
         """The stage options of one method: the recipe's with the method's own on top.

@@ -72,7 +72,13 @@ class _DryStage:
         if isinstance(options, RefineOptions) and options.layer != "auto":
             self._check_depth("layer", options.layer)
         if isinstance(options, AlignOptions):
-            self._check_depth("frozen_layers", options.frozen_layers or 0)
+            held = options.frozen_layers or 0
+            self._check_depth("frozen_layers", held)
+            if held == self.depth and (options.lora is not None or not options.train_embeddings):
+                raise RecipeError(
+                    f"{self.owner} holds all {held} layers in stage 2, which leaves nothing to train; refine fewer layers "
+                    "or set `align: {frozen_layers: 0}`."
+                )
             examples: PromptSet = inputs["examples"]
             silent = next((p for p in examples if not p.response), None)
             if silent is not None:

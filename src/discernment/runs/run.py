@@ -36,6 +36,7 @@ from discernment.training import StageCost
 
 __all__ = ["RunSummary", "evaluate_model", "forget_other_recipe", "run_recipe"]
 
+OUTCOMES = ("manifest.json", "results.json", "proposition.json", "report.html", "seeds.json", "seeds.html")
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "pytorch-metric-learning")
 
 
@@ -243,9 +244,12 @@ def forget_other_recipe(directory: Path, recipe: Recipe) -> None:
     """Remove the results of another recipe, which must not lie beside this one's stages."""
     written = directory / "recipe.yaml"
     if written.is_file() and written.read_text(encoding="utf-8") != recipe.to_yaml():
-        for name in ("results.json", "proposition.json", "report.html", "seeds.json", "seeds.html"):
+        for name in OUTCOMES:
             (directory / name).unlink(missing_ok=True)
         shutil.rmtree(directory / "tables", ignore_errors=True)
+        for run in directory.glob("seed-*"):
+            if (run / "stages").is_symlink() and run.name not in {f"seed-{seed}" for seed in recipe.seeds}:
+                shutil.rmtree(run)
 
 
 def _started(directory: Path, recipe: Recipe) -> str:

@@ -207,9 +207,18 @@ def share_stages(run: Path, stages: Path) -> None:
     Args:
         run: The run's directory, which is made if need be, and gets a link.
         stages: The shared directory. The link is relative: the two can be moved together.
+
+    Raises:
+        RunError: If the run has stages of its own.
     """
     run.mkdir(parents=True, exist_ok=True)
     stages.mkdir(exist_ok=True)
     link = run / "stages"
-    if not link.is_symlink():
+    if not link.exists():
+        link.unlink(missing_ok=True)
         link.symlink_to(os.path.relpath(stages, run), target_is_directory=True)
+    elif link.resolve() != stages.resolve():
+        raise RunError(
+            f"{link} is in the way of the stages that all runs in {stages.parent} share; move it away or name another "
+            "directory."
+        )
