@@ -253,7 +253,9 @@ def test_a_known_gain_is_recovered_and_covered(spread: tuple[float, float, float
         assert np.mean([r.difference for r in rows]) == pytest.approx(truth, abs=0.03)
         covered = np.mean([r.low <= truth <= r.high for r in rows])
         assert covered >= 0.9
-        assert np.median([r.high - r.low for r in rows]) < 1  # the whole range, which is 2 wide, covers everything
+        assert (
+            np.median([r.high - r.low for r in rows]) < 1
+        )  # the whole range, which is 2 wide, covers everything
 
 
 def test_interval_over_both_is_wider_than_a_bootstrap_over_prompts() -> None:

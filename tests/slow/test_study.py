@@ -36,7 +36,7 @@ def reduced(content):
             listed = sources({name: value})
             part[name] = [{**s, "limit": limits.get(name, 12), "verify": False} for s in listed]
     evaluation = content["evaluate"]
-    evaluation["benchmarks"] = [{**b, "limit": 12, "verify": False} for b in evaluation["benchmarks"]]
+    evaluation["benchmarks"] = [{**b, "limit": 6, "verify": False} for b in evaluation["benchmarks"]]
     evaluation["ability"] = {**evaluation["ability"], "limit": 4}
     content["refine"] |= {"steps": 2, "evaluate_every": 1}
     return content
@@ -93,5 +93,5 @@ def test_the_study_runs(tmp_path, monkeypatch):
     assert len(evaluated) == 5
     for stage in evaluated:
         samples = read_samples(tmp_path / "run/stages" / stage / "samples.jsonl")
-        assert len(samples) == 72
+        assert len(samples) == 36
         assert all(s.rejection_probability is not None for s in samples)
