@@ -62,6 +62,20 @@ class AlignOptions(OptimizerOptions):
         "that move would move the states of held layers too.",
     )
 
+    @property
+    def held(self) -> int:
+        """Number of the first layers that are kept as they are."""
+        return self.frozen_layers or 0
+
+    @property
+    def moves_embeddings(self) -> bool:
+        """Whether the embeddings and the head are trained, where there are no adapters."""
+        return self.held == 0 if self.train_embeddings is None else self.train_embeddings
+
+    def trains_nothing(self, depth: int) -> bool:
+        """Whether all is held in a model of so many layers."""
+        return self.held == depth and (self.lora is not None or not self.moves_embeddings)
+
 
 class SupervisedTrainer(SFTTrainer):
     """`SFTTrainer` with batches of similar length whose order depends on seed and epoch alone."""
@@ -179,12 +193,11 @@ def encode_examples(examples: PromptSet, chat: ChatFormat, max_length: int) -> D
 
 
 def _choose_parameters(network: PreTrainedModel, spec: ModelSpec, options: AlignOptions) -> PreTrainedModel:
-    layers, frozen = find_layers(network, spec.layers), options.frozen_layers or 0
-    if frozen:
-        layers.check(frozen)
-    embeddings = frozen == 0 if options.train_embeddings is None else options.train_embeddings
-    if frozen == len(layers.layers) and (options.lora is not None or not embeddings):
-        raise TrainingError(f"`frozen_layers: {frozen}` leaves nothing to train; freeze fewer layers.")
+    layers = find_layers(network, spec.layers)
+    if options.held:
+        layers.check(options.held)
+    if options.trains_nothing(len(layers.layers)):
+        raise TrainingError(f"`frozen_layers: {options.held}` leaves nothing to train; freeze fewer layers.")
     if options.lora is not None:
         from peft import LoraConfig, get_peft_model
 
@@ -192,7 +205,7 @@ def _choose_parameters(network: PreTrainedModel, spec: ModelSpec, options: Align
         targets = [
             f"{layers.path}.{number}.{name}"
             for number, layer in enumerate(layers.layers)
-            if number >= frozen
+            if number >= options.held
             for name, module in layer.named_modules()
             if isinstance(module, linear)
         ]
@@ -206,8 +219,8 @@ def _choose_parameters(network: PreTrainedModel, spec: ModelSpec, options: Align
         wrapped: PreTrainedModel = get_peft_model(network, adapters)
         return wrapped
     network.requires_grad_(True)
-    layers.layers[:frozen].requires_grad_(False)
-    if not embeddings:
+    layers.layers[: options.held].requires_grad_(False)
+    if not options.moves_embeddings:
         for embedding in (network.get_input_embeddings(), network.get_output_embeddings()):
             if embedding is not None:
                 embedding.requires_grad_(False)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from discernment.prompts import Label
 
-__all__ = ["Quantity", "SeedComparison", "SeedResults"]
+__all__ = ["Quantity", "SeedComparison", "SeedResults", "reference_values"]
 
 Quantity = Literal["rate", "equal_safety", "auroc"]
 
@@ -74,3 +75,13 @@ class SeedResults(_Row):
     methods: list[str]
     benchmarks: list[str]
     comparisons: list[SeedComparison]
+
+
+def reference_values(rows: Sequence[SeedComparison]) -> list[float] | None:
+    """The reference's values in comparisons of several methods with it on the same benchmark.
+
+    Returns:
+        The values, seed by seed; None where they differ by method, since the methods lack a number on other prompts.
+    """
+    first, *others = (row.values_against for row in rows)
+    return first if all(values == first for values in others) else None

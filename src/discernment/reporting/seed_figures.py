@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.ticker import MaxNLocator
 
-from discernment.evaluation.seed_results import Quantity, SeedComparison, SeedResults
+from discernment.evaluation.seed_results import Quantity, SeedComparison, SeedResults, reference_values
 from discernment.reporting.figures import WIDTH, Panel, axes_of
 from discernment.reporting.marks import INK, MUTED, SURFACE, Mark, mark
 from discernment.reporting.svg import drawing_style, inline_svg
@@ -52,8 +52,8 @@ def _values(results: SeedResults, rows: Sequence[SeedComparison], heading: str, 
     figure, axes = _axes(results, words)
     scale = _scale(rows[0])
     values = {row.method: row.values for row in rows}
-    if all(row.values_against == rows[0].values_against for row in rows):
-        values[results.reference] = rows[0].values_against
+    if (common := reference_values(rows)) is not None:
+        values[results.reference] = common
     for place, method in enumerate(results.methods):
         if method in values:
             look, of_seed = mark(place), [scale * v for v in values[method]]

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from discernment.evaluation.results import POOLED
-from discernment.evaluation.seed_results import Quantity, SeedComparison, SeedResults
+from discernment.evaluation.seed_results import Quantity, SeedComparison, SeedResults, reference_values
 from discernment.files import write_text
 from discernment.prompts import Label
 from discernment.reporting import text
@@ -142,12 +142,6 @@ def _headline(results: SeedResults, quantity: Quantity) -> list[SeedComparison]:
     return [row for row in rows if row.benchmark != POOLED and row.toxic == widest]
 
 
-def reference_values(rows: Sequence[SeedComparison]) -> list[float] | None:
-    """The reference's values; None where they differ by method, since the methods lack a number on other prompts."""
-    first, *others = (row.values_against for row in rows)
-    return first if all(values == first for values in others) else None
-
-
 def place_in_words(row: SeedComparison) -> str:
     """The prompts that count."""
     return f"{benchmark_in_words(row.benchmark)}, {label_in_words[row.label]}"
@@ -165,15 +159,12 @@ def value_in_words(row: SeedComparison, value: float) -> str:
 
 def difference_in_words(row: SeedComparison, value: float) -> str:
     """A difference with its sign."""
-    if row.quantity != "auroc":
-        return text.points(value)
-    written = f"{value:+.3f}"
-    return "0.000" if written[1:] == "0.000" else written.replace("-", text.MINUS)
+    return text.decimal_difference(value) if row.quantity == "auroc" else text.points(value)
 
 
 def interval_in_words(row: SeedComparison, low: float, high: float) -> str:
     """An interval of a difference."""
-    return f"{difference_in_words(row, low)} to {difference_in_words(row, high)}"
+    return text.interval(low, high, "decimal_difference" if row.quantity == "auroc" else "points")
 
 
 # ---------------------------------------------------------------------- the terminal

@@ -70,10 +70,19 @@ def percent(value: float | None) -> str:
 
 def points(value: float | None) -> str:
     """A difference of shares in percentage points, always with a sign: `+5.0`."""
+    return _signed(value, 100, 1)
+
+
+def decimal_difference(value: float | None) -> str:
+    """A difference of numbers such as AUROCs with three digits, always with a sign."""
+    return _signed(value, 1, 3)
+
+
+def _signed(value: float | None, scale: int, digits: int) -> str:
     if value is None or not math.isfinite(value):
         return MISSING
-    written = f"{100 * value:+.1f}"
-    return "0.0" if written[1:] == "0.0" else written.replace("-", MINUS)
+    written = f"{scale * value:+.{digits}f}"
+    return written[1:] if float(written) == 0 else written.replace("-", MINUS)
 
 
 def decimal(value: float | None) -> str:
@@ -84,11 +93,18 @@ def decimal(value: float | None) -> str:
 
 
 def interval(low: float | None, high: float | None, form: str = "percent") -> str:
-    """An interval in one of the forms `percent`, `points`, `decimal`; empty when an end is not known."""
+    """An interval; empty when an end is not known.
+
+    Args:
+        low: Lower end.
+        high: Upper end.
+        form: `percent` or `decimal`, or of differences `points` or `decimal_difference`.
+    """
     if not (_known(low) and _known(high)):
         return ""
-    write = {"percent": percent, "points": points, "decimal": decimal}[form]
-    return f"{write(low)} to {write(high)}" if form == "points" else f"{write(low)}{DASH}{write(high)}"
+    signed = {"points": points, "decimal_difference": decimal_difference}
+    write = ({"percent": percent, "decimal": decimal} | signed)[form]
+    return f"{write(low)} to {write(high)}" if form in signed else f"{write(low)}{DASH}{write(high)}"
 
 
 def p_value(value: float) -> str:

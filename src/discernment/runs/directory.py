@@ -1,7 +1,8 @@
-"""A directory for results: made, and kept from other processes while one works in it."""
+"""A directory for results: made, kept from other processes while one works in it, and free of another recipe's results."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,8 +10,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from discernment.errors import RunError
+from discernment.runs.recipe import Recipe
 
-__all__ = ["claim"]
+__all__ = ["claim", "forget_other_recipe"]
+
+OUTCOMES = ("manifest.json", "results.json", "proposition.json", "report.html", "seeds.json", "seeds.html")
 
 
 @contextmanager
@@ -41,3 +45,15 @@ def claim(directory: Path, kind: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def forget_other_recipe(directory: Path, recipe: Recipe) -> None:
+    """Remove the results of another recipe, which must not lie beside this one's stages."""
+    written = directory / "recipe.yaml"
+    if written.is_file() and written.read_text(encoding="utf-8") != recipe.to_yaml():
+        for name in OUTCOMES:
+            (directory / name).unlink(missing_ok=True)
+        shutil.rmtree(directory / "tables", ignore_errors=True)
+        for run in directory.glob("seed-*"):
+            if (run / "stages").is_symlink() and run.name not in {f"seed-{seed}" for seed in recipe.seeds}:
+                shutil.rmtree(run)

@@ -72,11 +72,10 @@ class _DryStage:
         if isinstance(options, RefineOptions) and options.layer != "auto":
             self._check_depth("layer", options.layer)
         if isinstance(options, AlignOptions):
-            held = options.frozen_layers or 0
-            self._check_depth("frozen_layers", held)
-            if held == self.depth and (options.lora is not None or not options.train_embeddings):
+            self._check_depth("frozen_layers", options.held)
+            if self.depth is not None and options.trains_nothing(self.depth):
                 raise RecipeError(
-                    f"{self.owner} holds all {held} layers in stage 2, which leaves nothing to train; refine fewer layers "
+                    f"{self.owner} holds all {options.held} layers in stage 2, which leaves nothing to train; refine fewer layers "
                     "or set `align: {frozen_layers: 0}`."
                 )
             examples: PromptSet = inputs["examples"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
@@ -27,16 +26,15 @@ from discernment.models.spec import ModelSpec
 from discernment.prompts import PromptSet
 from discernment.prompts.words import normalise
 from discernment.runs.diagnosis import check_refinements
-from discernment.runs.directory import claim
+from discernment.runs.directory import claim, forget_other_recipe
 from discernment.runs.measures import Measures
 from discernment.runs.recipe import Recipe
 from discernment.runs.rehearsal import rehearse
 from discernment.runs.stages import Reporter, StageRunner
 from discernment.training import StageCost
 
-__all__ = ["RunSummary", "evaluate_model", "forget_other_recipe", "run_recipe"]
+__all__ = ["RunSummary", "evaluate_model", "run_recipe"]
 
-OUTCOMES = ("manifest.json", "results.json", "proposition.json", "report.html", "seeds.json", "seeds.html")
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "pytorch-metric-learning")
 
 
@@ -240,18 +238,6 @@ def _movable(model: ModelSpec, directory: Path) -> dict[str, Any]:
     return model.model_dump(mode="json", exclude_defaults=True)
 
 
-def forget_other_recipe(directory: Path, recipe: Recipe) -> None:
-    """Remove the results of another recipe, which must not lie beside this one's stages."""
-    written = directory / "recipe.yaml"
-    if written.is_file() and written.read_text(encoding="utf-8") != recipe.to_yaml():
-        for name in OUTCOMES:
-            (directory / name).unlink(missing_ok=True)
-        shutil.rmtree(directory / "tables", ignore_errors=True)
-        for run in directory.glob("seed-*"):
-            if (run / "stages").is_symlink() and run.name not in {f"seed-{seed}" for seed in recipe.seeds}:
-                shutil.rmtree(run)
-
-
 def _started(directory: Path, recipe: Recipe) -> str:
     """When the run began: kept from an earlier call with the same recipe."""
     manifest, written = directory / "manifest.json", directory / "recipe.yaml"
@@ -263,9 +249,10 @@ def _started(directory: Path, recipe: Recipe) -> str:
 def _seen_in_training(materials: Iterable[Materials], benchmarks: Sequence[PromptSet]) -> dict[str, int]:
     """How many prompts of each benchmark a training stage may see; benchmarks without any are left out."""
     names = Materials.__dataclass_fields__.keys() - {"probes"}  # which are looked at only
-    trained = [s for own in materials for name in names if (s := getattr(own, name)) is not None]
+    # Methods share most sets; each is read once.
+    trained = {id(s): s for own in materials for name in names if (s := getattr(own, name)) is not None}
     found: dict[str, int] = {}
-    training = {normalise(p.text) for s in trained for p in s}
+    training = {normalise(p.text) for s in trained.values() for p in s}
     for benchmark in benchmarks:
         count = sum(normalise(p.text) in training for p in benchmark)
         if count:

@@ -9,10 +9,10 @@ from discernment.errors import RecipeError
 from discernment.evaluation.seed_results import SeedResults
 from discernment.evaluation.seed_summary import summarize_seeds
 from discernment.files import write_json, write_text
-from discernment.runs.directory import claim
+from discernment.runs.directory import claim, forget_other_recipe
 from discernment.runs.recipe import Recipe
 from discernment.runs.rehearsal import rehearse
-from discernment.runs.run import RunSummary, forget_other_recipe, run_recipe
+from discernment.runs.run import RunSummary, run_recipe
 from discernment.runs.stages import Reporter, share_stages
 
 __all__ = ["SeedsSummary", "run_seeds"]
