@@ -65,9 +65,10 @@ def test_the_model_learns_the_replies(model_folder, tmp_path):
 
 
 @pytest.mark.parametrize("lora", [None, LoraOptions(rank=4)], ids=["full", "lora"])
-def test_frozen_layers_and_embeddings_stay(model_folder, tmp_path, lora):
+@pytest.mark.parametrize("embeddings", [False, None])
+def test_frozen_layers_and_embeddings_stay(model_folder, tmp_path, lora, embeddings):
     base, out = model_folder(tie_word_embeddings=True), tmp_path / "out"
-    options = AlignOptions(**OPTIONS, frozen_layers=2, train_embeddings=False, lora=lora)
+    options = AlignOptions(**OPTIONS, frozen_layers=2, train_embeddings=embeddings, lora=lora)
     align(ModelSpec(model=str(base)), make_prompts(4), options, out)
     changed = changed_between(base, out)
     assert {name.split(".")[2] for name in changed if name.startswith("model.layers.")} == {"2", "3"}

@@ -221,6 +221,7 @@ def test_a_directory_in_use_is_left_alone(recipe, tmp_path):
             "Layer 7 is out of range.*change `frozen_layers` of stl",
         ),
         ({"align": {"frozen_layers": 7}}, "Layer 7 is out of range.*change `frozen_layers` of stl"),
+        ({"refine": {"layer": 4}}, "dcr holds all 4 layers in stage 2, which leaves nothing to train"),
         ({"data": "silent"}, "has no response, and stl trains on it"),
         ({"evaluate": {"openings": "xx"}}, "no refusal openings for 'xx'"),
         ({"diagnose": {"probes": "starter/benign"}}, "The probe prompts .* need a toxic one"),
