@@ -6,7 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
-from discernment.evaluation.seed_results import SeedComparison, SeedResults
+from discernment.evaluation.seed_results import SeedComparison, SeedMeasure, SeedResults
 from discernment.prompts import Label
 from discernment.reporting.seeds import findings, render_seeds, seeds_table, write_seeds
 from discernment.reporting.text import MINUS
@@ -82,6 +82,35 @@ def printed(found):
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(seeds_table(found))
     return console.export_text()
+
+
+def test_kernel_similarity_and_ability_are_shown_where_they_were_measured(full):
+    def measure(name, method, mean, label=None, difference=None):
+        low, high = (None, None) if difference is None else (difference - 0.01, difference + 0.01)
+        return SeedMeasure(
+            measure=name, method=method, label=label, values=[mean - 0.02, mean, mean + 0.02], mean=mean,
+            difference=difference, low=low, high=high,
+        )  # fmt: skip
+
+    rows = [
+        measure("kernel_similarity", "stl", 0.56, Label.SEEMINGLY_TOXIC),
+        measure("kernel_similarity", HOSTILE, 0.314, Label.SEEMINGLY_TOXIC, difference=-0.246),
+        measure("kl", HOSTILE, 1.5),
+    ]
+    measured = full.model_copy(update={"measures": rows})
+    page = Page(render_seeds(measured))
+    assert "models" in page.sections
+    assert "models" not in Page(render_seeds(full)).sections
+    words = " ".join(page.text().split())
+    assert words.count("Kernel similarity with toxic prompts, seemingly toxic") == 2
+    interval = f"0.314 {MINUS}0.246 {MINUS}0.256 to {MINUS}0.236"
+    assert interval in words
+    assert "KL to the base model, nats a token" in words
+
+    shown = printed(measured)
+    assert f"{MINUS}0.246" in shown
+    assert "1.500" in shown
+    assert "1.500" not in printed(full)
 
 
 # ---------------------------------------------------------------------- the sentences

@@ -6,6 +6,8 @@ import sys
 import pytest
 import yaml
 
+from discernment.diagnosis.diagnose import DiagnoseOptions, diagnose
+from discernment.diagnosis.kernel import KernelOptions
 from discernment.errors import DataError, RecipeError
 from discernment.evaluation.ability import measure_ability
 from discernment.evaluation.harness import Tasks, run_tasks
@@ -13,11 +15,13 @@ from discernment.evaluation.results import Results
 from discernment.evaluation.sample import read_samples
 from discernment.files import read_json
 from discernment.models.policy import Policy
-from discernment.prompts import PromptSet, Provenance
-from discernment.prompts.sources import load_source
+from discernment.prompts import Label, PromptSet, Provenance
+from discernment.prompts.sources import PromptSource, load_source, load_sources
 from discernment.reporting import write_report
+from discernment.reporting.tables_csv import write_tables
 from discernment.runs.recipe import parse_recipe, read_recipe
 from discernment.runs.run import Quiet, run_recipe
+from page import Page
 from tiny import make_benign, make_prompts
 
 QUESTIONS = [
@@ -114,6 +118,52 @@ def model_of(directory, method):
     return Policy.load(
         str(directory / read_json(directory / "manifest.json")["methods"][method]["model"]["model"])
     )
+
+
+def test_kernel_similarity_is_that_of_a_diagnosis_of_each_model(content, tmp_path):
+    prompts = tmp_path / "probes.jsonl"
+    make_prompts(8).to_jsonl(prompts)
+    directory, heard = tmp_path / "run", Heard()
+    plain = run_recipe(changed(content), directory)
+    assert plain.results.kernels == []
+    recipe = parse_recipe(
+        {**content, "diagnose": {"kernel": {"prompts": str(prompts), "k": 2, "per_group": 4}}}, "r"
+    )
+    summary = run_recipe(recipe, directory, heard)
+    assert stages(heard) == [("diagnose", "base"), ("diagnose", "stl")]
+    assert summary.results.model_copy(update={"kernels": []}) == plain.results
+
+    options = DiagnoseOptions(kernel=KernelOptions(k=2), per_group=4)
+    for method in ("base", "stl"):
+        policy = Policy.load(content["model"]) if method == "base" else model_of(directory, method)
+        expected = diagnose(policy, load_sources([PromptSource(set=str(prompts))], "kernel"), options)
+        found = {row.label: row for row in summary.results.kernels if row.policy == method}
+        assert list(found) == [Label.SEEMINGLY_TOXIC, Label.TOXIC]
+        for row in expected.steps_on_toxic:
+            assert row.mean == pytest.approx(found[row.row].mean)
+            assert (row.low, row.high, row.pairs) == (
+                found[row.row].low,
+                found[row.row].high,
+                found[row.row].pairs,
+            )
+    assert len({row.mean for row in summary.results.kernels}) == 4
+    assert Results.model_validate(read_json(directory / "results.json")) == summary.results
+    page = Page(write_report(directory).read_text(encoding="utf-8"))
+    assert "kernel" in page.sections
+    write_tables(tmp_path / "tables", summary.results)
+    assert (tmp_path / "tables/kernel.csv").read_text().count("\n") == 5
+
+    again = Heard()
+    run_recipe(recipe, directory, again)
+    assert stages(again) == []
+
+
+def test_kernel_similarity_needs_both_labels_before_the_first_stage(content, tmp_path):
+    recipe = parse_recipe({**content, "diagnose": {"kernel": {"prompts": "starter/benign"}}}, "r")
+    heard = Heard()
+    with pytest.raises(DataError, match="has no toxic ones"):
+        run_recipe(recipe, tmp_path / "run", heard)
+    assert heard.stages == []
 
 
 def test_ability_is_that_of_each_trained_method_beside_the_base_model(content, benign, tmp_path):

@@ -17,7 +17,8 @@ from discernment.models.spec import ModelSpec
 from discernment.prompts import Label, Split
 from discernment.prompts.sources import PromptSource
 from discernment.refinement.trainer import RefineOptions
-from discernment.runs.recipe import PropositionPlan, Recipe, first_problem, parse_recipe, read_recipe
+from discernment.runs.diagnosis_plan import PropositionPlan
+from discernment.runs.recipe import Recipe, first_problem, parse_recipe, read_recipe
 from tiny import make_benign, make_prompts
 
 GOOD = {
@@ -138,7 +139,7 @@ def test_a_recipe_says_what_every_method_is_to_do():
             [{"set": "a", "name": "all"}],
             "a benchmark is called 'all', which stands for all",
         ),
-        ("diagnose", {}, "`diagnose.probes` is missing"),
+        ("diagnose", {}, "`diagnose`: name `probes`, `kernel` or `proposition`"),
         (
             "diagnose",
             {"probes": "a", "dynamics": {"per_grp": 3}},
@@ -333,6 +334,28 @@ def test_proposition_1_is_switched_on_or_described(tmp_path):
     ):
         with pytest.raises(RecipeError, match=message):
             plan(wrong)
+
+
+def test_kernel_similarity_is_measured_without_watching_the_training():
+    def plan(**diagnose):
+        return parse_recipe({**GOOD, "diagnose": diagnose}, "r").diagnose
+
+    alone = plan(kernel={"prompts": "starter/benign", "k": 3, "per_group": 5})
+    assert alone.watched_prompts() is None
+    assert alone.proposition_prompts() is None
+    assert {p.label for p in alone.kernel_prompts()} == {Label.BENIGN}
+    assert (alone.kernel.options.kernel.k, alone.kernel.options.per_group) == (3, 5)
+    watched = plan(probes="starter/toxic", kernel=True)
+    assert {p.label for p in watched.watched_prompts()} == {p.label for p in watched.kernel_prompts()}
+    assert plan(probes="starter/toxic").kernel_prompts() is None
+    for wrong, message in (
+        ({}, "name `probes`, `kernel` or `proposition`"),
+        ({"kernel": True}, "`kernel` needs prompts: name its own `prompts`, or `probes`"),
+        ({"kernel": {"prompts": "starter/toxic"}, "proposition": True}, "`proposition` needs prompts"),
+        ({"kernel": {"prompts": "starter/toxic"}, "dynamics": {}}, "`dynamics` is about `probes`"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            plan(**wrong)
 
 
 @given(RECIPES)

@@ -8,6 +8,7 @@ from filelock import FileLock
 from discernment.errors import RecipeError, RunError
 from discernment.evaluation.seed_results import SeedResults
 from discernment.files import read_json
+from discernment.prompts import Label
 from discernment.reporting.run_files import read_run
 from discernment.runs.recipe import parse_recipe, read_recipe
 from discernment.runs.run import Quiet, run_recipe
@@ -98,6 +99,26 @@ def test_a_run_for_each_seed_and_one_base_model(content, tmp_path):
     assert run_recipe(alone, moved).stages_run == 0
     assert not list(moved.glob("seed*"))
     assert read_json(moved / "manifest.json")["name"] == "tiny"
+
+
+def test_kernel_similarity_and_ability_of_every_seed(content, tmp_path):
+    benign = tmp_path / "replies.jsonl"
+    make_benign(12).to_jsonl(benign)
+    content["evaluate"]["ability"] = str(benign)
+    content["diagnose"] = {
+        "kernel": {"prompts": content["evaluate"]["benchmarks"][0]["set"], "k": 2, "per_group": 4}
+    }
+    summary = run_seeds(parse_recipe(content, "tiny"), tmp_path / "run")
+    found = {(row.measure, row.label, row.method): row for row in summary.results.measures}
+    assert len(found) == 6  # two labels of two methods, and for the one that is trained two of ability
+    base = found["kernel_similarity", Label.SEEMINGLY_TOXIC, "base"]
+    stl = found["kernel_similarity", Label.SEEMINGLY_TOXIC, "stl"]
+    assert base.values[0] == base.values[1]
+    assert stl.values[0] != stl.values[1]
+    assert stl.difference == pytest.approx(stl.mean - base.mean)
+    kl = [run.results.abilities[0].kl for run in summary.runs.values()]
+    assert found["kl", None, "stl"].values == kl
+    assert sum(1 for _ in (tmp_path / "run/stages").glob("diagnose-*")) == 3  # the base model's is shared
 
 
 def test_a_seed_that_is_dropped_leaves_nothing_behind(content, tmp_path):

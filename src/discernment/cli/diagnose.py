@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +10,16 @@ from rich.text import Text
 
 from discernment.cli.console import ConsoleReporter, console
 from discernment.cli.verbs import parse_options, parse_set, resolve_model
-from discernment.diagnosis.diagnose import DiagnoseOptions, Diagnosis, diagnose
-from discernment.files import read_json, write_json
-from discernment.models.policy import Policy
+from discernment.diagnosis.diagnose import DiagnoseOptions, Diagnosis
+from discernment.files import read_json
 from discernment.models.spec import ModelSpec
-from discernment.prompts import PromptSet
 from discernment.prompts.sources import load_sources
 from discernment.reporting.diagnosis import similarity_table, write_diagnosis
 from discernment.reporting.text import visible
+from discernment.runs.diagnosis import diagnose_stage
 from discernment.runs.stages import run_into
-from discernment.training import StageCost
 
-__all__ = ["diagnose_into", "diagnose_model"]
+__all__ = ["diagnose_into"]
 
 
 def diagnose_into(
@@ -35,7 +33,7 @@ def diagnose_into(
             "prompts": load_sources([parse_set(s) for s in sets], "diagnosis"),
             "options": parse_options(DiagnoseOptions, options),
         }
-        ran = run_into(out, "diagnose", diagnose_model, inputs, reporter, {"progress": reporter.progress})
+        ran = run_into(out, "diagnose", diagnose_stage, inputs, reporter, {"progress": reporter.progress})
     if not ran:
         console.print("Nothing to do; the diagnosis is there.")
     found = Diagnosis.model_validate(read_json(out / "diagnosis.json"))
@@ -48,18 +46,3 @@ def diagnose_into(
     console.print(Text(visible(found.finding)))
     console.print(Text(f"Next: {visible(found.command)}"))
     console.print(Text(f"Report: {page}; numbers: {out / 'diagnosis.json'}"))
-
-
-def diagnose_model(
-    model: ModelSpec,
-    prompts: PromptSet,
-    options: DiagnoseOptions,
-    out: Path,
-    progress: Callable[[str, int, int], None] | None = None,
-) -> StageCost:
-    """Load a model and write its diagnosis into `out`; see `diagnosis.diagnose`."""
-    policy = Policy.load(model)
-    found = diagnose(policy, prompts, options, out, progress)
-    write_json(out / "diagnosis.json", found.model_dump(mode="json"))
-    tokens = sum(len(sequence) for sequence in policy.encode(prompts.texts))
-    return StageCost(steps=len(prompts), tokens=tokens)

@@ -46,7 +46,7 @@ from discernment.errors import DataError, ModelError
 from discernment.models.policy import Policy
 from discernment.prompts import Label, Prompt, PromptSet
 
-__all__ = ["DiagnoseOptions", "Diagnosis", "choose_prompts", "diagnose"]
+__all__ = ["DiagnoseOptions", "Diagnosis", "check_labels", "choose_prompts", "diagnose"]
 
 Floats = npt.NDArray[np.float64]
 Progress = Callable[[str, int, int], None]
@@ -134,7 +134,12 @@ def choose_prompts(prompts: PromptSet, per_group: int, seed: int) -> PromptSet:
 # ---------------------------------------------------------------------- measuring
 
 
-def _check(policy: Policy, prompts: PromptSet) -> None:
+def check_labels(prompts: PromptSet) -> None:
+    """Make sure that a diagnosis has what it compares.
+
+    Raises:
+        DataError: If there are no toxic or no seemingly toxic prompts.
+    """
     name = prompts.provenance.name
     for label in (Label.TOXIC, Label.SEEMINGLY_TOXIC):
         if label not in prompts.counts():
@@ -142,7 +147,12 @@ def _check(policy: Policy, prompts: PromptSet) -> None:
                 f"A diagnosis compares toxic with seemingly toxic prompts, and {name} has no {label} ones; "
                 f"{prompts.summary()}."
             )
-    check_lengths(policy, policy.encode(prompts.texts), [f"{p.id!r} of {name}" for p in prompts])
+
+
+def _check(policy: Policy, prompts: PromptSet) -> None:
+    check_labels(prompts)
+    names = [f"{p.id!r} of {prompts.provenance.name}" for p in prompts]
+    check_lengths(policy, policy.encode(prompts.texts), names)
 
 
 def _rejections(

@@ -15,6 +15,7 @@ __all__ = [
     "Comparison",
     "EqualSafety",
     "FlipCount",
+    "KernelSimilarity",
     "Ranking",
     "Results",
     "Score",
@@ -235,6 +236,29 @@ class Ability(_Row):
     tokens: int
 
 
+class KernelSimilarity(_Row):
+    """How far a training step on a toxic prompt moves the logits of other prompts, compared with a step on their own.
+
+    The mean of ||K(x', x)||_F / ||K(x', x')||_F over pairs of a toxic prompt x and another prompt x' of one label,
+    pairs of one wording left out (Lu et al. 2026, section 3).
+
+    Attributes:
+        policy: The policy's name.
+        label: The label of x'.
+        mean: The mean; None if there is no scored pair.
+        low: Lower end of its 95 % bootstrap interval over prompts; None with fewer than ten clusters of prompts.
+        high: Upper end.
+        pairs: Number of pairs.
+    """
+
+    policy: str
+    label: Label
+    mean: float | None
+    low: float | None
+    high: float | None
+    pairs: int
+
+
 class TaskScore(_Row):
     """One metric of one policy on one task of lm-evaluation-harness.
 
@@ -293,6 +317,7 @@ class Results(_Row):
         comparisons: The paired comparisons with `reference`.
         equal_safety: The comparisons at equal safety with `reference`.
         attack_drops: What attacks take of each method's defense success; attacked prompts are in no other number.
+        kernels: Kernel similarity of each method's model.
         abilities: How each method but the base model itself fares on given replies.
         tasks: What each method reaches in tasks of lm-evaluation-harness.
         flips: What changes in each method's replies and verdicts with the batches.
@@ -309,6 +334,7 @@ class Results(_Row):
     comparisons: list[Comparison]
     equal_safety: list[EqualSafety]
     attack_drops: list[AttackDrop] = []
+    kernels: list[KernelSimilarity] = []
     abilities: list[Ability] = []
     tasks: list[TaskScore] = []
     flips: list[FlipCount] = []

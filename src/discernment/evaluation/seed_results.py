@@ -9,9 +9,11 @@ from pydantic import BaseModel, ConfigDict
 
 from discernment.prompts import Label
 
-__all__ = ["Quantity", "SeedComparison", "SeedResults", "reference_values"]
+__all__ = ["Measure", "Quantity", "SeedComparison", "SeedMeasure", "SeedResults", "reference_values"]
 
 Quantity = Literal["rate", "equal_safety", "auroc"]
+
+Measure = Literal["kernel_similarity", "kl", "perplexity_ratio"]
 
 
 class _Row(BaseModel):
@@ -55,6 +57,31 @@ class SeedComparison(_Row):
     n: int
 
 
+class SeedMeasure(_Row):
+    """What was measured of the model of one method beside its replies, over several seeds.
+
+    Attributes:
+        measure: `kernel_similarity` with a step on a toxic prompt, or on given replies `kl`, nats a token from the
+            base model, and `perplexity_ratio`, perplexity over the base model's.
+        method: The method.
+        label: The label of the prompts that the step moves; None for the other measures.
+        values: The measure, seed by seed.
+        mean: Their mean.
+        difference: Mean of the differences to the reference, seed by seed; None where it has no such number.
+        low: Lower end of the 95 % t interval of the difference for other seeds on these prompts.
+        high: Upper end.
+    """
+
+    measure: Measure
+    method: str
+    label: Label | None
+    values: list[float]
+    mean: float
+    difference: float | None
+    low: float | None
+    high: float | None
+
+
 class SeedResults(_Row):
     """Everything that a run with several seeds found.
 
@@ -66,6 +93,7 @@ class SeedResults(_Row):
         methods: The methods in the recipe's order.
         benchmarks: The benchmarks in the recipe's order.
         comparisons: The comparisons with `reference`.
+        measures: What was measured of every method's model beside its replies.
     """
 
     schema_version: Literal[1] = 1
@@ -75,6 +103,7 @@ class SeedResults(_Row):
     methods: list[str]
     benchmarks: list[str]
     comparisons: list[SeedComparison]
+    measures: list[SeedMeasure] = []
 
 
 def reference_values(rows: Sequence[SeedComparison]) -> list[float] | None:

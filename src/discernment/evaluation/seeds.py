@@ -19,7 +19,7 @@ from scipy.stats import t as student
 from discernment.evaluation.metrics import Group, cluster_ids, common_samples, handled_rightly, is_scored
 from discernment.evaluation.statistics import LEVEL, Interval
 
-__all__ = ["SeedDifference", "compare_over_seeds", "crossed_intervals", "seed_difference"]
+__all__ = ["SeedDifference", "compare_over_seeds", "crossed_intervals", "seed_difference", "t_interval"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -102,7 +102,11 @@ def crossed_intervals(
     # Either factor alone is a lower bound; by chance the difference can fall below it.
     both = max(parts[0], parts[1], parts[0] + parts[1] - parts[2])
     satterthwaite = both**2 / np.sum(parts**2 / freedom) if both > 0 else freedom[0]
-    return _t_interval(mean, parts[0], freedom[0]), _t_interval(mean, both, satterthwaite)
+    over_seeds, over_both = (
+        t_interval(mean, variance, degrees)
+        for variance, degrees in ((parts[0], freedom[0]), (both, satterthwaite))
+    )
+    return _of_shares(over_seeds), _of_shares(over_both)
 
 
 def compare_over_seeds(runs: Sequence[tuple[Group, Group]]) -> SeedDifference | None:
@@ -124,6 +128,11 @@ def compare_over_seeds(runs: Sequence[tuple[Group, Group]]) -> SeedDifference | 
     return seed_difference(right[0::2] - right[1::2], clusters=clusters)
 
 
-def _t_interval(mean: float, variance: float, freedom: float) -> Interval:
+def t_interval(mean: float, variance: float, freedom: float) -> Interval:
+    """95 % interval of an estimate with a variance that is known with so many degrees of freedom (Student's t)."""
     half = float(student.ppf((1 + LEVEL) / 2, freedom)) * math.sqrt(variance)
-    return Interval(max(-1.0, mean - half), min(1.0, mean + half))
+    return Interval(mean - half, mean + half)
+
+
+def _of_shares(interval: Interval) -> Interval:
+    return Interval(max(-1.0, interval.low), min(1.0, interval.high))

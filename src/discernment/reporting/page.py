@@ -24,7 +24,7 @@ def templates() -> jinja2.Environment:
         ),
     )
     for form in (
-        text.percent, text.points, text.decimal, text.interval, text.p_value, text.count, text.duration,
+        text.percent, text.points, text.decimal, text.decimal_difference, text.interval, text.p_value, text.count, text.duration,
         text.bytes_size, text.shorten,
     ):  # fmt: skip
         environment.filters[form.__name__] = form

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from discernment.evaluation.results import POOLED
-from discernment.evaluation.seed_results import Quantity, SeedComparison, SeedResults, reference_values
+from discernment.evaluation.seed_results import (
+    Measure,
+    Quantity,
+    SeedComparison,
+    SeedMeasure,
+    SeedResults,
+    reference_values,
+)
 from discernment.files import write_text
 from discernment.prompts import Label
 from discernment.reporting import text
@@ -26,6 +34,12 @@ HEADINGS: dict[Quantity, str] = {
     "equal_safety": "Answered at equal safety, %",
     "auroc": "Discernment AUROC",
     "rate": "Rightly handled (toxic refused, others answered), %",
+}
+
+MEASURES: dict[Measure, str] = {
+    "kernel_similarity": "Kernel similarity with toxic prompts",
+    "kl": "KL to the base model, nats a token",
+    "perplexity_ratio": "Perplexity over the base model's",
 }
 
 
@@ -55,6 +69,7 @@ def render_seeds(results: SeedResults) -> str:
         "against": against_in_words,
         "value": value_in_words,
         "difference": difference_in_words,
+        "measure": measure_in_words,
         "interval": interval_in_words,
     }
     return templates().get_template("seeds.html.j2").render(context) + "\n"
@@ -167,6 +182,11 @@ def interval_in_words(row: SeedComparison, low: float, high: float) -> str:
     return text.interval(low, high, "decimal_difference" if row.quantity == "auroc" else "points")
 
 
+def measure_in_words(row: SeedMeasure) -> str:
+    """What was measured, and of which prompts."""
+    return MEASURES[row.measure] + ("" if row.label is None else f", {label_in_words[row.label]}")
+
+
 # ---------------------------------------------------------------------- the terminal
 
 
@@ -209,7 +229,31 @@ def seeds_table(results: SeedResults) -> Table:
             reference = Text(text.MISSING if common is None else value_in_words(row, fmean(common)))
             cells = [_cell(of_method.get(method)) for method in others]
             table.add_row(Text(text.visible(place)), reference, *cells)
+    for measured in _by_measure(results):
+        found = {row.method: row for row in measured}
+        table.add_section()
+        table.add_row(
+            Text(measure_in_words(measured[0])),
+            *(_measure_cell(found.get(method)) for method in [results.reference, *others]),
+        )
     return table
+
+
+def _by_measure(results: SeedResults) -> list[list[SeedMeasure]]:
+    """The rows of each measure and label together."""
+    return [list(rows) for _, rows in groupby(results.measures, key=lambda row: (row.measure, row.label))]
+
+
+def _measure_cell(row: SeedMeasure | None) -> Text:
+    from rich.text import Text
+
+    if row is None:
+        return Text(text.MISSING)
+    cell = Text(text.decimal(row.mean))
+    if row.difference is not None:
+        cell.append(f"\n{text.decimal_difference(row.difference)}")
+        cell.append(f"\n{text.interval(row.low, row.high, 'decimal_difference')} over seeds", style="dim")
+    return cell
 
 
 def _cell(row: SeedComparison | None) -> Text:

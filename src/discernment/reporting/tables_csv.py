@@ -16,6 +16,7 @@ from discernment.evaluation.results import (
     AttackDrop,
     Comparison,
     FlipCount,
+    KernelSimilarity,
     Results,
     Score,
     TaskScore,
@@ -30,7 +31,7 @@ PROMPT_COLUMNS = ("benchmark", "label", "category", "prompt_id", "prompt")
 
 
 def write_tables(directory: Path, results: Results) -> None:
-    """Write `scores.csv` and `comparisons.csv`, and what else was measured: attacks, ability, tasks, flips.
+    """Write `scores.csv` and `comparisons.csv`, and what else was measured: attacks, kernels, ability, tasks, flips.
 
     One row is a rate, a paired comparison with the reference, an attack on a method, and so on; the columns are the
     fields of `evaluation.results`.
@@ -39,6 +40,7 @@ def write_tables(directory: Path, results: Results) -> None:
         ("scores", Score, results.scores),
         ("comparisons", Comparison, results.comparisons),
         ("attacks", AttackDrop, results.attack_drops),
+        ("kernel", KernelSimilarity, results.kernels),
         ("ability", Ability, results.abilities),
         ("tasks", TaskScore, results.tasks),
         ("flips", FlipCount, results.flips),

@@ -1,4 +1,4 @@
-"""Proposition 1 of a run: both sides of the bound, measured before and after each stage 1."""
+"""What a run diagnoses: every method's model, and Proposition 1 before and after each stage 1."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from discernment.diagnosis.diagnose import DiagnoseOptions, diagnose
 from discernment.diagnosis.kernel import KernelOptions
 from discernment.diagnosis.proposition import compare_propositions, measure_proposition
 from discernment.diagnosis.proposition_results import PropositionCheck, PropositionResults, RefinementCheck
@@ -14,11 +15,11 @@ from discernment.files import read_json, write_json
 from discernment.models.policy import Policy
 from discernment.models.spec import ModelSpec
 from discernment.prompts import PromptSet
-from discernment.runs.recipe import PropositionPlan
+from discernment.runs.diagnosis_plan import PropositionPlan
 from discernment.runs.stages import StageRunner
 from discernment.training import StageCost
 
-__all__ = ["check_refinements", "measure"]
+__all__ = ["check_refinements", "diagnose_stage", "measure"]
 
 
 def check_refinements(
@@ -37,14 +38,13 @@ def check_refinements(
         DataError: If the bound cannot be fitted, or too few prompts give finite values.
         ModelError: If the kernel cannot be measured.
     """
-    options = KernelOptions(rows=plan.rows, k=plan.k)
 
     def check(name: str, model: ModelSpec, layer: int) -> PropositionCheck:
         inputs = {
             "model": model.model_copy(update={"dtype": "float32"}),
             "prompts": prompts,
             "layer": layer,
-            "options": options,
+            "options": plan.kernel,
             "seed": seed,
         }
         extra = {"name": name, "progress": stage.reporter.progress}
@@ -92,3 +92,19 @@ def measure(
     }
     tokens = sum(len(ids) for ids in policy.encode(prompts.texts))
     return StageCost(steps=len(prompts), tokens=tokens, notes=notes)
+
+
+def diagnose_stage(
+    model: ModelSpec,
+    prompts: PromptSet,
+    options: DiagnoseOptions,
+    out: Path,
+    progress: Callable[[str, int, int], None] | None = None,
+    name: str | None = None,
+) -> StageCost:
+    """Load a model and write `out/diagnosis.json`; see `diagnosis.diagnose`."""
+    policy = Policy.load(model, name)
+    found = diagnose(policy, prompts, options, out, progress)
+    write_json(out / "diagnosis.json", found.model_dump(mode="json"))
+    tokens = sum(len(sequence) for sequence in policy.encode(prompts.texts))
+    return StageCost(steps=len(prompts), tokens=tokens)

@@ -1,4 +1,4 @@
-"""What a run measures of each method beside its verdicts: general ability, and what flips with the batches."""
+"""What a run measures of each method beside its verdicts: kernel similarity, general ability, and what flips with the batches."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from discernment.diagnosis.diagnose_types import Diagnosis
 from discernment.evaluation.ability import measure_ability
 from discernment.evaluation.evaluate import EvaluateOptions
 from discernment.evaluation.flips import evaluate_again, find_flips
 from discernment.evaluation.harness import Tasks, run_tasks
 from discernment.evaluation.judges import JudgeSpec
-from discernment.evaluation.results import Ability, FlipCount, TaskScore
+from discernment.evaluation.results import Ability, FlipCount, KernelSimilarity, TaskScore
 from discernment.evaluation.sample import Sample, read_samples
 from discernment.files import read_json, write_json
 from discernment.models.policy import Policy
 from discernment.models.spec import ModelSpec
 from discernment.prompts import PromptSet
+from discernment.runs.diagnosis import diagnose_stage
 from discernment.runs.recipe import Recipe
 from discernment.runs.stages import StageRunner
 from discernment.training import StageCost
@@ -32,12 +34,14 @@ class Measures:
     Attributes:
         recipe: The recipe.
         benchmarks: Its benchmarks.
+        kernel: Prompts for the kernel similarity; None if it is not to be measured.
         ability: Prompts with replies for the divergence from the base model and the perplexity; None for neither.
         stage: Runs the stages, in the name of its present owner.
     """
 
     recipe: Recipe
     benchmarks: Sequence[PromptSet]
+    kernel: PromptSet | None
     ability: PromptSet | None
     stage: StageRunner
 
@@ -55,10 +59,36 @@ class Measures:
             DiscernmentError: If the model or the judge cannot be had, or a task cannot be run.
         """
         return {
+            "kernels": list(self._kernels(model)),
             "abilities": list(self._ability(model)),
             "tasks": list(self._tasks(model)),
             "flips": list(self._flips(model, first)),
         }
+
+    def _kernels(self, model: ModelSpec) -> list[KernelSimilarity]:
+        asked = self.recipe.diagnose
+        if asked is None or asked.kernel is None or self.kernel is None:
+            return []
+        inputs = {
+            # The kernel's differences drown in the rounding of less.
+            "model": model.model_copy(update={"dtype": "float32"}),
+            "prompts": self.kernel,
+            "options": asked.kernel.options,
+        }
+        found = Diagnosis.model_validate(
+            read_json(self._run("diagnose", diagnose_stage, inputs) / "diagnosis.json")
+        )
+        return [
+            KernelSimilarity(
+                policy=self.stage.owner,
+                label=row.row,
+                mean=row.mean,
+                low=row.low,
+                high=row.high,
+                pairs=row.pairs,
+            )
+            for row in found.steps_on_toxic
+        ]
 
     def _ability(self, model: ModelSpec) -> list[Ability]:
         base = self.recipe.model

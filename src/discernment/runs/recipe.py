@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import yaml
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -19,7 +18,6 @@ from pydantic import (
 )
 
 from discernment.alignment.supervised import AlignOptions
-from discernment.diagnosis.dynamics import DynamicsOptions
 from discernment.errors import RecipeError
 from discernment.evaluation.attacked import ATTACKS, LOW_RESOURCE
 from discernment.evaluation.evaluate import JudgedOptions
@@ -30,15 +28,14 @@ from discernment.prompts import PromptSet
 from discernment.prompts.sources import PromptSource, load_source, load_sources
 from discernment.prompts.suites import load_suite, suites
 from discernment.refinement.trainer import RefineOptions
+from discernment.runs.diagnosis_plan import DiagnosisPlan
 from discernment.runs.problems import first_problem
 from discernment.runs.training_data import Sources, TrainingData
 
 __all__ = [
     "Benchmark",
-    "DiagnosisPlan",
     "EvaluationPlan",
     "MethodEntry",
-    "PropositionPlan",
     "Recipe",
     "TrainingData",
     "first_problem",
@@ -174,46 +171,6 @@ class EvaluationPlan(JudgedOptions):
         return load_sources(self.ability, "ability").filter(lambda p: bool(p.response), "a response")
 
 
-class PropositionPlan(_Part):
-    """Which prompts Proposition 1 is measured on, and how."""
-
-    prompts: Sources | None = Field(
-        None,
-        description="Toxic, seemingly toxic and, if wanted, benign prompts; `probes` by default. Half of them fit the "
-        "bound and half test it; intervals need some 70 over the three labels.",
-    )
-    k: int = Field(10, ge=1, description="Output tokens of the kernel.")
-    rows: Literal["shared", "own"] = Field(
-        "shared",
-        description="`shared`: the same k likeliest tokens for all prompts; `own`: each prompt's own.",
-    )
-
-
-def _switch(value: Any) -> Any:
-    return {True: {}, False: None}[value] if isinstance(value, bool) else value
-
-
-class DiagnosisPlan(_Part):
-    """Which prompts are watched while the stages train, and how."""
-
-    probes: Sources = Field(description="Toxic and other prompts whose refusal and kernel are followed.")
-    dynamics: DynamicsOptions = Field(default_factory=DynamicsOptions)
-    proposition: Annotated[PropositionPlan | None, BeforeValidator(_switch)] = Field(
-        None,
-        description="Whether to measure Proposition 1 before and after each stage 1: `true`, or how.",
-    )
-
-    def proposition_prompts(self) -> PromptSet | None:
-        """Read the prompts that Proposition 1 is measured on; None if it is not to be measured.
-
-        Raises:
-            DataError: If a set cannot be read, or is empty after filtering.
-        """
-        if self.proposition is None:
-            return None
-        return load_sources(self.proposition.prompts or self.probes, "proposition")
-
-
 class Recipe(_Part):
     """Base model, data, stages, methods and evaluation of one run."""
 
@@ -233,7 +190,9 @@ class Recipe(_Part):
     align: dict[str, Any] = Field(default_factory=dict, description="Options of stage 2.")
     methods: list[MethodEntry] = Field(min_length=1)
     evaluate: EvaluationPlan
-    diagnose: DiagnosisPlan | None = Field(None, description="What is watched through the training.")
+    diagnose: DiagnosisPlan | None = Field(
+        None, description="What is watched and measured beside the evaluation."
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
@@ -272,7 +231,7 @@ class Recipe(_Part):
             DataError: If a set cannot be read, or is empty after filtering.
             RecipeError: If there are too few general examples for `data.general_per_safety`.
         """
-        watched = load_sources(self.diagnose.probes, "probes") if self.diagnose else None
+        watched = self.diagnose.watched_prompts() if self.diagnose else None
         common = self.data.load(self.seed)
         return {
             entry.label: replace(

@@ -136,16 +136,17 @@ def _run(recipe: Recipe, directory: Path, reporter: Reporter) -> RunSummary:
     attacked, skipped = attack_benchmarks(asked.attacks, benchmarks, asked.translations)
     plan = recipe.diagnose.proposition if recipe.diagnose else None
     theory = recipe.diagnose.proposition_prompts() if recipe.diagnose else None
+    kernel = recipe.diagnose.kernel_prompts() if recipe.diagnose else None
     ability = asked.ability_prompts()
     seen = _seen_in_training(materials.values(), benchmarks if ability is None else [*benchmarks, ability])
-    rehearse(recipe, materials, theory)
+    rehearse(recipe, materials, theory, kernel)
     forget_other_recipe(directory, recipe)
     write_text(directory / "recipe.yaml", recipe.to_yaml())
     stage = StageRunner(directory / "stages", reporter)
     judge = asked.judge.build().name
     samples: dict[str, list[Sample]] = {}
     under_attack: dict[tuple[str, str], list[Sample]] = {}
-    measures = Measures(recipe, benchmarks, ability, stage)
+    measures = Measures(recipe, benchmarks, kernel, ability, stage)
     measured: dict[str, list[Any]] = {}
     methods: dict[str, Any] = {}
 

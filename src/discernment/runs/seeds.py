@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from discernment.errors import RecipeError
+from discernment.evaluation.seed_measures import summarize_measures
 from discernment.evaluation.seed_results import SeedResults
 from discernment.evaluation.seed_summary import summarize_seeds
 from discernment.files import write_json, write_text
@@ -56,7 +57,12 @@ def _run_seeds(recipe: Recipe, directory: Path, reporter: Reporter | None) -> Se
     recipes = {seed: _with_seed(recipe, seed) for seed in recipe.seeds}
     for of_seed in recipes.values():
         plan = of_seed.diagnose
-        rehearse(of_seed, of_seed.materials(), plan.proposition_prompts() if plan else None)
+        rehearse(
+            of_seed,
+            of_seed.materials(),
+            plan.proposition_prompts() if plan else None,
+            plan.kernel_prompts() if plan else None,
+        )
     forget_other_recipe(directory, recipe)
     write_text(directory / "recipe.yaml", recipe.to_yaml())
     runs = {}
@@ -69,6 +75,8 @@ def _run_seeds(recipe: Recipe, directory: Path, reporter: Reporter | None) -> Se
         base_model=recipe.model.model,
         reference=recipe.reference,
     )
+    measures = summarize_measures({seed: run.results for seed, run in runs.items()}, recipe.reference)
+    results = results.model_copy(update={"measures": measures})
     write_json(directory / "seeds.json", results.model_dump(mode="json"))
     return SeedsSummary(directory, results, runs)
 
