@@ -39,6 +39,7 @@ def reduced(content):
     evaluation["benchmarks"] = [{**b, "limit": 6, "verify": False} for b in evaluation["benchmarks"]]
     evaluation["ability"] = {**evaluation["ability"], "limit": 4}
     content["refine"] |= {"steps": 2, "evaluate_every": 1}
+    content["diagnose"]["kernel"] |= {"k": 1, "per_group": 3}
     return content
 
 
@@ -77,7 +78,9 @@ def test_the_study_runs(tmp_path, monkeypatch):
     recipe = parse_recipe(reduced(yaml.safe_load(STUDY.read_text())), "study")
     summary = run_recipe(recipe, tmp_path / "run")
     assert summary.results.methods == ["base", "stl", "stl_aug", "dcr_paper", "dcr"]
-    assert len(summary.results.benchmarks) == 6
+    assert len(summary.results.benchmarks) == 7
+    assert {row.policy for row in summary.results.kernels} == set(summary.results.methods)
+    assert all(row.mean for row in summary.results.kernels)
     assert {row.policy for row in summary.results.abilities} == {"stl", "stl_aug", "dcr_paper", "dcr"}
     assert all(row.kl > 0 for row in summary.results.abilities)
     manifest = read_json(tmp_path / "run/manifest.json")
@@ -93,5 +96,5 @@ def test_the_study_runs(tmp_path, monkeypatch):
     assert len(evaluated) == 5
     for stage in evaluated:
         samples = read_samples(tmp_path / "run/stages" / stage / "samples.jsonl")
-        assert len(samples) == 36
+        assert len(samples) == 42
         assert all(s.rejection_probability is not None for s in samples)
