@@ -90,5 +90,8 @@ def test_differences_are_paired_by_seed_and_their_intervals_are_those_of_a_t_tes
     assert found["perplexity_ratio", None, "dcr"].low == pytest.approx(0.1)
 
 
-def test_nothing_measured():
+def test_what_any_seed_lacks_is_left_out():
     assert summarize_measures({0: results(), 1: results()}, "stl") == []
+    some = results(abilities=[("dcr", 0.4, 0.8)])
+    assert summarize_measures({0: results(), 1: some}, "stl") == []
+    assert summarize_measures({0: some, 1: results()}, "stl") == []

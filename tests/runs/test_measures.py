@@ -163,6 +163,10 @@ def test_kernel_similarity_needs_both_labels_before_the_first_stage(content, tmp
     heard = Heard()
     with pytest.raises(DataError, match="has no toxic ones"):
         run_recipe(recipe, tmp_path / "run", heard)
+    make_prompts(1).to_jsonl(tmp_path / "one.jsonl")
+    recipe = parse_recipe({**content, "diagnose": {"kernel": {"prompts": str(tmp_path / "one.jsonl")}}}, "r")
+    with pytest.raises(DataError, match=r"two of each at least, and .* has 1 toxic one;"):
+        run_recipe(recipe, tmp_path / "run", heard)
     assert heard.stages == []
 
 

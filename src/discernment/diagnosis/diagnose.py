@@ -46,7 +46,7 @@ from discernment.errors import DataError, ModelError
 from discernment.models.policy import Policy
 from discernment.prompts import Label, Prompt, PromptSet
 
-__all__ = ["DiagnoseOptions", "Diagnosis", "check_labels", "choose_prompts", "diagnose"]
+__all__ = ["DiagnoseOptions", "Diagnosis", "check_prompts", "choose_prompts", "diagnose"]
 
 Floats = npt.NDArray[np.float64]
 Progress = Callable[[str, int, int], None]
@@ -134,23 +134,24 @@ def choose_prompts(prompts: PromptSet, per_group: int, seed: int) -> PromptSet:
 # ---------------------------------------------------------------------- measuring
 
 
-def check_labels(prompts: PromptSet) -> None:
+def check_prompts(prompts: PromptSet) -> None:
     """Make sure that a diagnosis has what it compares.
 
     Raises:
-        DataError: If there are no toxic or no seemingly toxic prompts.
+        DataError: If there are fewer than two toxic or fewer than two seemingly toxic prompts.
     """
-    name = prompts.provenance.name
+    name, counts = prompts.provenance.name, prompts.counts()
     for label in (Label.TOXIC, Label.SEEMINGLY_TOXIC):
-        if label not in prompts.counts():
+        found = counts.get(label, 0)
+        if found < 2:
             raise DataError(
-                f"A diagnosis compares toxic with seemingly toxic prompts, and {name} has no {label} ones; "
-                f"{prompts.summary()}."
+                f"A diagnosis compares toxic with seemingly toxic prompts, two of each at least, and {name} has "
+                f"{found or 'no'} {label} {'one' if found == 1 else 'ones'}; {prompts.summary()}."
             )
 
 
 def _check(policy: Policy, prompts: PromptSet) -> None:
-    check_labels(prompts)
+    check_prompts(prompts)
     names = [f"{p.id!r} of {prompts.provenance.name}" for p in prompts]
     check_lengths(policy, policy.encode(prompts.texts), names)
 

@@ -102,11 +102,7 @@ def crossed_intervals(
     # Either factor alone is a lower bound; by chance the difference can fall below it.
     both = max(parts[0], parts[1], parts[0] + parts[1] - parts[2])
     satterthwaite = both**2 / np.sum(parts**2 / freedom) if both > 0 else freedom[0]
-    over_seeds, over_both = (
-        t_interval(mean, variance, degrees)
-        for variance, degrees in ((parts[0], freedom[0]), (both, satterthwaite))
-    )
-    return _of_shares(over_seeds), _of_shares(over_both)
+    return _clipped(t_interval(mean, parts[0], freedom[0])), _clipped(t_interval(mean, both, satterthwaite))
 
 
 def compare_over_seeds(runs: Sequence[tuple[Group, Group]]) -> SeedDifference | None:
@@ -134,5 +130,5 @@ def t_interval(mean: float, variance: float, freedom: float) -> Interval:
     return Interval(mean - half, mean + half)
 
 
-def _of_shares(interval: Interval) -> Interval:
+def _clipped(interval: Interval) -> Interval:
     return Interval(max(-1.0, interval.low), min(1.0, interval.high))

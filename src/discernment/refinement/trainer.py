@@ -57,13 +57,13 @@ RETAINED = -1
 class RefineOptions(OptimizerOptions):
     """Options of stage 1."""
 
-    learning_rate: float = Field(2e-5, gt=0)
+    learning_rate: float = Field(1e-4, gt=0)
     batch_size: int = Field(32, ge=4)
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "constant_with_warmup"
     layer: LayerChoice = Field(
         description="l: the last layer that is trained; its output is what the loss sees. `auto` finds it."
     )
-    steps: int = Field(80, ge=1, description="At most so many steps.")
+    steps: int = Field(150, ge=1, description="At most so many steps.")
     loss: LossOptions = Field(default_factory=LossOptions)
     labels: Literal["all", "toxic_or_not"] = Field(
         "all",

@@ -194,7 +194,8 @@ def seeds_table(results: SeedResults) -> Table:
     """The comparisons for the terminal: methods across, one row a benchmark.
 
     Under each mean stand the difference to the reference, its interval over seeds and prompts, and the one over seeds
-    alone. A difference is bold where the wider interval does not hold 0.
+    alone, which is all that kernel similarity and ability have. A difference is bold where the widest interval does not
+    hold 0.
     """
     from rich import box
     from rich.table import Table
@@ -204,7 +205,7 @@ def seeds_table(results: SeedResults) -> Table:
         title=f"Means over the seeds {', '.join(map(str, results.seeds))}",
         caption=Text(
             f"Under a mean: difference to {text.visible(results.reference)}; its 95 % interval over seeds and prompts; "
-            "over seeds alone. Bold: the wider interval does not hold 0."
+            "over seeds alone. Kernel and ability have the last one only. Bold: the widest interval does not hold 0."
         ),
         title_justify="left",
         caption_justify="left",
@@ -229,9 +230,11 @@ def seeds_table(results: SeedResults) -> Table:
             reference = Text(text.MISSING if common is None else value_in_words(row, fmean(common)))
             cells = [_cell(of_method.get(method)) for method in others]
             table.add_row(Text(text.visible(place)), reference, *cells)
+    if results.measures:
+        table.add_section()
+        table.add_row(Text("Kernel similarity and ability", style="bold"))
     for measured in _by_measure(results):
         found = {row.method: row for row in measured}
-        table.add_section()
         table.add_row(
             Text(measure_in_words(measured[0])),
             *(_measure_cell(found.get(method)) for method in [results.reference, *others]),
@@ -250,9 +253,10 @@ def _measure_cell(row: SeedMeasure | None) -> Text:
     if row is None:
         return Text(text.MISSING)
     cell = Text(text.decimal(row.mean))
-    if row.difference is not None:
-        cell.append(f"\n{text.decimal_difference(row.difference)}")
-        cell.append(f"\n{text.interval(row.low, row.high, 'decimal_difference')} over seeds", style="dim")
+    if row.difference is not None and row.low is not None and row.high is not None:
+        differs = row.low > 0 or row.high < 0
+        cell.append(f"\n{text.decimal_difference(row.difference)}", style="bold" if differs else "")
+        cell.append(f"\n{text.interval(row.low, row.high, 'decimal_difference')}", style="dim")
     return cell
 
 

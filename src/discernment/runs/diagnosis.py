@@ -19,7 +19,7 @@ from discernment.runs.diagnosis_plan import PropositionPlan
 from discernment.runs.stages import StageRunner
 from discernment.training import StageCost
 
-__all__ = ["check_refinements", "diagnose_stage", "measure"]
+__all__ = ["check_refinements", "diagnose_stage", "proposition_stage"]
 
 
 def check_refinements(
@@ -48,7 +48,7 @@ def check_refinements(
             "seed": seed,
         }
         extra = {"name": name, "progress": stage.reporter.progress}
-        directory = stage.run("proposition", measure, inputs, extra)
+        directory = stage.run("proposition", proposition_stage, inputs, extra)
         return PropositionCheck.model_validate(read_json(directory / "proposition.json"))
 
     refinements = []
@@ -70,7 +70,7 @@ def check_refinements(
     return PropositionResults(refinements=refinements)
 
 
-def measure(
+def proposition_stage(
     model: ModelSpec,
     prompts: PromptSet,
     layer: int,

@@ -16,7 +16,7 @@ from discernment.runs.training_data import Sources
 __all__ = ["DiagnosisPlan", "KernelPlan", "PropositionPlan"]
 
 
-class _KernelOf(BaseModel):
+class _KernelChoice(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     k: int = Field(10, ge=1, description="Output tokens of the kernel.")
@@ -31,7 +31,7 @@ class _KernelOf(BaseModel):
         return KernelOptions(rows=self.rows, k=self.k)
 
 
-class PropositionPlan(_KernelOf):
+class PropositionPlan(_KernelChoice):
     """Which prompts Proposition 1 is measured on, and how."""
 
     prompts: Sources | None = Field(
@@ -41,7 +41,7 @@ class PropositionPlan(_KernelOf):
     )
 
 
-class KernelPlan(_KernelOf):
+class KernelPlan(_KernelChoice):
     """Which prompts the kernel similarity of every method's model is measured on, and how."""
 
     prompts: Sources | None = Field(

@@ -1,4 +1,4 @@
-"""What a run measures of each method beside its verdicts: kernel similarity, general ability, and what flips with the batches."""
+"""What a run measures of each method beside its verdicts: kernel similarity, ability, what flips with the batches."""
 
 from __future__ import annotations
 

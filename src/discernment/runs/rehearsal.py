@@ -8,7 +8,7 @@ from typing import Any
 from transformers import AutoConfig
 
 from discernment.alignment.supervised import AlignOptions
-from discernment.diagnosis.diagnose import check_labels
+from discernment.diagnosis.diagnose import check_prompts
 from discernment.diagnosis.dynamics import DynamicsOptions, Probes
 from discernment.diagnosis.proposition import halves
 from discernment.diagnosis.rejection import load_openings
@@ -25,26 +25,19 @@ from discernment.training import StageCost
 __all__ = ["rehearse"]
 
 
-def rehearse(
-    recipe: Recipe,
-    materials: Mapping[str, Materials],
-    proposition: PromptSet | None = None,
-    kernel: PromptSet | None = None,
-) -> None:
+def rehearse(recipe: Recipe, materials: Mapping[str, Materials]) -> None:
     """Go through all methods without running a stage.
 
     Args:
         recipe: The recipe.
         materials: The prompts of each method.
-        proposition: The prompts that Proposition 1 is measured on, where it is.
-        kernel: The prompts that kernel similarity is measured on, where it is.
 
     Raises:
         RecipeError: If a method lacks prompts, replies or options, a judge its key, or tasks their extra; or if
             there is no such task.
         ModelError: If the model has no such layer, or cannot be found, or that of a judge.
         DataError: If there are no refusal openings for the language, or too few probe prompts, too few for
-            Proposition 1, none of a label that kernel similarity needs, or no data for a task.
+            Proposition 1, too few of a label for kernel similarity, or no data for a task.
     """
     _ = recipe.evaluate.judge.fingerprint
     if isinstance(recipe.evaluate.openings, str):
@@ -54,10 +47,11 @@ def rehearse(
     probes = next(iter(materials.values())).probes
     if probes is not None:
         Probes.choose(probes, DynamicsOptions())
-    if proposition is not None:
+    plan = recipe.diagnose
+    if plan is not None and (proposition := plan.proposition_prompts()) is not None:
         halves(proposition, recipe.seed)
-    if kernel is not None:
-        check_labels(kernel)
+    if plan is not None and (kernel := plan.kernel_prompts()) is not None:
+        check_prompts(kernel)
     stage = _DryStage(recipe)
     for entry in recipe.methods:
         stage.owner = entry.label

@@ -139,7 +139,7 @@ def _run(recipe: Recipe, directory: Path, reporter: Reporter) -> RunSummary:
     kernel = recipe.diagnose.kernel_prompts() if recipe.diagnose else None
     ability = asked.ability_prompts()
     seen = _seen_in_training(materials.values(), benchmarks if ability is None else [*benchmarks, ability])
-    rehearse(recipe, materials, theory, kernel)
+    rehearse(recipe, materials)
     forget_other_recipe(directory, recipe)
     write_text(directory / "recipe.yaml", recipe.to_yaml())
     stage = StageRunner(directory / "stages", reporter)

@@ -56,13 +56,7 @@ def run_seeds(recipe: Recipe, directory: Path, reporter: Reporter | None = None)
 def _run_seeds(recipe: Recipe, directory: Path, reporter: Reporter | None) -> SeedsSummary:
     recipes = {seed: _with_seed(recipe, seed) for seed in recipe.seeds}
     for of_seed in recipes.values():
-        plan = of_seed.diagnose
-        rehearse(
-            of_seed,
-            of_seed.materials(),
-            plan.proposition_prompts() if plan else None,
-            plan.kernel_prompts() if plan else None,
-        )
+        rehearse(of_seed, of_seed.materials())
     forget_other_recipe(directory, recipe)
     write_text(directory / "recipe.yaml", recipe.to_yaml())
     runs = {}
