@@ -29,7 +29,7 @@ def sources(part):
 def reduced(content):
     """The recipe with few prompts and steps."""
     del content["seeds"]
-    limits = {"general": 16, "safety": 8, "augmentation": 8, "contrast_validation": 8}
+    limits = {"general": 8, "safety": 8, "augmentation": 8, "contrast_validation": 8}
     parts = [content["data"], *(m["data"] for m in content["methods"] if isinstance(m, dict) and "data" in m)]
     for part in parts:
         for name, value in part.items():
@@ -39,7 +39,8 @@ def reduced(content):
     evaluation["benchmarks"] = [{**b, "limit": 6, "verify": False} for b in evaluation["benchmarks"]]
     evaluation["ability"] = {**evaluation["ability"], "limit": 4}
     content["refine"] |= {"steps": 2, "evaluate_every": 1}
-    content["diagnose"]["kernel"] |= {"k": 1, "per_group": 3}
+    kernel = content["diagnose"]["kernel"]
+    kernel |= {"k": 1, "per_group": 3, "prompts": [{**s, "limit": 12} for s in kernel["prompts"]]}
     return content
 
 
@@ -71,6 +72,7 @@ def stand_ins(folder):
         write_json_lines(folder / entry.file, rows)
 
 
+@pytest.mark.timeout(1200)  # five methods, each measured in four ways
 def test_the_study_runs(tmp_path, monkeypatch):
     if "DISCERNMENT_DATA" not in os.environ:
         stand_ins(tmp_path)
