@@ -189,7 +189,7 @@ MISTAKES = {
     ),
     "diagnosis without toxic prompts": (
         ["diagnose", "tiny", "-s", "benign.jsonl", "-o", "o"],
-        "A diagnosis compares toxic with seemingly toxic prompts, and diagnosis has no toxic ones; it has 4 benign.",
+        "A diagnosis compares toxic with seemingly toxic prompts, two of each at least, and diagnosis has no toxic ones; it has 4 benign.",
     ),
     "diagnosis of one prompt": (
         ["diagnose", "tiny", "-s", "one.jsonl", "-o", "o"],

@@ -183,9 +183,10 @@ def test_without_benign_prompts_their_rows_are_left_out(tiny_policy: Policy) -> 
         (make_prompts(4).with_label(S), r"has no toxic ones; it has 4 seemingly_toxic\.$"),
         (
             PromptSet([make_prompts(1)[0]], Provenance(name="one")),
-            r"^A diagnosis .* one has no seemingly_toxic",
+            r"^A diagnosis .* two of each at least, and one has 1 toxic one; it has 1 toxic\.$",
         ),
-        (make_prompts(1), "needs two toxic prompts and two others at least"),
+        (make_prompts(1), r"has 1 toxic one; it has 1 toxic and 1 seemingly_toxic\.$"),
+        (PromptSet(make_prompts(2)[:3], Provenance(name="three")), r"three has 1 \w+ one; it has"),
         (PromptSet([], Provenance(name="none")), r"none has no toxic ones; it has no prompts\.$"),
     ],
 )
