@@ -80,12 +80,7 @@ class Measures:
         )
         return [
             KernelSimilarity(
-                policy=self.stage.owner,
-                label=row.row,
-                mean=row.mean,
-                low=row.low,
-                high=row.high,
-                pairs=row.pairs,
+                policy=self.stage.owner, label=row.row, **row.model_dump(exclude={"row", "column"})
             )
             for row in found.steps_on_toxic
         ]
