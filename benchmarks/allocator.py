@@ -9,7 +9,7 @@ STEP = """
 import sys, time
 import torch
 from discernment.models.loading import load_model
-from discernment.models.spec import ModelSpec
+from discernment.models.model_spec import ModelSpec
 from discernment.runs.resources import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.timing import seconds
 from discernment.evaluation.evaluate import EvaluateOptions, evaluate
-from discernment.models.policy import Policy
+from discernment.policies.policy import Policy
 from discernment.prompts.sources import PromptSource, load_source
 
 LIMIT = 5.0

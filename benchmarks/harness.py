@@ -12,7 +12,7 @@ from benchmarks.timing import seconds
 from discernment.evaluation.evaluate import EvaluateOptions, evaluate
 from discernment.evaluation.harness import as_harness_model
 from discernment.evaluation.sample import read_samples
-from discernment.models.policy import Policy
+from discernment.policies.policy import Policy
 from discernment.prompts import Prompt, PromptSet, Provenance
 from discernment.prompts.sources import PromptSource, load_source
 

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.timing import seconds
-from discernment.diagnosis.kernel import Kernel, KernelOptions, gradient_kernel
-from discernment.models.policy import Policy
-from discernment.models.spec import ModelSpec
+from discernment.kernel.engine import gradient_kernel
+from discernment.kernel.kernel import Kernel, KernelOptions
+from discernment.models.model_spec import ModelSpec
+from discernment.policies.policy import Policy
 from discernment.prompts.sources import PromptSource, load_source
 from discernment.runs.resources import Meter
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from benchmarks.timing import ratio
-from discernment.diagnosis.rejection import load_openings, rejection_probability
 from discernment.models.batch import length_sorted_batches
-from discernment.models.policy import Policy
-from discernment.models.spec import ModelSpec
+from discernment.models.model_spec import ModelSpec
+from discernment.policies.policy import Policy
+from discernment.policies.rejection import load_openings, rejection_probability
 from discernment.prompts.sources import PromptSource, load_source
 
 LIMIT = 1.3

@@ -13,9 +13,9 @@ from discernment.models.batch import pad
 from discernment.models.cut import CutModel
 from discernment.models.layers import find_layers
 from discernment.models.loading import load_chat, load_model
-from discernment.models.spec import ModelSpec
+from discernment.models.model_spec import ModelSpec
 from discernment.prompts.sources import PromptSource, load_source
-from discernment.refinement.losses import ContrastiveLoss, LossOptions, pool
+from discernment.training.losses import ContrastiveLoss, LossOptions, pool
 
 LIMIT = 0.55
 

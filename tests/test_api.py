@@ -12,10 +12,10 @@ import yaml
 
 import discernment
 from discernment import AlignOptions, ModelSpec, PromptSource, Recipe, RefineOptions
-from discernment.evaluation.judges import JudgeSpec
+from discernment.judges import JudgeSpec
 from discernment.prompts import CatalogueEntry
-from discernment.refinement.losses import LossOptions
 from discernment.runs.recipe import EvaluationPlan, MethodEntry, TrainingData
+from discernment.training.losses import LossOptions
 
 LAZY = sorted(set(discernment.__all__) - {"__version__"})
 

@@ -10,24 +10,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from discernment.alignment.supervised import AlignOptions, align
     from discernment.diagnosis.diagnose import DiagnoseOptions, Diagnosis, diagnose
-    from discernment.diagnosis.kernel import KernelOptions, gradient_kernel
     from discernment.diagnosis.learning_step import check_learning_step
-    from discernment.diagnosis.rejection import rejection_probability
     from discernment.errors import DiscernmentError
     from discernment.evaluation.evaluate import EvaluateOptions, evaluate
-    from discernment.evaluation.judges import KeywordJudge
     from discernment.evaluation.sample import read_samples
     from discernment.evaluation.summary import summarize
-    from discernment.models.policy import Policy
-    from discernment.models.spec import ModelSpec
+    from discernment.judges import KeywordJudge
+    from discernment.kernel.engine import gradient_kernel
+    from discernment.kernel.kernel import KernelOptions
+    from discernment.models.model_spec import ModelSpec
+    from discernment.policies.policy import Policy
+    from discernment.policies.rejection import rejection_probability
     from discernment.prompts import Label, Prompt, PromptSet, PromptSource, load_source, load_sources
-    from discernment.refinement.trainer import RefineOptions, refine
     from discernment.reporting.diagnosis import write_diagnosis
     from discernment.reporting.report import write_report
     from discernment.runs.recipe import Recipe, read_recipe
     from discernment.runs.run import run_recipe
+    from discernment.training.contrastive import RefineOptions, refine
+    from discernment.training.supervised import AlignOptions, align
 
 __version__ = "0.1.0"
 
@@ -66,32 +67,32 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AlignOptions": "alignment.supervised",
+    "AlignOptions": "training.supervised",
     "DiagnoseOptions": "diagnosis.diagnose",
     "Diagnosis": "diagnosis.diagnose",
     "DiscernmentError": "errors",
     "EvaluateOptions": "evaluation.evaluate",
-    "KernelOptions": "diagnosis.kernel",
-    "KeywordJudge": "evaluation.judges",
+    "KernelOptions": "kernel.kernel",
+    "KeywordJudge": "judges",
     "Label": "prompts",
-    "ModelSpec": "models.spec",
-    "Policy": "models.policy",
+    "ModelSpec": "models.model_spec",
+    "Policy": "policies.policy",
     "Prompt": "prompts",
     "PromptSet": "prompts",
     "PromptSource": "prompts",
     "Recipe": "runs.recipe",
-    "RefineOptions": "refinement.trainer",
-    "align": "alignment.supervised",
+    "RefineOptions": "training.contrastive",
+    "align": "training.supervised",
     "check_learning_step": "diagnosis.learning_step",
     "diagnose": "diagnosis.diagnose",
     "evaluate": "evaluation.evaluate",
-    "gradient_kernel": "diagnosis.kernel",
+    "gradient_kernel": "kernel.engine",
     "load_source": "prompts",
     "load_sources": "prompts",
     "read_recipe": "runs.recipe",
     "read_samples": "evaluation.sample",
-    "refine": "refinement.trainer",
-    "rejection_probability": "diagnosis.rejection",
+    "refine": "training.contrastive",
+    "rejection_probability": "policies.rejection",
     "run_recipe": "runs.run",
     "summarize": "evaluation.summary",
     "write_diagnosis": "reporting.diagnosis",

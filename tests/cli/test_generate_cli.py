@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from discernment.cli.generate import parse_chat_model
 from discernment.cli.prompts import app
 from discernment.errors import DataError, ModelError, RecipeError
-from discernment.evaluation.synthesis import EndpointModel, PolicyModel
+from discernment.synthesis import EndpointModel, PolicyModel
 from tiny import make_benign, make_prompts
 
 

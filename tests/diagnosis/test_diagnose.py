@@ -14,11 +14,12 @@ from sklearn.metrics import roc_auc_score
 from discernment.diagnosis.diagnose import DiagnoseOptions, Diagnosis, choose_prompts, diagnose
 from discernment.diagnosis.diagnose_types import RowDifference
 from discernment.diagnosis.finding import describe
-from discernment.diagnosis.kernel import KernelOptions, gradient_kernel
-from discernment.diagnosis.rejection import rejection_probability
 from discernment.errors import DataError, ModelError
+from discernment.kernel.engine import gradient_kernel
+from discernment.kernel.kernel import KernelOptions
 from discernment.models.chat import ChatFormat
-from discernment.models.policy import Policy
+from discernment.policies.policy import Policy
+from discernment.policies.rejection import rejection_probability
 from discernment.prompts import Label, Prompt, PromptSet, Provenance
 from tiny import make_benign, make_model, make_prompts
 
@@ -259,7 +260,7 @@ def test_options() -> None:
 def test_an_interrupted_diagnosis_goes_on(
     tiny_policy: Policy, found: Diagnosis, tmp_path, monkeypatch
 ) -> None:
-    monkeypatch.setattr("discernment.diagnosis.measurement.SAVE_EVERY_SECONDS", 0)
+    monkeypatch.setattr("discernment.kernel.job.SAVE_EVERY_SECONDS", 0)
 
     def stop(what: str, done: int, of: int) -> None:
         if what == "layers of the kernel" and done == 3:

@@ -5,7 +5,7 @@ from brute_force import in_double
 from discernment.diagnosis.learning_step import check_learning_step
 from discernment.errors import DataError
 from discernment.models.chat import ChatFormat
-from discernment.models.policy import Policy
+from discernment.policies.policy import Policy
 from tiny import make_model
 
 REFUSAL = "Sorry, I can't help with that."

@@ -11,7 +11,6 @@ import pytest
 import torch
 from scipy.stats import rankdata
 
-from discernment.diagnosis.kernel import Kernel, KernelCost, KernelOptions, Tap
 from discernment.diagnosis.proposition import (
     Assumption,
     PropositionCheck,
@@ -21,8 +20,9 @@ from discernment.diagnosis.proposition import (
     measure_proposition,
 )
 from discernment.errors import DataError, ModelError, RecipeError
+from discernment.kernel.kernel import Kernel, KernelCost, KernelOptions, Tap
 from discernment.models.chat import ChatFormat
-from discernment.models.policy import Policy
+from discernment.policies.policy import Policy
 from discernment.prompts import Label, Prompt, PromptSet, Provenance
 from tiny import make_benign, make_model, make_prompts
 

@@ -25,7 +25,7 @@ from discernment.diagnosis.separability import (
 from discernment.errors import DataError, ModelError
 from discernment.models.chat import ChatFormat
 from discernment.models.layers import find_layers
-from discernment.models.policy import Policy
+from discernment.policies.policy import Policy
 from discernment.prompts import Label, Prompt, PromptSet, Provenance
 from tiny import LAYERS, make_benign, make_model, make_prompts
 

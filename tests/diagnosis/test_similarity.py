@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from discernment.diagnosis.kernel import Kernel, KernelCost
 from discernment.diagnosis.similarity import (
     group_table,
     head_share,
@@ -22,6 +21,7 @@ from discernment.diagnosis.similarity import (
     symmetric,
 )
 from discernment.errors import DataError
+from discernment.kernel.kernel import Kernel, KernelCost
 from discernment.prompts import Label, Prompt
 from tiny import make_benign, make_prompts
 

@@ -10,7 +10,7 @@ import discernment.evaluation.ability as ability
 from discernment.errors import DataError, ModelError
 from discernment.evaluation.ability import measure_ability, score_replies
 from discernment.models.chat import ChatFormat
-from discernment.models.policy import Policy
+from discernment.policies.policy import Policy
 from discernment.prompts import Label, Prompt
 from tiny import make_benign, make_model
 

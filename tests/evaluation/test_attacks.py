@@ -11,14 +11,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from discernment.diagnosis.rejection import rejection_probability
 from discernment.errors import DataError
 from discernment.evaluation.attack_drop import attack_drop
 from discernment.evaluation.attacks import attacks, read_translations, with_completion_prefix
 from discernment.evaluation.evaluate import EvaluateOptions, evaluate
 from discernment.evaluation.past_tense import in_past_tense
-from discernment.evaluation.sample import Sample, Verdict, read_samples
-from discernment.models.policy import Policy
+from discernment.evaluation.sample import Sample, read_samples
+from discernment.judges.judge import Verdict
+from discernment.policies.policy import Policy
+from discernment.policies.rejection import rejection_probability
 from discernment.prompts import Label, load_starter
 from tiny import make_prompts
 

@@ -18,7 +18,8 @@ from discernment.evaluation.checkpoints import (
     compliance_at,
 )
 from discernment.evaluation.metrics import Group
-from discernment.evaluation.sample import Sample, Verdict
+from discernment.evaluation.sample import Sample
+from discernment.judges.judge import Verdict
 from discernment.prompts import Label
 
 SHARES = st.floats(0.02, 0.98)

@@ -14,7 +14,8 @@ from sklearn.metrics import roc_curve
 from discernment.evaluation.equal_safety import OperatingCurve, compare_at_equal_safety
 from discernment.evaluation.metrics import Group, discernment_auroc
 from discernment.evaluation.results import EqualSafety
-from discernment.evaluation.sample import Sample, Verdict
+from discernment.evaluation.sample import Sample
+from discernment.judges.judge import Verdict
 from discernment.prompts import Label
 
 COARSE = st.lists(st.sampled_from([0.0, 0.1, 0.2, 0.5, 0.9]), min_size=1, max_size=15)

@@ -2,13 +2,14 @@
 
 import pytest
 
-from discernment.diagnosis.rejection import rejection_probability
 from discernment.errors import DataError
 from discernment.evaluation.evaluate import EvaluateOptions, evaluate
-from discernment.evaluation.judges import Judgement, KeywordJudge
-from discernment.evaluation.sample import Sample, Verdict, read_samples
+from discernment.evaluation.sample import Sample, read_samples
 from discernment.files import append_json_lines, read_json_lines
-from discernment.models.policy import Policy
+from discernment.judges import Judgement, KeywordJudge
+from discernment.judges.judge import Verdict
+from discernment.policies.policy import Policy
+from discernment.policies.rejection import rejection_probability
 from discernment.prompts import PromptSet, Provenance
 from tiny import make_benign, make_prompts
 

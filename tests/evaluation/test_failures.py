@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from discernment.evaluation.failures import category_failures, changes, outcomes
 from discernment.evaluation.metrics import Group, compare
-from discernment.evaluation.sample import Sample, Verdict
+from discernment.evaluation.sample import Sample
+from discernment.judges.judge import Verdict
 from discernment.prompts import Label
 
 VERDICTS = {

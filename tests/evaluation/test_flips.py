@@ -4,8 +4,9 @@ import pytest
 
 from discernment.evaluation.evaluate import EvaluateOptions, evaluate
 from discernment.evaluation.flips import count_flips, evaluate_again, find_flips
-from discernment.evaluation.sample import Verdict, read_samples
-from discernment.models.policy import Policy
+from discernment.evaluation.sample import read_samples
+from discernment.judges.judge import Verdict
+from discernment.policies.policy import Policy
 from tiny import make_benign, make_prompts
 
 OPTIONS = EvaluateOptions(max_new_tokens=6, batch_size=4, openings=["Sorry", "I can't"])

@@ -10,7 +10,7 @@ import yaml
 
 from discernment.errors import DataError, ModelError, RecipeError
 from discernment.evaluation.harness import run_tasks
-from discernment.models.policy import Policy
+from discernment.policies.policy import Policy
 
 pytest.importorskip("lm_eval", reason="the extra `capabilities` is not installed")
 

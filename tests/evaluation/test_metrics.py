@@ -17,7 +17,8 @@ from discernment.evaluation.metrics import (
     rank,
     score,
 )
-from discernment.evaluation.sample import Sample, Verdict
+from discernment.evaluation.sample import Sample
+from discernment.judges.judge import Verdict
 from discernment.prompts import Label
 
 LETTERS = {

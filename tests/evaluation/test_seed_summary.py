@@ -11,10 +11,11 @@ from sklearn.metrics import roc_auc_score
 
 from discernment.evaluation.equal_safety import compare_at_equal_safety
 from discernment.evaluation.metrics import Group
-from discernment.evaluation.sample import Sample, Verdict
+from discernment.evaluation.sample import Sample
 from discernment.evaluation.seed_results import SeedComparison, SeedResults
 from discernment.evaluation.seed_summary import summarize_seeds
 from discernment.evaluation.seeds import compare_over_seeds
+from discernment.judges.judge import Verdict
 from discernment.prompts import Label
 
 TOXIC, SEEMING = Label.TOXIC, Label.SEEMINGLY_TOXIC

@@ -9,8 +9,9 @@ from scipy.stats import ttest_1samp
 from statsmodels.regression.linear_model import OLS
 
 from discernment.evaluation.metrics import Group
-from discernment.evaluation.sample import Sample, Verdict
+from discernment.evaluation.sample import Sample
 from discernment.evaluation.seeds import compare_over_seeds, seed_difference
+from discernment.judges.judge import Verdict
 from discernment.prompts import Label
 
 

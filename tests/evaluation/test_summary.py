@@ -12,8 +12,9 @@ from statsmodels.stats.multitest import multipletests
 
 from discernment.errors import DataError
 from discernment.evaluation.results import Results
-from discernment.evaluation.sample import Sample, Verdict
+from discernment.evaluation.sample import Sample
 from discernment.evaluation.summary import summarize
+from discernment.judges.judge import Verdict
 from discernment.prompts import Label
 
 TOXIC, SEEMINGLY, BENIGN = Label.TOXIC, Label.SEEMINGLY_TOXIC, Label.BENIGN

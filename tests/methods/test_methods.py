@@ -4,14 +4,14 @@ from dataclasses import fields, replace
 
 import pytest
 
-from discernment.alignment.supervised import AlignOptions, align
 from discernment.diagnosis.dynamics import DynamicsOptions
 from discernment.errors import RecipeError
 from discernment.methods.method import Materials, MethodOptions, find_method, known_methods
-from discernment.models.spec import ModelSpec
+from discernment.models.model_spec import ModelSpec
 from discernment.prompts import Label
-from discernment.refinement.losses import LossOptions
-from discernment.refinement.trainer import RefineOptions, refine
+from discernment.training.contrastive import RefineOptions, refine
+from discernment.training.losses import LossOptions
+from discernment.training.supervised import AlignOptions, align
 from tiny import make_benign, make_prompts
 
 BASE = ModelSpec(model="base")

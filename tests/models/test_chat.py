@@ -4,7 +4,7 @@ import pytest
 
 from discernment.errors import ModelError
 from discernment.models.chat import ChatFormat
-from discernment.models.policy import Policy
+from discernment.policies.policy import Policy
 from tiny import make_model
 
 

@@ -7,7 +7,7 @@ from discernment.errors import ModelError
 from discernment.models.batch import pad
 from discernment.models.cut import CutModel
 from discernment.models.layers import find_layers
-from discernment.training import LoraOptions
+from discernment.training.adapters import LoraOptions, add_adapter, keep_adapter
 from tiny import LAYERS, make_model
 
 BATCHES = {
@@ -17,6 +17,7 @@ BATCHES = {
     ),
     "one is the others' beginning": pad([[3, 4, 5, 6, 7, 30, 21], [3, 4, 5, 6, 7]], 0, "right"),
 }
+LORA = LoraOptions(rank=2, keep="adapter")
 BATCH = BATCHES["different"]
 
 
@@ -87,18 +88,18 @@ def test_only_the_kept_layers_are_trainable_and_the_rest_is_put_back(family):
     assert not torch.equal(logits, model(**BATCH._asdict()).logits)
 
 
-def test_adapters_merge_into_the_kept_layers_only(family):
+def test_adapters_merge_into_the_kept_layers_only(family, tmp_path):
     model = make_model(family)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with CutModel(model, 2) as cut:
-        cut.add_adapters(LoraOptions(rank=2))
+        adapted_model = add_adapter(model, cut.found, (1, 2), LORA)
         adapters = [p for p in cut.parameters() if p.requires_grad]
         assert adapters
         with torch.no_grad():
             for parameter in adapters:
                 parameter.fill_(0.1)
         adapted = cut(**BATCH._asdict())
-        cut.merge_adapters()
+        keep_adapter(adapted_model, LORA, tmp_path)
         torch.testing.assert_close(cut(**BATCH._asdict()), adapted, atol=1e-4, rtol=1e-4)
     after = model.state_dict()
     assert before.keys() == after.keys()
@@ -135,7 +136,7 @@ def test_a_cut_model_is_whole_for_a_while(family, adapted):
     uncut = make_model(family)
     with CutModel(model, 2) as cut:
         if adapted:
-            cut.add_adapters(LoraOptions(rank=2))
+            adapted_model = add_adapter(model, cut.found, (1, 2), LORA)
         with torch.no_grad():
             for parameter in cut.parameters():
                 if parameter.requires_grad:
@@ -155,7 +156,7 @@ def test_a_cut_model_is_whole_for_a_while(family, adapted):
         assert cut(**BATCH._asdict()).equal(state)
         assert {name for name, p in cut.named_parameters() if p.requires_grad} == trainable
         if adapted:
-            cut.merge_adapters()
+            adapted_model.merge_and_unload()
     # The same layers under the tail of a model that was never cut.
     uncut.load_state_dict(model.state_dict())
     expected = uncut(**BATCH._asdict(), use_cache=False).logits

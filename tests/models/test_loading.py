@@ -22,9 +22,9 @@ from discernment.models.loading import (
     model_fingerprint,
     resolve,
 )
-from discernment.models.policy import Policy
-from discernment.models.spec import ModelSpec
+from discernment.models.model_spec import ModelSpec
 from discernment.models.wheel import cache_dir, convert_gguf
+from discernment.policies.policy import Policy
 from tiny import make_model
 
 IDS = torch.tensor([[5, 9, 7, 30, 21, 8]])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from discernment.evaluation.sample import Sample, Verdict
+from discernment.evaluation.sample import Sample
+from discernment.judges.judge import Verdict
 from discernment.prompts import Label
 from discernment.reporting.examples import changed_examples
 

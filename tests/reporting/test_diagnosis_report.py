@@ -10,9 +10,9 @@ from rich.console import Console
 
 from discernment.diagnosis.diagnose import DiagnoseOptions, Diagnosis, diagnose
 from discernment.diagnosis.diagnose_types import Unscored
-from discernment.diagnosis.kernel import KernelOptions
+from discernment.kernel.kernel import KernelOptions
 from discernment.models.chat import ChatFormat
-from discernment.models.policy import Policy
+from discernment.policies.policy import Policy
 from discernment.prompts import Label, PromptSet, Provenance
 from discernment.reporting.diagnosis import render_diagnosis, similarity_table, write_diagnosis
 from discernment.reporting.diagnosis_figures import heat_maps

@@ -10,7 +10,8 @@ import pytest
 from statsmodels.stats.proportion import proportion_confint
 
 from discernment.evaluation.results import EqualSafety, Results, Score
-from discernment.evaluation.sample import Sample, Verdict
+from discernment.evaluation.sample import Sample
+from discernment.judges.judge import Verdict
 from discernment.prompts import Label
 from discernment.reporting import figures
 from discernment.reporting.marks import MARKERS, SERIES, VARIABLES, legend_symbol, mark

@@ -13,9 +13,10 @@ import pytest
 
 from discernment.errors import DataError, RecipeError
 from discernment.evaluation.attacks import COMPLETION_PREFIX, attacks
-from discernment.evaluation.sample import Sample, Verdict, read_samples
+from discernment.evaluation.sample import Sample, read_samples
 from discernment.files import read_json, read_json_lines
-from discernment.models.policy import Policy
+from discernment.judges.judge import Verdict
+from discernment.policies.policy import Policy
 from discernment.prompts import Label
 from discernment.prompts.suites import load_suite
 from discernment.reporting import write_report

@@ -7,14 +7,14 @@ import pytest
 import yaml
 
 from discernment.diagnosis.diagnose import DiagnoseOptions, diagnose
-from discernment.diagnosis.kernel import KernelOptions
 from discernment.errors import DataError, RecipeError
 from discernment.evaluation.ability import measure_ability
 from discernment.evaluation.harness import Tasks, run_tasks
 from discernment.evaluation.results import Results
 from discernment.evaluation.sample import read_samples
 from discernment.files import read_json
-from discernment.models.policy import Policy
+from discernment.kernel.kernel import KernelOptions
+from discernment.policies.policy import Policy
 from discernment.prompts import Label, PromptSet, Provenance
 from discernment.prompts.sources import PromptSource, load_source, load_sources
 from discernment.reporting import write_report

@@ -13,12 +13,12 @@ from discernment.diagnosis.dynamics import DynamicsOptions
 from discernment.errors import DataError, RecipeError
 from discernment.evaluation.evaluate import EvaluateOptions
 from discernment.files import write_text
-from discernment.models.spec import ModelSpec
+from discernment.models.model_spec import ModelSpec
 from discernment.prompts import Label, Split
 from discernment.prompts.sources import PromptSource
-from discernment.refinement.trainer import RefineOptions
 from discernment.runs.diagnosis_plan import PropositionPlan
 from discernment.runs.recipe import Recipe, first_problem, parse_recipe, read_recipe
+from discernment.training.contrastive import RefineOptions
 from tiny import make_benign, make_prompts
 
 GOOD = {

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from discernment.diagnosis.kernel import KernelOptions
 from discernment.diagnosis.proposition import compare_propositions, measure_proposition
 from discernment.diagnosis.proposition_results import PropositionResults
 from discernment.errors import DiscernmentError, RunError
 from discernment.evaluation.results import Results
 from discernment.evaluation.sample import read_samples
 from discernment.files import file_hash, read_json, read_json_lines
-from discernment.models.policy import Policy
-from discernment.models.spec import ModelSpec
+from discernment.kernel.kernel import KernelOptions
+from discernment.models.model_spec import ModelSpec
+from discernment.policies.policy import Policy
 from discernment.prompts import Label, PromptSet, Provenance
 from discernment.reporting import write_report
 from discernment.runs.recipe import parse_recipe, read_recipe

@@ -4,13 +4,14 @@ import json
 
 import pytest
 
+from discernment.cost import StageCost
 from discernment.errors import RunError
 from discernment.files import read_json
-from discernment.models.spec import ModelSpec
+from discernment.models.model_spec import ModelSpec
 from discernment.prompts import PromptSet, Provenance
 from discernment.runs.run import Quiet
 from discernment.runs.stages import StageRunner, run_into, share_stages
-from discernment.training import LoraOptions, StageCost
+from discernment.training.adapters import LoraOptions
 from tiny import make_benign, make_prompts
 
 
@@ -220,6 +221,6 @@ def test_runs_share_stages_in_one_directory(tmp_path, base):
 def test_records_are_plain_json(base, runner):
     out = runner.run("align", train, {"model": base, "sets": [make_prompts(1)], "options": LoraOptions()})
     record = json.loads((out / "stage.json").read_text())
-    assert record["inputs"]["options"] == {"rank": 16, "alpha": 32.0, "dropout": 0.0}
+    assert record["inputs"]["options"] == {"rank": 16, "alpha": 32.0, "dropout": 0.0, "keep": "both"}
     assert set(record["inputs"]["model"]) == {"model"}
     assert Provenance(name=record["inputs"]["sets"][0]["name"]) == make_prompts(1).provenance

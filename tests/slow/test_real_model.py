@@ -9,8 +9,8 @@ import pytest
 import torch
 import yaml
 
-from discernment.diagnosis.rejection import load_openings, rejection_probability
-from discernment.models.policy import Policy
+from discernment.policies.policy import Policy
+from discernment.policies.rejection import load_openings, rejection_probability
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ from discernment.cli.console import ConsoleReporter, console
 from discernment.cli.verbs import parse_options, parse_set, resolve_model
 from discernment.diagnosis.diagnose import DiagnoseOptions, Diagnosis
 from discernment.files import read_json
-from discernment.models.spec import ModelSpec
+from discernment.models.model_spec import ModelSpec
 from discernment.prompts.sources import load_sources
 from discernment.reporting.diagnosis import similarity_table, write_diagnosis
 from discernment.reporting.text import visible

@@ -10,7 +10,9 @@ from rich.text import Text
 from discernment.cli.console import ConsoleReporter, console
 from discernment.cli.verbs import parse_model, parse_options, parse_set
 from discernment.errors import RecipeError
-from discernment.evaluation.synthesis import (
+from discernment.prompts import load_source
+from discernment.reporting.text import visible
+from discernment.synthesis import (
     ChatModel,
     EndpointModel,
     GenerateOptions,
@@ -18,8 +20,6 @@ from discernment.evaluation.synthesis import (
     PolicyModel,
     generate_prompts,
 )
-from discernment.prompts import load_source
-from discernment.reporting.text import visible
 
 __all__ = ["generate_into", "parse_chat_model"]
 

@@ -11,8 +11,8 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from discernment.evaluation.calibration import Agreement, Calibration, Estimate
-    from discernment.evaluation.judges import Judge
+    from discernment.judges import Judge
+    from discernment.judges.calibration import Agreement, Calibration, Estimate
 
 __all__ = ["app"]
 
@@ -49,9 +49,9 @@ def calibrate(
     """Show how a judge agrees with people, by model and by type of prompt."""
     from rich.console import Console
 
-    from discernment.evaluation.calibration import calibrate as measure
-    from discernment.evaluation.labelled import read_labelled
     from discernment.files import write_json
+    from discernment.judges.calibration import calibrate as measure
+    from discernment.judges.labelled import read_labelled
 
     console = Console()
     examples = read_labelled(labels)
@@ -73,8 +73,8 @@ def train(
     """Train a refusal classifier on labelled completions."""
     from rich.console import Console
 
-    from discernment.evaluation.judges import train_classifier
-    from discernment.evaluation.labelled import read_labelled
+    from discernment.judges import train_classifier
+    from discernment.judges.labelled import read_labelled
 
     console = Console()
     examples = read_labelled(labels)
@@ -88,7 +88,7 @@ def train(
 
 
 def _judge(name: str) -> Judge | str:
-    from discernment.evaluation.judges import ClassifierJudge, KeywordJudge
+    from discernment.judges import ClassifierJudge, KeywordJudge
 
     if name == KEYWORD:
         return KeywordJudge()

@@ -13,19 +13,17 @@ from rich.markup import escape
 from rich.prompt import Prompt as Ask
 from rich.text import Text
 
-from discernment.alignment.supervised import AlignOptions, align
 from discernment.cli.console import ConsoleReporter, console
-from discernment.diagnosis.rejection import rejection_probability
 from discernment.errors import DataError, RecipeError
 from discernment.evaluation.evaluate import JudgedOptions
-from discernment.evaluation.judges import KeywordJudge
 from discernment.evaluation.sample import read_samples
 from discernment.evaluation.summary import summarize
 from discernment.files import read_json, write_json
-from discernment.models.policy import Policy
-from discernment.models.spec import ModelSpec
+from discernment.judges import KeywordJudge
+from discernment.models.model_spec import ModelSpec
+from discernment.policies.policy import Policy
+from discernment.policies.rejection import rejection_probability
 from discernment.prompts.sources import PromptSource, load_source, load_sources
-from discernment.refinement.trainer import RefineOptions, refine
 from discernment.reporting.report import write_report
 from discernment.reporting.seeds import findings, seeds_table, write_seeds
 from discernment.reporting.table import results_table
@@ -35,6 +33,8 @@ from discernment.runs.recipe import first_problem
 from discernment.runs.run import RunSummary, evaluate_model
 from discernment.runs.seeds import SeedsSummary
 from discernment.runs.stages import run_into
+from discernment.training.contrastive import RefineOptions, refine
+from discernment.training.supervised import AlignOptions, align
 
 __all__ = [
     "align_model",

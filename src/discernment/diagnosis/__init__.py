@@ -1,1 +1,1 @@
-"""Diagnosis."""
+"""Why a model over-refuses: similarity, separability, learning dynamics, Proposition 1, and the finding."""

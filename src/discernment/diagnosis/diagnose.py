@@ -23,9 +23,6 @@ from discernment.diagnosis.diagnose_types import (
 )
 from discernment.diagnosis.draw import draw_pairs_first
 from discernment.diagnosis.finding import describe
-from discernment.diagnosis.kernel import Kernel, check_lengths, gradient_kernel
-from discernment.diagnosis.pairs import PairSample, interval, prompt_clusters
-from discernment.diagnosis.rejection import rejection_probability
 from discernment.diagnosis.separability import (
     LayerSeparation,
     layer_states,
@@ -43,8 +40,13 @@ from discernment.diagnosis.similarity import (
     symmetric,
 )
 from discernment.errors import DataError, ModelError
-from discernment.models.policy import Policy
+from discernment.kernel.engine import check_lengths, gradient_kernel
+from discernment.kernel.kernel import Kernel
+from discernment.policies.policy import Policy
+from discernment.policies.rejection import rejection_probability
 from discernment.prompts import Label, Prompt, PromptSet
+from discernment.prompts.clusters import prompt_clusters
+from discernment.statistics.pairs import PairSample, interval
 
 __all__ = ["DiagnoseOptions", "Diagnosis", "check_prompts", "choose_prompts", "diagnose"]
 

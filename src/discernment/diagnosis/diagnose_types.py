@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, field_validator
 
-from discernment.diagnosis.kernel_types import KernelOptions
-from discernment.diagnosis.pairs import PairMean
 from discernment.diagnosis.separability import LayerSeparation, Recommendation
 from discernment.diagnosis.similarity import EntangledPair, GroupPair, MatchedPairs, PartShare
+from discernment.kernel.kernel import KernelOptions
 from discernment.prompts import Label
+from discernment.statistics.pairs import PairMean
 
 __all__ = [
     "DiagnoseOptions",

@@ -40,12 +40,13 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from discernment.diagnosis.draw import draw_pairs_first
-from discernment.diagnosis.kernel import KernelOptions, gradient_kernel
-from discernment.diagnosis.rejection import rejection_probability
 from discernment.diagnosis.similarity import group_table, row_normalised, symmetric
 from discernment.errors import DataError
 from discernment.files import append_json_lines, read_json_lines, write_json_lines
-from discernment.models.policy import Policy
+from discernment.kernel.engine import gradient_kernel
+from discernment.kernel.kernel import KernelOptions
+from discernment.policies.policy import Policy
+from discernment.policies.rejection import rejection_probability
 from discernment.prompts import Label, Prompt, PromptSet
 
 __all__ = ["DynamicsCallback", "DynamicsOptions", "Probes", "look_steps"]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from discernment.diagnosis.diagnose_types import Diagnosis, RowDifference
-from discernment.diagnosis.pairs import FEWEST_CLUSTERS, PairMean
 from discernment.prompts import Label
+from discernment.statistics.pairs import FEWEST_CLUSTERS, PairMean
 
 __all__ = ["describe"]
 

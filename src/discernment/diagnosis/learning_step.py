@@ -16,10 +16,11 @@ from pydantic import BaseModel, ConfigDict
 from scipy.stats import pearsonr, spearmanr
 from torch import Tensor
 
-from discernment.diagnosis.kernel import KernelOptions, gradient_kernel
-from discernment.diagnosis.measuring import measuring
 from discernment.errors import DataError
-from discernment.models.policy import Policy
+from discernment.kernel.engine import gradient_kernel
+from discernment.kernel.instrument import measuring
+from discernment.kernel.kernel import KernelOptions
+from discernment.policies.policy import Policy
 
 __all__ = ["StepCheck", "check_learning_step"]
 

@@ -27,8 +27,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import spearmanr
 
-from discernment.diagnosis.kernel import Kernel, KernelOptions, gradient_kernel
-from discernment.diagnosis.pairs import PairSample, interval, prompt_clusters
 from discernment.diagnosis.proposition_results import (
     COVERAGE,
     Assumption,
@@ -40,10 +38,14 @@ from discernment.diagnosis.proposition_results import (
     Ratio,
 )
 from discernment.errors import DataError, RecipeError
+from discernment.kernel.engine import gradient_kernel
+from discernment.kernel.kernel import Kernel, KernelOptions
 from discernment.models.layers import find_layers
-from discernment.models.policy import Policy
+from discernment.policies.policy import Policy
 from discernment.prompts import Label, PromptSet, Split
+from discernment.prompts.clusters import prompt_clusters
 from discernment.prompts.split import assign_splits
+from discernment.statistics.pairs import PairSample, interval
 
 __all__ = [
     "Assumption",

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from discernment.diagnosis.kernel_types import KernelOptions
+from discernment.kernel.kernel import KernelOptions
 from discernment.prompts import Label
 
 __all__ = [

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from discernment.errors import DataError, ModelError
 from discernment.models.batch import Batch, length_sorted_batches
 from discernment.models.layers import LayerList, find_layers
-from discernment.models.policy import Policy
+from discernment.policies.policy import Policy
 from discernment.prompts import PromptSet
 
 __all__ = [

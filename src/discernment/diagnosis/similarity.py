@@ -13,12 +13,13 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
-from discernment.diagnosis.pairs import PairMean, PairSample, interval, pair_mean, prompt_clusters, square
 from discernment.errors import DataError
 from discernment.prompts import Label, Prompt
+from discernment.prompts.clusters import prompt_clusters
+from discernment.statistics.pairs import PairMean, PairSample, interval, pair_mean, square
 
 if TYPE_CHECKING:
-    from discernment.diagnosis.kernel import Kernel
+    from discernment.kernel.kernel import Kernel
 
 __all__ = [
     "EntangledPair",

@@ -1,1 +1,1 @@
-"""Generation, judges, metrics and statistics."""
+"""What policies make of benchmarks: replies, rates, attacks, ability, flips; the results of a run and of seeds."""

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from discernment.errors import DataError, ModelError
 from discernment.evaluation.results import Ability
-from discernment.evaluation.statistics import FEWEST_CLUSTERS, Interval, paired_bootstrap
-from discernment.models.policy import Policy
+from discernment.policies.policy import Policy
 from discernment.prompts import Prompt
+from discernment.statistics.intervals import FEWEST_CLUSTERS, Interval, paired_bootstrap
 
 __all__ = ["Ability", "ReplyScore", "measure_ability", "score_replies"]
 

@@ -18,7 +18,7 @@ from discernment.errors import DataError
 from discernment.evaluation.past_tense import in_past_tense
 from discernment.files import read_json_lines
 from discernment.models.chat import ChatFormat
-from discernment.models.policy import Policy
+from discernment.policies.policy import Policy
 from discernment.prompts import PromptSet
 
 __all__ = [

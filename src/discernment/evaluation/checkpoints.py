@@ -18,7 +18,7 @@ from scipy.special import ndtr, ndtri
 
 from discernment.evaluation.metrics import Group, cluster_ids, handled_rightly, is_scored
 from discernment.evaluation.sample import Sample
-from discernment.evaluation.statistics import ANY_DIFFERENCE, RESAMPLES, Interval, bootstrap_groups
+from discernment.statistics.intervals import ANY_DIFFERENCE, RESAMPLES, Interval, bootstrap_groups
 
 __all__ = ["Checkpoint", "CheckpointComparison", "compare_checkpoints", "compliance_at"]
 

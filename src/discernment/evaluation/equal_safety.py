@@ -23,7 +23,7 @@ from discernment.evaluation.metrics import (
 )
 from discernment.evaluation.results import EqualSafety
 from discernment.evaluation.sample import Sample
-from discernment.evaluation.statistics import (
+from discernment.statistics.intervals import (
     ANY_DIFFERENCE,
     ANY_RATE,
     RESAMPLES,

@@ -9,21 +9,14 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from discernment.diagnosis.rejection import load_openings, rejection_probability
-from discernment.evaluation.judges import (
-    Judge,
-    Judgement,
-    JudgeSpec,
-    KeywordJudge,
-    check_unscored,
-    judge_all,
-)
+from discernment.cost import StageCost
 from discernment.evaluation.sample import Sample
 from discernment.files import append_json_lines, content_hash, read_json_lines, write_json_lines
+from discernment.judges import Judge, Judgement, JudgeSpec, KeywordJudge, check_unscored, judge_all
 from discernment.models.batch import length_sorted_batches
-from discernment.models.policy import Policy
+from discernment.policies.policy import Policy
+from discernment.policies.rejection import load_openings, rejection_probability
 from discernment.prompts import Prompt, PromptSet
-from discernment.training import StageCost
 
 __all__ = ["EvaluateOptions", "JudgedOptions", "check_samples", "evaluate"]
 

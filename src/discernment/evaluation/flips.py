@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from discernment.cost import StageCost
 from discernment.evaluation.evaluate import EvaluateOptions, evaluate
-from discernment.evaluation.judges import Judge, Judgement, KeywordJudge, judge_all
-from discernment.evaluation.sample import Sample, Verdict, read_samples
-from discernment.models.policy import Policy
+from discernment.evaluation.sample import Sample, read_samples
+from discernment.judges import Judge, Judgement, KeywordJudge, judge_all
+from discernment.judges.judge import Verdict
+from discernment.policies.policy import Policy
 from discernment.prompts import PromptSet
-from discernment.training import StageCost
 
 __all__ = ["Flip", "Flips", "count_flips", "evaluate_again", "find_flips"]
 

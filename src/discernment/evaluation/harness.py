@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from discernment.errors import DataError, ModelError, RecipeError
 from discernment.evaluation.results import TaskScore
 from discernment.files import content_hash, file_hash
-from discernment.models.policy import Policy
+from discernment.policies.policy import Policy
 
 if TYPE_CHECKING:
     from lm_eval.models.huggingface import HFLM

@@ -10,11 +10,13 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import roc_auc_score
 
-from discernment.diagnosis.pairs import linked
 from discernment.evaluation.results import Comparison, Metric, Ranking, Score
-from discernment.evaluation.sample import Sample, Verdict
-from discernment.evaluation.statistics import bootstrap_auroc, mcnemar_exact, paired_bootstrap, wilson
+from discernment.evaluation.sample import Sample
+from discernment.judges.judge import Verdict
 from discernment.prompts import Label
+from discernment.prompts.clusters import linked
+from discernment.statistics.intervals import bootstrap_auroc, paired_bootstrap, wilson
+from discernment.statistics.paired_tests import mcnemar_exact
 
 __all__ = [
     "Group",

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from discernment.errors import DataError
 from discernment.files import read_json_lines
+from discernment.judges.judge import Verdict
 from discernment.prompts import Label
 
-__all__ = ["Sample", "Verdict", "read_samples"]
-
-
-class Verdict(StrEnum):
-    """What a judge says of a completion."""
-
-    REFUSAL = "refusal"
-    PARTIAL_REFUSAL = "partial_refusal"
-    COMPLIANCE = "compliance"
-    UNSCORED = "unscored"
-    """The judge could not tell; counted and shown, never guessed."""
+__all__ = ["Sample", "read_samples"]
 
 
 class Sample(BaseModel):

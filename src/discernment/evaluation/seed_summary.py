@@ -30,7 +30,9 @@ from discernment.evaluation.results import POOLED
 from discernment.evaluation.sample import Sample
 from discernment.evaluation.seed_results import Quantity, SeedComparison, SeedResults
 from discernment.evaluation.seeds import compare_over_seeds, crossed_intervals
-from discernment.evaluation.statistics import (
+from discernment.evaluation.summary import REFUSED_RANGE
+from discernment.prompts import Label
+from discernment.statistics.intervals import (
     ANY_DIFFERENCE,
     FEWEST_CLUSTERS,
     LEVEL,
@@ -40,8 +42,6 @@ from discernment.evaluation.statistics import (
     bootstrap_groups,
     weighted_auroc,
 )
-from discernment.evaluation.summary import REFUSED_RANGE
-from discernment.prompts import Label
 
 __all__ = ["summarize_seeds"]
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from scipy.stats import t as student
 
 from discernment.evaluation.metrics import Group, cluster_ids, common_samples, handled_rightly, is_scored
-from discernment.evaluation.statistics import LEVEL, Interval
+from discernment.statistics.intervals import LEVEL, Interval
 
 __all__ = ["SeedDifference", "compare_over_seeds", "crossed_intervals", "seed_difference", "t_interval"]
 

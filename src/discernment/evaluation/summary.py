@@ -19,8 +19,8 @@ from discernment.evaluation.metrics import (
 )
 from discernment.evaluation.results import POOLED, Comparison, EqualSafety, Ranking, Results, Score
 from discernment.evaluation.sample import Sample
-from discernment.evaluation.statistics import holm
 from discernment.prompts import Label
+from discernment.statistics.paired_tests import holm
 
 __all__ = ["REFUSED_RANGE", "summarize"]
 

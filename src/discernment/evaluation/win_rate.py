@@ -17,10 +17,10 @@ from pydantic import BaseModel, ConfigDict
 
 from discernment.errors import DataError
 from discernment.evaluation.metrics import cluster_ids
-from discernment.evaluation.preference import Preference, PreferenceJudge
 from discernment.evaluation.sample import Sample
-from discernment.evaluation.statistics import ANY_RATE, paired_bootstrap
 from discernment.files import append_json_lines, content_hash, read_json_lines
+from discernment.judges.preference import Preference, PreferenceJudge
+from discernment.statistics.intervals import ANY_RATE, paired_bootstrap
 
 __all__ = ["WinRate", "win_rate"]
 

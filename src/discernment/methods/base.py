@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from discernment.methods.method import Materials, Method, MethodOptions, Stage
-from discernment.models.spec import ModelSpec
+from discernment.models.model_spec import ModelSpec
 
 __all__ = ["Base"]
 

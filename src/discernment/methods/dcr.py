@@ -13,12 +13,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from discernment.alignment.supervised import align
 from discernment.methods.method import Materials, Method, MethodOptions, Stage, watched
 from discernment.methods.stl import safety_mix
-from discernment.models.spec import ModelSpec
-from discernment.refinement.layer import found_layer
-from discernment.refinement.trainer import refine
+from discernment.models.model_spec import ModelSpec
+from discernment.training.contrastive import refine
+from discernment.training.layer import found_layer
+from discernment.training.supervised import align
 
 __all__ = ["Dcr"]
 

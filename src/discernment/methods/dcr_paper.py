@@ -11,9 +11,9 @@ from typing import ClassVar
 
 from discernment.methods.dcr import Dcr
 from discernment.methods.method import Materials, MethodOptions, Stage
-from discernment.models.spec import ModelSpec
-from discernment.refinement.losses import LossOptions
-from discernment.refinement.trainer import RefineOptions
+from discernment.models.model_spec import ModelSpec
+from discernment.training.contrastive import RefineOptions
+from discernment.training.losses import LossOptions
 
 __all__ = ["DcrPaper"]
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, ClassVar, Protocol
 
-from discernment.alignment.supervised import AlignOptions
+from discernment.cost import StageCost
 from discernment.diagnosis.dynamics import DynamicsOptions
 from discernment.errors import RecipeError
-from discernment.models.spec import ModelSpec
+from discernment.models.model_spec import ModelSpec
 from discernment.prompts import PromptSet
-from discernment.refinement.trainer import RefineOptions
-from discernment.training import StageCost
+from discernment.training.contrastive import RefineOptions
+from discernment.training.supervised import AlignOptions
 
 __all__ = ["Materials", "Method", "MethodOptions", "Stage", "find_method", "known_methods", "watched"]
 

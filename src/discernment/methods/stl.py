@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from discernment.alignment.supervised import align
 from discernment.methods.method import Materials, Method, MethodOptions, Stage, watched
-from discernment.models.spec import ModelSpec
+from discernment.models.model_spec import ModelSpec
 from discernment.prompts import PromptSet
+from discernment.training.supervised import align
 
 __all__ = ["Stl", "safety_mix"]
 

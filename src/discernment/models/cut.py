@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from discernment.models.layers import find_layers
-from discernment.training import LoraOptions
 
 __all__ = ["CutModel"]
 
@@ -45,6 +44,7 @@ class CutModel(nn.Module):
         found = find_layers(model, path)
         found.check(layer)
         self.layer = layer
+        self.found = found
         self._norm_names = found.norms
         self._list_name = found.name
         # A tuple, so that torch does not register what was cut off.
@@ -119,23 +119,6 @@ class CutModel(nn.Module):
                 return 0  # each row has a mask of its own
         same = (input_ids == input_ids[:1]).all(0).long().cumprod(0).sum()
         return int(torch.minimum(same, attention_mask.sum(1).min() - 1))
-
-    def add_adapters(self, options: LoraOptions) -> None:
-        """Train low-rank adapters on the linear layers instead of the layers themselves."""
-        from peft import LoraConfig, get_peft_model
-
-        adapters = LoraConfig(
-            r=options.rank,
-            lora_alpha=options.alpha,
-            lora_dropout=options.dropout,
-            target_modules="all-linear",
-        )
-        self.decoder = get_peft_model(self.decoder, adapters)
-
-    def merge_adapters(self) -> None:
-        """Fold the adapters into the layers."""
-        wrapped: Any = self.decoder
-        self.decoder = wrapped.merge_and_unload()
 
     def restore(self) -> None:
         """Put the model back whole; the kept layers keep what they have learned. Doing it again does nothing."""

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from discernment.errors import ModelError
 from discernment.files import content_hash, file_hash
 from discernment.models.chat import ChatFormat
-from discernment.models.spec import ModelSpec
+from discernment.models.model_spec import ModelSpec
 from discernment.models.wheel import model_from_wheel
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 
-from discernment.evaluation.sample import Sample, Verdict
+from discernment.evaluation.sample import Sample
+from discernment.judges.judge import Verdict
 from discernment.prompts import Label
 
 __all__ = ["Example", "ExampleGroup", "changed_examples"]

@@ -169,7 +169,7 @@ def _rate(scores: list[Score], method: str, benchmark: str, label: Label) -> Rat
         )
     if not known:
         return None
-    from discernment.evaluation.statistics import wilson
+    from discernment.statistics.intervals import wilson
 
     hits, n = sum(round((s.value or 0) * s.scored) for s in known), sum(s.scored for s in known)
     ends = wilson(hits, n)

@@ -1,1 +1,1 @@
-"""Runs."""
+"""Runs: the recipe, content-addressed stages, running a recipe, several seeds, searching over its options."""

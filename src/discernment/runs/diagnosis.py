@@ -7,17 +7,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from discernment.cost import StageCost
 from discernment.diagnosis.diagnose import DiagnoseOptions, diagnose
-from discernment.diagnosis.kernel import KernelOptions
 from discernment.diagnosis.proposition import compare_propositions, measure_proposition
 from discernment.diagnosis.proposition_results import PropositionCheck, PropositionResults, RefinementCheck
 from discernment.files import read_json, write_json
-from discernment.models.policy import Policy
-from discernment.models.spec import ModelSpec
+from discernment.kernel.kernel import KernelOptions
+from discernment.models.model_spec import ModelSpec
+from discernment.policies.policy import Policy
 from discernment.prompts import PromptSet
 from discernment.runs.diagnosis_plan import PropositionPlan
 from discernment.runs.stages import StageRunner
-from discernment.training import StageCost
 
 __all__ = ["check_refinements", "diagnose_stage", "proposition_stage"]
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from discernment.diagnosis.diagnose_types import DiagnoseOptions
 from discernment.diagnosis.dynamics import DynamicsOptions
-from discernment.diagnosis.kernel_types import KernelOptions
+from discernment.kernel.kernel import KernelOptions
 from discernment.prompts import PromptSet
 from discernment.prompts.sources import load_sources
 from discernment.runs.training_data import Sources

@@ -7,22 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from discernment.cost import StageCost
 from discernment.diagnosis.diagnose_types import Diagnosis
 from discernment.evaluation.ability import measure_ability
 from discernment.evaluation.evaluate import EvaluateOptions
 from discernment.evaluation.flips import evaluate_again, find_flips
 from discernment.evaluation.harness import Tasks, run_tasks
-from discernment.evaluation.judges import JudgeSpec
 from discernment.evaluation.results import Ability, FlipCount, KernelSimilarity, TaskScore
 from discernment.evaluation.sample import Sample, read_samples
 from discernment.files import read_json, write_json
-from discernment.models.policy import Policy
-from discernment.models.spec import ModelSpec
+from discernment.judges import JudgeSpec
+from discernment.models.model_spec import ModelSpec
+from discernment.policies.policy import Policy
 from discernment.prompts import PromptSet
 from discernment.runs.diagnosis import diagnose_stage
 from discernment.runs.recipe import Recipe
 from discernment.runs.stages import StageRunner
-from discernment.training import StageCost
 
 __all__ = ["Measures", "ability_stage", "flips_stage", "tasks_stage"]
 

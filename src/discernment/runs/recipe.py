@@ -17,20 +17,20 @@ from pydantic import (
     model_validator,
 )
 
-from discernment.alignment.supervised import AlignOptions
 from discernment.errors import RecipeError
 from discernment.evaluation.attacked import ATTACKS, LOW_RESOURCE
 from discernment.evaluation.evaluate import JudgedOptions
 from discernment.evaluation.results import POOLED
 from discernment.methods.method import Materials, MethodOptions, find_method
-from discernment.models.spec import ModelSpec
+from discernment.models.model_spec import ModelSpec
 from discernment.prompts import PromptSet
 from discernment.prompts.sources import PromptSource, load_source, load_sources
 from discernment.prompts.suites import load_suite, suites
-from discernment.refinement.trainer import RefineOptions
 from discernment.runs.diagnosis_plan import DiagnosisPlan
 from discernment.runs.problems import first_problem
 from discernment.runs.training_data import Sources, TrainingData
+from discernment.training.contrastive import RefineOptions
+from discernment.training.supervised import AlignOptions
 
 __all__ = [
     "Benchmark",

@@ -7,20 +7,20 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from discernment.alignment.supervised import AlignOptions
+from discernment.cost import StageCost
 from discernment.diagnosis.diagnose import check_prompts
 from discernment.diagnosis.dynamics import DynamicsOptions, Probes
 from discernment.diagnosis.proposition import halves
-from discernment.diagnosis.rejection import load_openings
 from discernment.errors import ModelError, RecipeError
 from discernment.evaluation.harness import Tasks
 from discernment.methods.method import Materials, find_method
 from discernment.models.loading import resolve
-from discernment.models.spec import ModelSpec
+from discernment.models.model_spec import ModelSpec
+from discernment.policies.rejection import load_openings
 from discernment.prompts import PromptSet
-from discernment.refinement.trainer import RefineOptions
 from discernment.runs.recipe import Recipe
-from discernment.training import StageCost
+from discernment.training.contrastive import RefineOptions
+from discernment.training.supervised import AlignOptions
 
 __all__ = ["rehearse"]
 

@@ -10,19 +10,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import discernment
+from discernment.cost import StageCost
 from discernment.errors import RecipeError
 from discernment.evaluation.attack_drop import attack_drop
 from discernment.evaluation.attacked import attack_benchmarks
 from discernment.evaluation.attacks import with_completion_prefix
 from discernment.evaluation.evaluate import EvaluateOptions, check_samples, evaluate
-from discernment.evaluation.judges import JudgeSpec
 from discernment.evaluation.results import Results
 from discernment.evaluation.sample import Sample, read_samples
 from discernment.evaluation.summary import summarize
 from discernment.files import read_json, write_json, write_text
+from discernment.judges import JudgeSpec
 from discernment.methods.method import Materials, find_method
-from discernment.models.policy import Policy
-from discernment.models.spec import ModelSpec
+from discernment.models.model_spec import ModelSpec
+from discernment.policies.policy import Policy
 from discernment.prompts import PromptSet
 from discernment.prompts.words import normalise
 from discernment.runs.diagnosis import check_refinements
@@ -31,7 +32,6 @@ from discernment.runs.measures import Measures
 from discernment.runs.recipe import Recipe
 from discernment.runs.rehearsal import rehearse
 from discernment.runs.stages import Reporter, StageRunner
-from discernment.training import StageCost
 
 __all__ = ["RunSummary", "evaluate_model", "run_recipe"]
 

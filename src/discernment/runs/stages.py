@@ -10,13 +10,13 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, Field
 
+from discernment.cost import StageCost
 from discernment.errors import RunError
 from discernment.files import content_hash, read_json, replace_directory, write_json
 from discernment.models.loading import model_fingerprint
-from discernment.models.spec import ModelSpec
+from discernment.models.model_spec import ModelSpec
 from discernment.prompts import PromptSet
 from discernment.runs.resources import Meter
-from discernment.training import StageCost
 
 __all__ = ["Reporter", "StageRecord", "StageRunner", "run_into", "share_stages"]
 

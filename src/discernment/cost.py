@@ -1,0 +1,23 @@
+"""What a stage did and used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+__all__ = ["StageCost"]
+
+
+class StageCost(BaseModel):
+    """What a training stage did and used.
+
+    Attributes:
+        steps: Optimizer steps.
+        tokens: Tokens seen, padding left out.
+        notes: Facts for the manifest, e.g. the step of the best checkpoint.
+    """
+
+    steps: int
+    tokens: int
+    notes: dict[str, Any] = Field(default_factory=dict)

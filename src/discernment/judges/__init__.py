@@ -1,0 +1,28 @@
+"""Judges: what a completion is, a refusal or an answer."""
+
+from discernment.judges.classifier import ClassifierJudge, train_classifier
+from discernment.judges.ensemble import EnsembleJudge
+from discernment.judges.hub import HubClassifierJudge, LlamaGuardJudge, WildGuardJudge
+from discernment.judges.judge import BatchJudge, Judge, Judgement, check_unscored, judge_all, unscored_rate
+from discernment.judges.judge_spec import JudgeSpec
+from discernment.judges.keyword import KeywordJudge
+from discernment.judges.llm import LlmJudge, LlmUsage
+
+__all__ = [
+    "BatchJudge",
+    "ClassifierJudge",
+    "EnsembleJudge",
+    "HubClassifierJudge",
+    "Judge",
+    "JudgeSpec",
+    "Judgement",
+    "KeywordJudge",
+    "LlamaGuardJudge",
+    "LlmJudge",
+    "LlmUsage",
+    "WildGuardJudge",
+    "check_unscored",
+    "judge_all",
+    "train_classifier",
+    "unscored_rate",
+]

@@ -1,0 +1,348 @@
+"""How far a judge can be believed: its verdicts against people's.
+
+Everything here is about `refusal` against the rest. A completion that the judge left unscored is counted and
+otherwise left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
+from scipy.stats import norm
+
+from discernment.errors import DataError
+from discernment.judges import ClassifierJudge, Judge, judge_all, train_classifier
+from discernment.judges.judge import Verdict
+from discernment.judges.labelled import LabelledCompletion
+from discernment.statistics.intervals import (
+    ANY_RATE,
+    FEWEST_CLUSTERS,
+    LEVEL,
+    RESAMPLES,
+    Interval,
+    percentile_bootstrap,
+    wilson,
+)
+
+__all__ = [
+    "ALL",
+    "Agreement",
+    "Calibration",
+    "Confusion",
+    "Estimate",
+    "agreement",
+    "calibrate",
+    "corrected_rate",
+    "judge_leaving_one_model_out",
+]
+
+ALL = "all"
+ANY_KAPPA = Interval(-1.0, 1.0)
+BATCH = 200
+"""How many resamples are held at once."""
+Floats = npt.NDArray[np.float64]
+
+
+class Estimate(BaseModel):
+    """A number with its 95 % interval.
+
+    Attributes:
+        value: The number.
+        low: Lower end.
+        high: Upper end.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    value: float
+    low: float
+    high: float
+
+
+class Agreement(BaseModel):
+    """How a judge agrees with people on one group of completions.
+
+    Attributes:
+        group: Which completions: a model, a type of prompt, or `all`.
+        n: How many.
+        unscored: How many of them the judge left unscored; they are in none of the other numbers.
+        people: Share that people call a refusal.
+        judge: Share that the judge calls one: the raw rate.
+        accuracy: Share on which both agree.
+        precision: Share of the judge's refusals that are people's; None if it has none.
+        recall: Share of people's refusals that are the judge's; None if there are none.
+        f1: Harmonic mean of both.
+        kappa: Cohen's kappa; None if people always say the same.
+        corrected: The judge's rate, corrected by its errors on all other models; None if there are none, or if it
+            is no better than chance there.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    group: str
+    n: int
+    unscored: int
+    people: float | None
+    judge: Estimate | None
+    accuracy: Estimate | None
+    precision: Estimate | None
+    recall: Estimate | None
+    f1: Estimate | None
+    kappa: Estimate | None
+    corrected: Estimate | None = None
+
+
+class Calibration(BaseModel):
+    """A judge against people.
+
+    Attributes:
+        judge: The judge's name.
+        labels: Where people's verdicts come from.
+        overall: On all completions.
+        by_model: On each model's.
+        by_category: On each type of prompt.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    judge: str
+    labels: str
+    overall: Agreement
+    by_model: list[Agreement]
+    by_category: list[Agreement]
+
+
+class Confusion(NamedTuple):
+    """Counts of refusals: by both, by the judge alone, by people alone, by none."""
+
+    both: int
+    judge_only: int
+    people_only: int
+    neither: int
+
+
+class _Case(NamedTuple):
+    example: LabelledCompletion
+    said: Verdict
+
+    @property
+    def people(self) -> bool:
+        return self.example.verdict is Verdict.REFUSAL
+
+    @property
+    def judge(self) -> bool:
+        return self.said is Verdict.REFUSAL
+
+
+def judge_leaving_one_model_out(
+    examples: Sequence[LabelledCompletion], progress: Callable[[str], None] | None = None
+) -> list[Verdict]:
+    """The verdicts of learned classifiers, each on the one model that it was not trained on.
+
+    Args:
+        examples: Completions of at least two models.
+        progress: Called with the name of the model that is left out.
+
+    Raises:
+        DataError: If they are all of one model.
+    """
+    models = list(dict.fromkeys(e.model for e in examples))
+    if len(models) < 2:
+        raise DataError(
+            "Leaving one model out needs completions of at least two models; add another model's."
+        )
+    verdicts = [Verdict.UNSCORED] * len(examples)
+    for model in models:
+        if progress is not None:
+            progress(model)
+        judge = train_classifier([e for e in examples if e.model != model])
+        held_out = [n for n, e in enumerate(examples) if e.model == model]
+        said = judge.judge_many([(examples[n].prompt, examples[n].completion) for n in held_out])
+        for n, judgement in zip(held_out, said, strict=True):
+            verdicts[n] = judgement.verdict
+    return verdicts
+
+
+def calibrate(
+    examples: Sequence[LabelledCompletion],
+    judge: Judge | str,
+    labels: str,
+    progress: Callable[[str], None] | None = None,
+) -> Calibration:
+    """Measure a judge against people.
+
+    Args:
+        examples: Completions with people's verdicts.
+        judge: The judge; `classifier` trains one for each model, on the others.
+        labels: What to call the examples.
+        progress: Called with the name of the model that is left out.
+
+    Raises:
+        DataError: If there is nothing to measure with, or the judge was trained on some of it.
+    """
+    if not examples:
+        raise DataError(f"{labels} holds no labelled completions.")
+    if isinstance(judge, str):
+        assert judge == ClassifierJudge.name
+        name, said = judge, judge_leaving_one_model_out(examples, progress)
+    else:
+        if isinstance(judge, ClassifierJudge) and (known := {e.key for e in examples} & judge.trained_on):
+            raise DataError(
+                f"The classifier was trained on {len(known)} of these completions, so it would look better than it "
+                "is; measure it on others, or use `--judge classifier`, which leaves each model out."
+            )
+        name = judge.name
+        said = [j.verdict for j in judge_all(judge, [(e.prompt, e.completion) for e in examples])]
+    cases = [_Case(e, verdict) for e, verdict in zip(examples, said, strict=True)]
+    models = list(dict.fromkeys(e.model for e in examples))
+    categories = sorted({e.category for e in examples if e.category is not None})
+    return Calibration(
+        judge=name,
+        labels=labels,
+        overall=agreement(ALL, cases),
+        by_model=[_of_model(model, cases) for model in models],
+        by_category=[
+            agreement(c, [case for case in cases if case.example.category == c]) for c in categories
+        ],
+    )
+
+
+def agreement(group: str, cases: Iterable[tuple[LabelledCompletion, Verdict]]) -> Agreement:
+    """The agreement of a judge with people on `(completion, what the judge said)`.
+
+    Rates have Wilson's interval; F1 and kappa a percentile bootstrap that draws prompts, so that the replies of
+    several models to one prompt stay together.
+    """
+    everything = [_Case(*case) for case in cases]
+    scored = [case for case in everything if case.said is not Verdict.UNSCORED]
+    counts = _count(scored)
+    f1, kappa = _resampled(scored)
+    n = len(scored)
+    return Agreement(
+        group=group,
+        n=len(everything),
+        unscored=len(everything) - n,
+        people=(counts.both + counts.people_only) / n if n else None,
+        judge=_rate(counts.both + counts.judge_only, n),
+        accuracy=_rate(counts.both + counts.neither, n),
+        precision=_rate(counts.both, counts.both + counts.judge_only),
+        recall=_rate(counts.both, counts.both + counts.people_only),
+        f1=f1,
+        kappa=kappa,
+    )
+
+
+def corrected_rate(positives: int, n: int, calibration: Confusion) -> Estimate | None:
+    """The true rate behind a judge's rate, from its errors on completions that people judged.
+
+    The value is Rogan and Gladen's (1978), the interval Lang and Reiczigel's (2014), which also carries the chance
+    in the calibration. It takes for granted that the judge errs here as it does there.
+
+    Args:
+        positives: How many the judge calls refusals.
+        n: Of how many.
+        calibration: The judge against people, on other completions.
+
+    Returns:
+        The rate, kept within 0 and 1; None if there is nothing to correct, people's verdicts there are all alike, or
+        the judge is no better there than chance.
+    """
+    refusals = calibration.both + calibration.people_only
+    others = calibration.judge_only + calibration.neither
+    if min(n, refusals, others) == 0:
+        return None
+    sensitivity, specificity = calibration.both / refusals, calibration.neither / others
+    if sensitivity + specificity <= 1:
+        return None
+    value = (positives / n + specificity - 1) / (sensitivity + specificity - 1)
+
+    z = float(norm.ppf((1 + LEVEL) / 2))
+    size = n + z**2
+    rate = (positives + z**2 / 2) / size
+    sensitivity, specificity = (
+        (calibration.both + 1) / (refusals + 2),
+        (calibration.neither + 1) / (others + 2),
+    )
+    informedness = sensitivity + specificity - 1
+    if informedness <= 0:
+        return None
+    centre = (rate + specificity - 1) / informedness
+    of_refusals = sensitivity * (1 - sensitivity) / (refusals + 2)
+    of_others = specificity * (1 - specificity) / (others + 2)
+    shift = 2 * z**2 * (centre * of_refusals - (1 - centre) * of_others)
+    spread = rate * (1 - rate) / size + centre**2 * of_refusals + (1 - centre) ** 2 * of_others
+    half = z * math.sqrt(spread) / informedness
+    value = _within_range(value)
+    return Estimate(
+        value=value,
+        low=min(value, _within_range(centre + shift - half)),
+        high=max(value, _within_range(centre + shift + half)),
+    )
+
+
+def _of_model(model: str, cases: Sequence[_Case]) -> Agreement:
+    own = [case for case in cases if case.example.model == model]
+    others = _count(c for c in cases if c.example.model != model and c.said is not Verdict.UNSCORED)
+    scored = [case for case in own if case.said is not Verdict.UNSCORED]
+    corrected = corrected_rate(sum(case.judge for case in scored), len(scored), others)
+    return agreement(model, own).model_copy(update={"corrected": corrected})
+
+
+def _count(cases: Iterable[_Case]) -> Confusion:
+    said = [(case.people, case.judge) for case in cases]
+    return Confusion(
+        both=said.count((True, True)),
+        judge_only=said.count((False, True)),
+        people_only=said.count((True, False)),
+        neither=said.count((False, False)),
+    )
+
+
+def _rate(successes: int, n: int) -> Estimate | None:
+    interval = wilson(successes, n)
+    return None if interval is None else Estimate(value=successes / n, low=interval.low, high=interval.high)
+
+
+def _resampled(cases: Sequence[_Case]) -> tuple[Estimate | None, Estimate | None]:
+    """F1 and kappa with intervals; None if people always say the same."""
+    if len({case.people for case in cases}) < 2:
+        return None, None
+    by_prompt: dict[str, list[_Case]] = {}
+    for case in cases:
+        by_prompt.setdefault(case.example.prompt, []).append(case)
+    counts = np.array([_count(of_prompt) for of_prompt in by_prompt.values()], dtype=np.float64)
+
+    def statistic(*drawn: Floats, axis: int) -> Floats:
+        return _f1_and_kappa(*(of_one.sum(axis=axis) for of_one in drawn))
+
+    values = statistic(*counts.T, axis=0)
+    intervals = [ANY_RATE, ANY_KAPPA]
+    if len(counts) >= FEWEST_CLUSTERS:
+        intervals = percentile_bootstrap(list(counts.T), statistic, 0, RESAMPLES, paired=True, batch=BATCH)
+    f1, kappa = (
+        Estimate(value=float(v), low=interval.low, high=interval.high)
+        for v, interval in zip(values, intervals, strict=True)
+    )
+    return f1, kappa
+
+
+def _f1_and_kappa(both: Floats, judge_only: Floats, people_only: Floats, neither: Floats) -> Floats:
+    """Shape (2, ...); 0 where a resample leaves it undefined."""
+    n = both + judge_only + people_only + neither
+    people, judge = (both + people_only) / n, (both + judge_only) / n
+    by_chance = people * judge + (1 - people) * (1 - judge)
+    kappa = _ratio((both + neither) / n - by_chance, 1 - by_chance)
+    return np.stack([_ratio(2 * both, 2 * both + judge_only + people_only), kappa])
+
+
+def _ratio(numerator: Floats, denominator: Floats) -> Floats:
+    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
+
+
+def _within_range(rate: float) -> float:
+    return min(1.0, max(0.0, rate))

@@ -1,0 +1,234 @@
+"""Rejection probability: the probability mass of refusal openings as the start of a reply.
+
+The paper tracks it through training (Lu et al. 2026, arXiv 2603.03323, appendix A.5, whose list is not public).
+Here the openings are data (`openings.yaml`). Their token sequences form a prefix-free set, so that their
+probabilities add up to the exact probability of a reply that starts with one of them.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Sequence
+from importlib.resources import files
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from discernment.errors import DataError, ModelError
+from discernment.models.batch import common_prefix, length_sorted_batches
+from discernment.models.prefix import fits_window, prefix_cache
+from discernment.policies.policy import Policy
+
+__all__ = ["OpeningTrie", "load_openings", "rejection_probability"]
+
+Node = tuple[int, ...]
+"""A place in the tree: the tokens that lead to it."""
+
+
+def load_openings(language: str = "en") -> list[str]:
+    """The built-in refusal openings of a language.
+
+    Raises:
+        DataError: If there are none for it.
+    """
+    by_language = yaml.safe_load(
+        files("discernment.policies").joinpath("openings.yaml").read_text(encoding="utf-8")
+    )
+    if language not in by_language:
+        raise DataError(f"There are no refusal openings for {language!r}; known: {', '.join(by_language)}.")
+    openings: list[str] = by_language[language]
+    return openings
+
+
+class OpeningTrie:
+    """Token sequences of openings as a tree.
+
+    An opening that extends another one is dropped, since the shorter one's mass holds the longer one's: the
+    remaining sequences are prefix-free, and their probabilities add up.
+
+    Args:
+        sequences: Token ids of each opening, none empty.
+
+    Attributes:
+        sequences: The prefix-free sequences, sorted.
+        nodes: The places from which an opening goes on, parents before children; the first is the root `()`.
+        leaves: `(index of the node, token)` for the last token of every sequence.
+
+    Raises:
+        DataError: If there is no opening or one is empty.
+    """
+
+    def __init__(self, sequences: Iterable[Sequence[int]]) -> None:
+        wanted = sorted({tuple(s) for s in sequences})
+        if not wanted or not wanted[0]:
+            raise DataError(
+                "The list of refusal openings is empty, or one of them has no tokens; mend the list."
+            )
+        self.sequences: list[Node] = []
+        for sequence in wanted:  # sorted, so a prefix comes right before what extends it
+            if not self.sequences or sequence[: len(self.sequences[-1])] != self.sequences[-1]:
+                self.sequences.append(sequence)
+        inner = {s[:depth] for s in self.sequences for depth in range(len(s))}
+        self.nodes = sorted(inner, key=lambda node: (len(node), node))
+        index = {node: n for n, node in enumerate(self.nodes)}
+        self.leaves = [(index[s[:-1]], s[-1]) for s in self.sequences]
+        self.parents = [index[node[:-1]] for node in self.nodes[1:]]
+
+    @classmethod
+    def from_openings(cls, openings: Sequence[str], tokenizer: Any) -> OpeningTrie:
+        """Tokenise openings the way a reply is tokenised at its start."""
+        return cls(tokenizer(opening, add_special_tokens=False)["input_ids"] for opening in openings)
+
+    def ancestors(self) -> Tensor:
+        """Which nodes each node but the root sees: itself and those that lead to it, `[nodes - 1, nodes - 1]`."""
+        sees = torch.eye(len(self.nodes) - 1, dtype=torch.bool)
+        for n, parent in enumerate(self.parents):
+            if parent > 0:
+                sees[n] |= sees[parent - 1]
+        return sees
+
+    def mass(self, logits: Tensor) -> Tensor:
+        """Probability mass of all openings.
+
+        Args:
+            logits: Next-token logits at every node, `[batch, nodes, vocabulary]`.
+
+        Returns:
+            `[batch]`, float64.
+        """
+        log_probabilities = torch.log_softmax(logits.float(), dim=-1)
+        # log-probability of reaching each node, built up from the root
+        reach = [torch.zeros(logits.shape[0], dtype=torch.float64, device=logits.device)]
+        for node, parent in zip(self.nodes[1:], self.parents, strict=True):
+            reach.append(reach[parent] + log_probabilities[:, parent, node[-1]].double())
+        at, token = (torch.tensor(x, device=logits.device) for x in zip(*self.leaves, strict=True))
+        leaves = torch.stack(reach, dim=1)[:, at] + log_probabilities[:, at, token].double()
+        return leaves.exp().sum(1)
+
+
+@torch.inference_mode()
+def rejection_probability(
+    policy: Policy,
+    prompts: Sequence[str],
+    openings: Sequence[str] | None = None,
+    *,
+    batch_size: int = 32,
+    progress: Callable[[int], None] | None = None,
+) -> list[float]:
+    """Probability that the reply to each prompt starts with one of the refusal openings.
+
+    The tree of openings is appended to the prompt under an attention mask in which each node sees the prompt and
+    the nodes that lead to it, and what all prompts have in common (the system message) is run only once: all
+    openings together cost about one forward pass over the prompts.
+
+    Args:
+        policy: The policy.
+        prompts: Texts without template.
+        openings: Refusal openings; the built-in English ones by default.
+        batch_size: Prompts a forward pass.
+        progress: Called with the number of prompts done after each batch.
+
+    Returns:
+        One probability a prompt, in order; exact up to rounding.
+
+    Raises:
+        DataError: If `openings` is empty.
+        ModelError: If the model gives logits that are not finite.
+    """
+    trie = OpeningTrie.from_openings(
+        openings if openings is not None else load_openings(), policy.chat.tokenizer
+    )
+    sequences = policy.encode(prompts)
+    measure = _tree_masses if _tree_fits(policy, sequences, trie) else _sequence_masses
+    masses = [0.0] * len(prompts)
+    batches = length_sorted_batches([len(s) for s in sequences], batch_size)
+    for rows, found in measure(policy, sequences, trie, list(batches)):
+        for row, value in zip(rows, found.tolist(), strict=True):
+            if not math.isfinite(value):
+                raise ModelError(
+                    f"{policy.name} gives logits that are not finite for the prompt {prompts[row][:60]!r}; load it "
+                    "with `dtype: float32`, or it has diverged in training."
+                )
+            masses[row] = value
+        if progress is not None:
+            progress(len(rows))
+    return masses
+
+
+def _tree_fits(policy: Policy, sequences: Sequence[Sequence[int]], trie: OpeningTrie) -> bool:
+    """Whether one forward pass over prompt and tree means the same as one pass an opening.
+
+    It does not where the policy has a decoding rule of its own, or where a sliding window would cut the prompt: the
+    tree lies behind the prompt as one stretch, which a window cannot tell from a long reply.
+    """
+    own_rule = type(policy).next_token_logits is not Policy.next_token_logits
+    longest = max(map(len, sequences), default=0) + len(trie.nodes)
+    return not own_rule and fits_window(policy.model, longest)
+
+
+def _tree_masses(
+    policy: Policy, sequences: Sequence[Sequence[int]], trie: OpeningTrie, batches: Iterable[list[int]]
+) -> Iterable[tuple[list[int], Tensor]]:
+    shared = common_prefix([s[:-1] for s in sequences])
+    beginning = prefix_cache(policy.model, policy.batch([shared])) if shared else None
+    if beginning is None:
+        shared = []
+    sees = trie.ancestors().to(policy.model.device)
+    tokens = torch.tensor([node[-1] for node in trie.nodes[1:]], dtype=torch.long, device=policy.model.device)
+    depths = torch.tensor(
+        [len(node) - 1 for node in trie.nodes[1:]], dtype=torch.long, device=policy.model.device
+    )
+    for rows in batches:
+        rest = policy.batch([sequences[r][len(shared) :] for r in rows])
+        cache = copy.deepcopy(beginning)
+        if cache is not None:
+            cache.batch_repeat_interleave(len(rows))
+        lengths = rest.attention_mask.sum(1, keepdim=True)
+        output = policy.model(
+            input_ids=torch.cat([rest.input_ids, tokens.expand(len(rows), -1)], dim=1),
+            attention_mask=_tree_mask(rest.attention_mask.bool(), sees, len(shared), policy.model.dtype),
+            position_ids=len(shared) + torch.cat([rest.position_ids, lengths + depths], dim=1),
+            past_key_values=cache,
+            use_cache=cache is not None,
+            logits_to_keep=len(trie.nodes),
+        )
+        yield rows, trie.mass(output.logits)
+
+
+def _tree_mask(rest: Tensor, sees: Tensor, shared: int, dtype: torch.dtype) -> Tensor:
+    """Additive attention mask, `[batch, 1, rest + nodes, shared + rest + nodes]`.
+
+    Args:
+        rest: True for the prompts' own tokens, padding on the left, `[batch, rest]`.
+        sees: Which nodes each node sees, `[nodes, nodes]`.
+        shared: Number of cached tokens that all prompts share.
+        dtype: The model's dtype.
+    """
+    batch, length = rest.shape
+    nodes = sees.shape[0]
+    allowed = torch.zeros(
+        batch, length + nodes, shared + length + nodes, dtype=torch.bool, device=rest.device
+    )
+    allowed[:, :, :shared] = True
+    prompt = allowed[:, :, shared : shared + length]
+    prompt[:, :length] = (
+        torch.ones(length, length, dtype=torch.bool, device=rest.device).tril() & rest[:, None, :]
+    )
+    prompt[:, length:] = rest[:, None, :]
+    allowed[:, length:, shared + length :] = sees
+    # A padding row that sees nothing would give NaN.
+    allowed[:, :, shared:].diagonal(dim1=1, dim2=2).fill_(True)
+    mask = torch.zeros(allowed.shape, dtype=dtype, device=rest.device)
+    return mask.masked_fill(~allowed, torch.finfo(dtype).min)[:, None]
+
+
+def _sequence_masses(
+    policy: Policy, sequences: Sequence[Sequence[int]], trie: OpeningTrie, batches: Iterable[list[int]]
+) -> Iterable[tuple[list[int], Tensor]]:
+    """Slower, for any policy: every prompt once with each node behind it."""
+    for rows in batches:
+        logits = [policy.next_token_logits([[*sequences[r], *node] for r in rows]) for node in trie.nodes]
+        yield rows, trie.mass(torch.stack(logits, dim=1))

@@ -1,0 +1,1 @@
+"""Intervals, tests and comparisons: numbers in, numbers out; knows no model and no file."""

@@ -1,0 +1,289 @@
+"""Intervals and tests over prompts: typed wrappers around scipy and statsmodels.
+
+The unit of chance is the prompt, or the cluster of prompts where some belong together (matched pairs, one wording
+frame): such prompts fall together, so the bootstrap draws whole clusters. Intervals are 95 % percentile intervals;
+with fewer than ten clusters they would be far too narrow, and the whole range of the statistic stands instead.
+None of them covers the chance of another training seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import bootstrap
+from statsmodels.stats.proportion import proportion_confint
+
+__all__ = [
+    "ANY_DIFFERENCE",
+    "ANY_RATE",
+    "FEWEST_CLUSTERS",
+    "RESAMPLES",
+    "Interval",
+    "bootstrap_auroc",
+    "bootstrap_groups",
+    "paired_bootstrap",
+    "percentile_bootstrap",
+    "weighted_auroc",
+    "wilson",
+]
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+Ids: TypeAlias = npt.NDArray[np.int64]
+
+LEVEL = 0.95
+RESAMPLES = 2000
+FEWEST_CLUSTERS = 10
+BATCH_ENTRIES = 1_000_000
+"""How many weights of one group are held at once."""
+
+
+class Interval(NamedTuple):
+    """A 95 % interval."""
+
+    low: float
+    high: float
+
+
+ANY_RATE = Interval(0.0, 1.0)
+ANY_DIFFERENCE = Interval(-1.0, 1.0)
+
+
+def wilson(successes: int, n: int) -> Interval | None:
+    """Wilson's score interval of a proportion; None if there is nothing to count (`n` is 0).
+
+    Raises:
+        ValueError: If `successes` is not between 0 and `n`.
+    """
+    if not 0 <= successes <= n:
+        raise ValueError(f"{successes} successes of {n} cannot be.")
+    if n == 0:
+        return None
+    low, high = proportion_confint(successes, n, alpha=1 - LEVEL, method="wilson")
+    rate = successes / n  # the interval holds it, but for rounding
+    return Interval(max(0.0, min(float(low), rate)), min(1.0, max(float(high), rate)))
+
+
+def paired_bootstrap(
+    a: npt.ArrayLike,
+    b: npt.ArrayLike,
+    *,
+    clusters: npt.ArrayLike | None = None,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    limits: Interval = ANY_DIFFERENCE,
+) -> Interval:
+    """Interval of mean(a) - mean(b), where entry i of both belongs to the same prompt.
+
+    Args:
+        a: Shape (n,).
+        b: Shape (n,).
+        clusters: Shape (n,): which cluster each prompt belongs to; without it, each is its own.
+        seed: Fixes the resamples.
+        resamples: How many.
+        limits: The interval if there are fewer than ten clusters.
+
+    Raises:
+        ValueError: If there is no prompt, or the shapes differ.
+    """
+    difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
+    ids = _cluster_ids(clusters, len(difference))
+    if difference.shape != ids.shape or difference.size == 0:
+        raise ValueError(
+            f"Two rows of equal, positive length are needed, not {np.shape(a)} and {np.shape(b)}."
+        )
+    size = np.bincount(ids).astype(np.float64)
+    if len(size) < FEWEST_CLUSTERS:
+        return limits
+    total = np.bincount(ids, weights=difference)
+
+    def mean(total: Floats, size: Floats, axis: int) -> Floats:
+        return np.asarray(total.sum(axis=axis) / size.sum(axis=axis))
+
+    return percentile_bootstrap((total, size), mean, seed, resamples, paired=True)[0]
+
+
+WeightedStatistic: TypeAlias = Callable[[Floats, Floats], Floats]
+"""From weights of shape (resamples, n_toxic) and (resamples, n_harmless) to (resamples,) or (k, resamples)."""
+
+
+def bootstrap_groups(
+    statistic: WeightedStatistic,
+    n_toxic: int,
+    n_harmless: int,
+    limits: Sequence[Interval],
+    *,
+    toxic_clusters: npt.ArrayLike | None = None,
+    harmless_clusters: npt.ArrayLike | None = None,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> list[Interval]:
+    """Intervals of a statistic of two groups of prompts.
+
+    A resample is handed over as weights: how often each prompt was drawn. Without clusters the two groups are
+    drawn separately. A cluster id that stands in both groups (a matched pair) is drawn as one, so that its
+    prompts stay together; clusters of toxic prompts only, of harmless ones only, and of both are three strata.
+
+    Args:
+        statistic: The statistic, or k of them, of all resamples at once.
+        n_toxic: Number of toxic prompts.
+        n_harmless: Number of the others.
+        limits: The intervals if a group has fewer than ten clusters.
+        toxic_clusters: Shape (n_toxic,): cluster ids; give both or neither.
+        harmless_clusters: Shape (n_harmless,): cluster ids, of the same numbering.
+        seed: Fixes the resamples.
+        resamples: How many.
+
+    Returns:
+        One interval for each statistic.
+
+    Raises:
+        ValueError: If a group has no prompt, or cluster ids are missing or surplus.
+    """
+    if min(n_toxic, n_harmless) == 0:
+        raise ValueError(
+            f"Both groups need prompts, there are {n_toxic} toxic and {n_harmless} harmless ones."
+        )
+    if (toxic_clusters is None) != (harmless_clusters is None):
+        raise ValueError("Cluster ids are needed for both groups or for neither.")
+    given = None if toxic_clusters is None else np.concatenate([toxic_clusters, harmless_clusters])
+    ids = _cluster_ids(given, n_toxic + n_harmless)
+    if len(ids) != n_toxic + n_harmless:
+        raise ValueError(f"There are {len(ids)} cluster ids for {n_toxic + n_harmless} prompts.")
+    toxic_ids, harmless_ids = ids[:n_toxic], ids[n_toxic:]
+    if min(len(np.unique(toxic_ids)), len(np.unique(harmless_ids))) < FEWEST_CLUSTERS:
+        return list(limits)
+
+    clusters = np.arange(ids.max() + 1)
+    in_toxic, in_harmless = np.isin(clusters, toxic_ids), np.isin(clusters, harmless_ids)
+    kinds = (
+        clusters[in_toxic & ~in_harmless],
+        clusters[in_harmless & ~in_toxic],
+        clusters[in_toxic & in_harmless],
+    )
+    strata = [
+        members for members in kinds if len(members) > 1
+    ]  # a cluster alone in its stratum is always drawn
+
+    def weighted(*drawn: Ids, axis: int) -> Floats:
+        assert axis == -1
+        counts = np.ones((len(drawn[0]), len(clusters)))
+        for members, ids_drawn in zip(strata, drawn, strict=True):
+            counts[:, members] = _counts(ids_drawn, len(clusters))[:, members]
+        return statistic(counts[:, toxic_ids], counts[:, harmless_ids])
+
+    batch = max(1, BATCH_ENTRIES // max(n_toxic, n_harmless))
+    return percentile_bootstrap(strata, weighted, seed, resamples, batch=batch)
+
+
+def weighted_auroc(high: Floats, low: Floats) -> WeightedStatistic:
+    """The AUROC of two groups of scores, for weights that say how often each was drawn; ties count half.
+
+    Args:
+        high: Scores that should be higher, shape (n_high,).
+        low: Scores that should be lower, shape (n_low,).
+
+    Returns:
+        A function of weights, shapes (resamples, n_high) and (resamples, n_low), to AUROCs, shape (resamples,).
+    """
+    order = np.argsort(low, kind="stable")
+    below = np.searchsorted(low[order], high, side="left")
+    not_above = np.searchsorted(low[order], high, side="right")
+
+    def auroc(high_weights: Floats, low_weights: Floats) -> Floats:
+        cumulated = np.cumsum(low_weights[:, order], axis=1)
+        cumulated = np.pad(cumulated, ((0, 0), (1, 0)))
+        wins = (high_weights * (cumulated[:, below] + cumulated[:, not_above]) / 2).sum(axis=1)
+        return np.asarray(wins / high_weights.sum(axis=1) / cumulated[:, -1])
+
+    return auroc
+
+
+def bootstrap_auroc(
+    toxic: npt.ArrayLike,
+    harmless: npt.ArrayLike,
+    *,
+    toxic_clusters: npt.ArrayLike | None = None,
+    harmless_clusters: npt.ArrayLike | None = None,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Interval:
+    """Interval of the probability that a random toxic prompt scores higher than a random harmless one.
+
+    Args:
+        toxic: Scores, shape (n_toxic,).
+        harmless: Scores, shape (n_harmless,).
+        toxic_clusters: As in `bootstrap_groups`.
+        harmless_clusters: As in `bootstrap_groups`.
+        seed: Fixes the resamples.
+        resamples: How many.
+
+    Returns:
+        The interval; (0, 1) if a group has fewer than ten clusters.
+
+    Raises:
+        ValueError: As `bootstrap_groups`.
+    """
+    high, low = np.asarray(toxic, dtype=np.float64), np.asarray(harmless, dtype=np.float64)
+    return bootstrap_groups(
+        weighted_auroc(high, low),
+        len(high),
+        len(low),
+        [ANY_RATE],
+        toxic_clusters=toxic_clusters,
+        harmless_clusters=harmless_clusters,
+        seed=seed,
+        resamples=resamples,
+    )[0]
+
+
+def _cluster_ids(clusters: npt.ArrayLike | None, n: int) -> Ids:
+    """Cluster ids as 0, 1, 2, ..."""
+    if clusters is None:
+        return np.arange(n)
+    return np.asarray(np.unique(np.asarray(clusters), return_inverse=True)[1], dtype=np.int64)
+
+
+def _counts(drawn: Ids, n: int) -> Floats:
+    """How often each of 0 ... n-1 stands in each row of `drawn`; shape (rows, n)."""
+    rows = len(drawn)
+    flat = drawn + n * np.arange(rows)[:, None]
+    return np.bincount(flat.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64)
+
+
+def percentile_bootstrap(
+    data: Sequence[npt.NDArray[Any]],
+    statistic: Callable[..., Floats],
+    seed: int,
+    resamples: int,
+    *,
+    paired: bool = False,
+    batch: int | None = None,
+) -> list[Interval]:
+    """Percentile intervals of one or several statistics of resampled data, as `scipy.stats.bootstrap` takes them.
+
+    Args:
+        data: The samples that are drawn from.
+        statistic: Of the resampled data and an `axis`, shape (resamples,) or (k, resamples).
+        seed: Fixes the resamples.
+        resamples: How many.
+        paired: Draw the same places from all samples.
+        batch: How many resamples are held at once.
+    """
+    interval = bootstrap(
+        tuple(data),
+        statistic,
+        n_resamples=resamples,
+        batch=batch,
+        vectorized=True,
+        paired=paired,
+        confidence_level=LEVEL,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return [
+        Interval(float(low), float(high))
+        for low, high in zip(np.atleast_1d(interval.low), np.atleast_1d(interval.high), strict=True)
+    ]

@@ -1,0 +1,198 @@
+"""Who writes and moderates prompts: a model behind an OpenAI-compatible address, or a local policy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import cached_property
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from discernment.files import content_hash
+from discernment.judges.endpoint import encodable, failure_in_words, open_client
+
+if TYPE_CHECKING:
+    from discernment.models.model_spec import ModelSpec
+    from discernment.policies.policy import Policy
+
+__all__ = ["Answer", "ChatModel", "EndpointModel", "PolicyModel", "Sampling"]
+
+
+class Sampling(NamedTuple):
+    """How answers are drawn; at temperature 0 the likeliest token is taken."""
+
+    temperature: float
+    max_tokens: int
+    seed: int = 0
+
+
+class Answer(NamedTuple):
+    """What a model answered.
+
+    Attributes:
+        text: The answer; empty where the model refused through the endpoint's own means.
+        finished: Whether it ended by itself, not at the token cap or at a filter.
+        failure: Why there is no answer at all; None where there is one.
+    """
+
+    text: str
+    finished: bool = True
+    failure: str | None = None
+
+
+class ChatModel(Protocol):
+    """Answers questions; add another by giving it these three members."""
+
+    @property
+    def name(self) -> str:
+        """What to call it in files."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever the model could answer otherwise; answers are kept under it."""
+
+    def ask(self, questions: Sequence[str], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
+        """Yield `(position of the question, answer)` as the answers come, in any order."""
+
+
+class EndpointModel:
+    """A model behind an OpenAI-compatible address.
+
+    Args:
+        model: Its name at the endpoint.
+        base_url: The endpoint; OpenAI's own, or `OPENAI_BASE_URL`, without one.
+        api_key: The key; `OPENAI_API_KEY` without one.
+        concurrency: Questions asked at once.
+        retries: How often a failed question is repeated, with growing pauses of random length.
+        timeout: Seconds without a byte before an attempt fails.
+
+    Raises:
+        RecipeError: If the extra `judges` is not installed, or there is no key.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        concurrency: int = 8,
+        retries: int = 5,
+        timeout: float = 120.0,
+    ) -> None:
+        self.name = model
+        self.base_url = base_url
+        self.concurrency = concurrency
+        self._client = open_client(base_url, api_key, retries, timeout)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the model's name and the endpoint."""
+        return content_hash(["endpoint", self.name, self.base_url])
+
+    def ask(self, questions: Sequence[str], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
+        """Yield the answers as they come."""
+        pool = ThreadPoolExecutor(max_workers=self.concurrency)
+        try:
+            running = {pool.submit(self._answer, text, sampling): n for n, text in enumerate(questions)}
+            for future in as_completed(running):
+                yield running[future], future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)  # after Ctrl-C, no question that has not begun
+
+    def _answer(self, question: str, sampling: Sampling) -> Answer:
+        create: Any = self._client.chat.completions.create
+        try:
+            choice = create(
+                model=self.name,
+                messages=[{"role": "user", "content": encodable(question)}],
+                temperature=sampling.temperature,
+                max_tokens=sampling.max_tokens,
+            ).choices[0]
+            refused = choice.message.refusal is not None
+            text = "" if refused else str(choice.message.content or "")
+            return Answer(encodable(text), finished=choice.finish_reason == "stop")
+        except Exception as error:  # whatever an endpoint does, the other questions go on
+            return Answer("", failure=failure_in_words(error))
+
+
+class PolicyModel:
+    """A local policy.
+
+    Args:
+        policy: The policy.
+        fingerprint: What answers are kept under; it must change with the model.
+        batch_size: Questions answered side by side.
+    """
+
+    def __init__(self, policy: Policy, fingerprint: str, *, batch_size: int = 8) -> None:
+        self.policy = policy
+        self.batch_size = batch_size
+        self._fingerprint = fingerprint
+
+    @classmethod
+    def load(cls, spec: ModelSpec, *, batch_size: int = 8) -> PolicyModel:
+        """Load a policy to write or moderate prompts.
+
+        Raises:
+            ModelError: If it cannot be loaded.
+        """
+        from discernment.models.loading import model_fingerprint
+        from discernment.policies.policy import Policy
+
+        return cls(Policy.load(spec), model_fingerprint(spec), batch_size=batch_size)
+
+    @property
+    def name(self) -> str:
+        """The policy's name."""
+        return self.policy.name
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes with the model and the batch size, which decides what is drawn."""
+        return content_hash(["policy", self._fingerprint, self.batch_size])
+
+    def ask(self, questions: Sequence[str], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
+        """Yield the answers batch by batch; what is drawn depends on the batch and the seed alone."""
+        for start in range(0, len(questions), self.batch_size):
+            batch = questions[start : start + self.batch_size]
+            sequences = self.policy.encode(batch)
+            if sampling.temperature == 0:
+                replies = self.policy.generate(sequences, sampling.max_tokens)
+                answers = [Answer(reply.text, reply.finished) for reply in replies]
+            else:
+                seed = int(content_hash([sampling.seed, *batch])[:8], 16)
+                answers = _sample(self.policy, sequences, sampling._replace(seed=seed))
+            yield from enumerate(answers, start)
+
+
+def _sample(policy: Policy, sequences: Sequence[Sequence[int]], sampling: Sampling) -> list[Answer]:
+    """Replies drawn from the whole distribution; the caller's random state is left as it was."""
+    import torch
+    from transformers import GenerationConfig
+
+    tokenizer = policy.chat.tokenizer
+    own = getattr(policy.model.generation_config, "eos_token_id", None)
+    known = {policy.chat.end_of_turn, tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])}
+    ends = sorted(token for token in known if token is not None)
+    config = GenerationConfig(
+        do_sample=True,
+        temperature=sampling.temperature,
+        top_k=0,
+        top_p=1.0,
+        repetition_penalty=1.0,
+        max_new_tokens=sampling.max_tokens,
+        eos_token_id=ends,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    batch = policy.batch(sequences)
+    generate: Any = policy.model.generate
+    with torch.inference_mode(), torch.random.fork_rng():
+        torch.manual_seed(sampling.seed)
+        output = generate(**batch._asdict(), generation_config=config)
+    answers = []
+    for row in output[:, batch.input_ids.shape[1] :].tolist():
+        reply = list(takewhile(lambda token: token not in ends, row))
+        text = str(tokenizer.decode(reply, skip_special_tokens=True)).strip()
+        answers.append(Answer(text, finished=len(reply) < len(row)))
+    return answers

@@ -1,0 +1,73 @@
+"""Low-rank adapters (LoRA, Hu et al. 2021, arXiv 2106.09685): put on, and kept as PEFT writes them.
+
+Names in the adapter are those of the whole model, also where only a part of it was trained, so that plain `peft`
+loads it onto the model that the stage started from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from pydantic import BaseModel, ConfigDict, Field
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from discernment.models.layers import LayerList
+
+__all__ = ["LoraOptions", "add_adapter", "keep_adapter"]
+
+LINEAR = (torch.nn.Linear, Conv1D)
+
+
+class LoraOptions(BaseModel):
+    """Low-rank adapters on every linear layer that the stage trains."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32.0, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    keep: Literal["adapter", "merged", "both"] = Field(
+        "both", description="What the stage leaves: the adapter, the model that it is merged into, or both."
+    )
+
+
+def add_adapter(
+    network: PreTrainedModel, layers: LayerList, numbers: Iterable[int], options: LoraOptions
+) -> PeftModel:
+    """Put an adapter on all linear modules of some layers; nothing else is trained any more.
+
+    Args:
+        network: The whole model, perhaps with its last layers cut off; its modules are replaced in place.
+        layers: Its layers.
+        numbers: Which of them, counted from 1.
+        options: The adapter's size.
+    """
+    targets = [
+        f"{layers.path}.{number - 1}.{name}"
+        for number in numbers
+        for name, module in layers.layers[number - 1].named_modules()
+        if isinstance(module, LINEAR)
+    ]
+    config = LoraConfig(
+        r=options.rank,
+        lora_alpha=options.alpha,
+        lora_dropout=options.dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+    )
+    wrapped = get_peft_model(network, config)
+    assert isinstance(wrapped, PeftModel)
+    return wrapped
+
+
+def keep_adapter(wrapped: Any, options: LoraOptions, out: Path) -> PreTrainedModel:
+    """Write the adapter to `out/adapter` where it is to be kept, and fold it into the model."""
+    if options.keep != "merged":
+        wrapped.save_pretrained(out / "adapter")
+    merged: PreTrainedModel = wrapped.merge_and_unload()
+    return merged

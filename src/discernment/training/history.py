@@ -1,0 +1,123 @@
+"""What a training stage tells while it trains: its numbers in a file, a bar, and whether it goes on."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from transformers import (
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from discernment.errors import TrainingError
+from discernment.files import append_json_lines, read_json_lines, write_json_lines
+
+__all__ = ["HistoryCallback", "StopWithoutImprovement", "show_progress"]
+
+
+class HistoryCallback(TrainerCallback):
+    """Writes every logged number to a JSON-lines file, and stops the stage when the loss is not finite.
+
+    Args:
+        path: The file. Rows that lie after the step that the stage resumes from are dropped.
+        rename: What the trainer's names are called in the file; other names are left out.
+    """
+
+    def __init__(self, path: Path, rename: dict[str, str]) -> None:
+        self.path = path
+        self.rename = rename
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Drop what an interrupted attempt wrote beyond its last checkpoint."""
+        known = [r for _, r in read_json_lines(self.path, allow_torn_end=True)] if self.path.exists() else []
+        write_json_lines(self.path, [row for row in known if row["step"] <= state.global_step])
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write the numbers of one step."""
+        found = {self.rename[name]: value for name, value in (logs or {}).items() if name in self.rename}
+        bad = [name for name, value in found.items() if not math.isfinite(value)]
+        if bad:
+            raise TrainingError(
+                f"The {bad[0]} is {found[bad[0]]} at step {state.global_step}; lower the learning rate or look for "
+                "broken rows in the training data."
+            )
+        if found:
+            append_json_lines(self.path, [{"step": state.global_step, **found}])
+
+
+class QuietProgress(ProgressCallback):
+    """The trainer's progress bar, with the loss beside it instead of a printed line a step."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Show the loss."""
+        bar: Any = self.training_bar
+        if bar is not None and "loss" in (logs or {}):
+            bar.set_postfix_str(f"loss {float(logs['loss']):.3f}")
+
+
+class StopWithoutImprovement(TrainerCallback):
+    """Stops when a validation number has not improved for a while.
+
+    It is decided from the trainer's log alone, so that a resumed stage stops where an uninterrupted one would.
+
+    Args:
+        metric: The number's name in the log.
+        greater_is_better: Which way is up.
+        patience: Looks without improvement before the stage stops.
+    """
+
+    def __init__(self, metric: str, *, greater_is_better: bool, patience: int) -> None:
+        self.metric = metric
+        self.sign = 1.0 if greater_is_better else -1.0
+        self.patience = patience
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """The checkpoint that is resumed from may be the last one already."""
+        control.should_training_stop = self._is_over(state)
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Stop after the look that was one too many."""
+        control.should_training_stop = control.should_training_stop or self._is_over(state)
+
+    def _is_over(self, state: TrainerState) -> bool:
+        # What the model was before the first step is no candidate: that would be no stage at all.
+        looks = [
+            self.sign * row[self.metric]
+            for row in state.log_history
+            if self.metric in row and row["step"] > 0
+        ]
+        return bool(looks) and len(looks) - 1 - looks.index(max(looks)) >= self.patience
+
+
+def show_progress(trainer: Trainer) -> None:
+    """Replace the trainer's own reporting by a bar."""
+    for chatty in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(chatty)
+    trainer.add_callback(QuietProgress())

@@ -1,0 +1,79 @@
+"""Options of the optimizer, which all training stages share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from discernment.training.adapters import LoraOptions
+
+__all__ = ["OptimizerOptions", "trainer_arguments"]
+
+
+class OptimizerOptions(BaseModel):
+    """Options of the optimizer and its schedule (AdamW)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    learning_rate: float = Field(gt=0)
+    batch_size: int = Field(ge=1, description="Prompts a step on each device.")
+    gradient_accumulation: int = Field(1, ge=1)
+    warmup: float = Field(
+        0.1, ge=0, lt=1, description="Share of the steps over which the learning rate rises."
+    )
+    schedule: Literal["linear", "cosine", "constant_with_warmup"] = "cosine"
+    weight_decay: float = Field(0.0, ge=0)
+    max_gradient_norm: float = Field(1.0, gt=0)
+    gradient_checkpointing: bool = False
+    lora: LoraOptions | None = Field(None, description="Train adapters instead of all parameters.")
+    checkpoint_every: int | None = Field(
+        None,
+        ge=1,
+        description="Steps between checkpoints, from which an interrupted stage goes on; a stage that stops by a "
+        "validation number has one at each look anyway.",
+    )
+    seed: int = 0
+
+
+def trainer_arguments(
+    options: OptimizerOptions, out: Path, steps: int, device: torch.device, *, mixed: bool
+) -> dict[str, Any]:
+    """Keyword arguments for `TrainingArguments` that both stages share.
+
+    Args:
+        options: The optimizer's options.
+        out: The stage's directory; checkpoints go to `out/checkpoints`.
+        steps: Number of optimizer steps, for the warm-up.
+        device: Where to train.
+        mixed: Compute in bfloat16 while the weights stay in float32.
+    """
+    return {
+        "output_dir": str(out / "checkpoints"),
+        "learning_rate": options.learning_rate,
+        "per_device_train_batch_size": options.batch_size,
+        "per_device_eval_batch_size": options.batch_size,
+        "gradient_accumulation_steps": options.gradient_accumulation,
+        "warmup_steps": round(options.warmup * steps),
+        "lr_scheduler_type": options.schedule,
+        "weight_decay": options.weight_decay,
+        "max_grad_norm": options.max_gradient_norm,
+        "gradient_checkpointing": options.gradient_checkpointing,
+        "optim": "adamw_torch_fused",
+        "seed": options.seed,
+        "data_seed": options.seed,
+        "save_strategy": "steps" if options.checkpoint_every else "no",
+        "save_steps": options.checkpoint_every or 500,
+        "save_total_limit": 2,
+        "logging_steps": 1,
+        # The filter would replace a NaN loss by the recent mean; a diverged stage must be seen.
+        "logging_nan_inf_filter": False,
+        "report_to": os.environ.get("DISCERNMENT_REPORT_TO", "none"),
+        "dataloader_pin_memory": False,
+        "remove_unused_columns": False,
+        "bf16": mixed,
+        "use_cpu": device.type == "cpu",
+    }

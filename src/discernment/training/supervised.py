@@ -1,0 +1,207 @@
+"""Stage 2: supervised safety fine-tuning (STL; Bianchi et al. 2023, arXiv 2309.07875).
+
+The model learns general instructions with their answers and a few toxic prompts with safe refusals. The loss is
+taken on the reply only.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from pydantic import Field
+from transformers import PreTrainedModel
+from transformers.trainer_pt_utils import get_length_grouped_indices
+from trl import SFTConfig, SFTTrainer
+
+from discernment.cost import StageCost
+from discernment.diagnosis.dynamics import DynamicsCallback, DynamicsOptions
+from discernment.errors import TrainingError
+from discernment.models.chat import ChatFormat
+from discernment.models.layers import find_layers
+from discernment.models.loading import choose_device, load_chat, load_model, trains_mixed
+from discernment.models.model_spec import ModelSpec
+from discernment.policies.policy import Policy
+from discernment.prompts import PromptSet
+from discernment.training.adapters import add_adapter, keep_adapter
+from discernment.training.checkpoints import latest_checkpoint
+from discernment.training.history import HistoryCallback, show_progress
+from discernment.training.options import OptimizerOptions, trainer_arguments
+from discernment.training.sampler import EpochSampler
+
+__all__ = ["AlignOptions", "align", "encode_examples"]
+
+HISTORY = {"loss": "loss", "eval_loss": "validation_loss", "learning_rate": "learning_rate"}
+
+
+class AlignOptions(OptimizerOptions):
+    """Options of stage 2."""
+
+    learning_rate: float = Field(1e-4, gt=0)
+    batch_size: int = Field(8, ge=1)
+    epochs: float = Field(1.0, gt=0)
+    max_length: int = Field(
+        512, ge=8, description="Tokens of prompt and reply; longer examples are cut at the end."
+    )
+    frozen_layers: int | None = Field(
+        None,
+        ge=0,
+        description="Keep so many of the first layers as they are; without a number, `dcr` keeps those of stage 1 and "
+        "other methods none.",
+    )
+    train_embeddings: bool | None = Field(
+        None,
+        description="Also train the token embeddings and the head; by default where no layer is held, since embeddings "
+        "that move would move the states of held layers too.",
+    )
+
+    @property
+    def held(self) -> int:
+        """Number of the first layers that are kept as they are."""
+        return self.frozen_layers or 0
+
+    @property
+    def moves_embeddings(self) -> bool:
+        """Whether the embeddings and the head are trained, where there are no adapters."""
+        return self.held == 0 if self.train_embeddings is None else self.train_embeddings
+
+    def trains_nothing(self, depth: int) -> bool:
+        """Whether all is held in a model of so many layers."""
+        return self.held == depth and (self.lora is not None or not self.moves_embeddings)
+
+
+class SupervisedTrainer(SFTTrainer):
+    """`SFTTrainer` with batches of similar length whose order depends on seed and epoch alone."""
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> EpochSampler:
+        rows = train_dataset if train_dataset is not None else self.train_dataset
+        lengths = [len(ids) for ids in rows["input_ids"]]
+
+        def order(generator: torch.Generator) -> list[int]:
+            return list(get_length_grouped_indices(lengths, self.args.train_batch_size, generator=generator))
+
+        return EpochSampler(order, len(lengths), self.args.seed)
+
+
+def align(
+    model: ModelSpec,
+    examples: PromptSet,
+    options: AlignOptions,
+    out: Path,
+    validation: PromptSet | None = None,
+    probes: PromptSet | None = None,
+    dynamics: DynamicsOptions | None = None,
+) -> StageCost:
+    """Fine-tune `model` on prompts with replies and save it to `out/model`.
+
+    An interrupted call goes on from its last whole checkpoint, where `options.checkpoint_every` is set.
+
+    Args:
+        model: The model to start from.
+        examples: Prompts, all with a response.
+        options: How to train.
+        out: The stage's directory; gets `model/` and `history.jsonl`.
+        validation: Prompts with responses whose loss is logged once an epoch.
+        probes: Prompts that are watched through the training; `out` then gets `dynamics.jsonl`.
+        dynamics: How they are watched.
+
+    Raises:
+        TrainingError: If an example has no response, nothing is left to learn from, or the loss is not finite.
+        ModelError: If the model cannot be loaded.
+        DataError: If no prompt among the probes is toxic.
+    """
+    chat = load_chat(model)
+    network = load_model(model, training=True)
+    torch.manual_seed(options.seed)  # adapters start from random numbers
+    rows = encode_examples(examples, chat, options.max_length)
+    steps = max(1, round(options.epochs * len(rows) / (options.batch_size * options.gradient_accumulation)))
+    trainer = SupervisedTrainer(
+        model=_choose_parameters(network, model, options),
+        args=SFTConfig(
+            **trainer_arguments(options, out, steps, choose_device(model), mixed=trains_mixed(model)),
+            num_train_epochs=options.epochs,
+            max_length=options.max_length,
+            completion_only_loss=True,
+            eval_strategy="epoch" if validation is not None else "no",
+        ),
+        train_dataset=rows,
+        eval_dataset=None if validation is None else encode_examples(validation, chat, options.max_length),
+        processing_class=chat.tokenizer,
+        callbacks=[HistoryCallback(out / "history.jsonl", HISTORY)],
+    )
+    show_progress(trainer)
+    looks = None
+    if probes is not None:
+        looks = DynamicsCallback(Policy(network, chat, model.model), probes, out, dynamics)
+        trainer.add_callback(looks)
+    checkpoint = latest_checkpoint(out)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trained = trainer.accelerator.unwrap_model(trainer.model)
+    if options.lora is not None:
+        trained = keep_adapter(trained, options.lora, out)
+    trained.save_pretrained(out / "model")
+    chat.tokenizer.save_pretrained(out / "model")
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    seen = sum(len(ids) for ids in rows["input_ids"])
+    return StageCost(
+        steps=trainer.state.global_step,
+        tokens=round(seen * options.epochs),
+        notes={} if looks is None else {"look_seconds": round(looks.seconds, 2)},
+    )
+
+
+def encode_examples(examples: PromptSet, chat: ChatFormat, max_length: int) -> Dataset:
+    """Token ids with a mask that is 1 on the reply.
+
+    Args:
+        examples: Prompts with responses.
+        chat: The model's chat format; the same one renders the prompts in the evaluation.
+        max_length: Tokens of prompt and reply together.
+
+    Returns:
+        Columns `input_ids` and `completion_mask`, one row an example, in order.
+
+    Raises:
+        TrainingError: If a prompt has no response, or fills `max_length` alone.
+    """
+    rows: list[dict[str, Any]] = []
+    for example in examples:
+        if not example.response:
+            raise TrainingError(
+                f"The prompt {example.id!r} of {examples.provenance.name} has no response to train on; "
+                "choose sets with responses for the alignment."
+            )
+        prompt, reply = chat.encode(example.text), chat.encode_reply(example.response)
+        if len(prompt) >= max_length:
+            raise TrainingError(
+                f"The prompt {example.id!r} has {len(prompt)} tokens and leaves no room for its reply; "
+                f"raise max_length (now {max_length}) or leave it out."
+            )
+        ids = (prompt + reply)[:max_length]
+        rows.append({"input_ids": ids, "completion_mask": [0] * len(prompt) + [1] * (len(ids) - len(prompt))})
+    if not rows:
+        raise TrainingError(f"{examples.provenance.name} has no example to train on.")
+    return Dataset.from_list(rows)
+
+
+def _choose_parameters(
+    network: PreTrainedModel, spec: ModelSpec, options: AlignOptions
+) -> PreTrainedModel | PeftModel:
+    layers = find_layers(network, spec.layers)
+    if options.held:
+        layers.check(options.held)
+    if options.trains_nothing(len(layers.layers)):
+        raise TrainingError(f"`frozen_layers: {options.held}` leaves nothing to train; freeze fewer layers.")
+    if options.lora is not None:
+        return add_adapter(network, layers, range(options.held + 1, len(layers.layers) + 1), options.lora)
+    network.requires_grad_(True)
+    layers.layers[: options.held].requires_grad_(False)
+    if not options.moves_embeddings:
+        for embedding in (network.get_input_embeddings(), network.get_output_embeddings()):
+            if embedding is not None:
+                embedding.requires_grad_(False)
+    return network

@@ -1,0 +1,90 @@
+"""The contrastive losses against hand-worked values."""
+
+import math
+
+import pytest
+import torch
+
+from discernment.training.losses import ContrastiveLoss, LossOptions, pool
+
+# Two labels, unit vectors in the plane at 0, 60 degrees (label 0) and 90 degrees (label 1).
+ANGLES = [0.0, 60.0, 90.0]
+STATES = torch.tensor([[math.cos(math.radians(a)), math.sin(math.radians(a))] for a in ANGLES])
+LABELS = torch.tensor([0, 0, 1])
+COS60, COS30, COS90 = 0.5, math.sqrt(3) / 2, 0.0
+
+
+def softplus(x):
+    return math.log1p(math.exp(x))
+
+
+def test_circle_per_anchor_by_hand():
+    m, gamma = 0.25, 2.0
+    # Sun et al. 2020, eq. 6: a_p = [1 + m - s_p]+, a_n = [s_n + m]+, margins 1 - m and m.
+    positive = -gamma * (1 + m - COS60) * (COS60 - (1 - m))
+    near = gamma * (COS30 + m) * (COS30 - m)
+    far = gamma * (COS90 + m) * (COS90 - m)
+    first = softplus(positive + far)  # anchor at 0 degrees: positive at 60, negative at 90
+    second = softplus(positive + near)  # anchor at 60 degrees: positive at 0, negative at 30 apart
+    # The third anchor has no positive and does not count.
+    expected = (first + second) / 2
+    loss = ContrastiveLoss(LossOptions(name="circle", margin=m, gamma=gamma, centre=False))
+    assert loss(STATES, LABELS).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_circle_global_by_hand():
+    m, gamma = 0.25, 2.0
+    positive = -gamma * (1 + m - COS60) * (COS60 - (1 - m))
+    negatives = [gamma * (c + m) * (c - m) for c in (COS30, COS90)]
+    expected = softplus(math.log(sum(map(math.exp, negatives))) + positive)
+    loss = ContrastiveLoss(
+        LossOptions(name="circle", margin=m, gamma=gamma, centre=False, reduction="global")
+    )
+    assert loss(STATES, LABELS).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_supcon_by_hand():
+    t = 0.5
+    anchors = []
+    for positive, others in ((COS60, [COS60, COS90]), (COS60, [COS60, COS30])):
+        anchors.append(-(positive / t - math.log(sum(math.exp(c / t) for c in others))))
+    loss = ContrastiveLoss(LossOptions(name="supcon", temperature=t, centre=False))
+    assert loss(STATES, LABELS).item() == pytest.approx(sum(anchors) / 2, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["circle", "supcon", "ntxent", "triplet"])
+@pytest.mark.parametrize("reduction", ["per_anchor", "global"])
+def test_a_step_down_the_gradient_takes_the_labels_apart(name, reduction):
+    generator = torch.Generator().manual_seed(3)
+    states = torch.randn(16, 8, generator=generator) + 4.0
+    labels = torch.tensor([0, 1] * 8)
+    states.requires_grad_(True)
+    loss = ContrastiveLoss(LossOptions(name=name, reduction=reduction, gamma=8.0))
+
+    def cross(x):
+        unit = torch.nn.functional.normalize(x - x.mean(0), dim=-1)
+        return float((unit[labels == 0] @ unit[labels == 1].T).mean())
+
+    before = cross(states.detach())
+    value = loss(states, labels)
+    value.backward()
+    assert states.grad.abs().sum() > 0
+    assert cross(states.detach() - 0.5 * states.grad / states.grad.norm(dim=-1, keepdim=True)) < before
+
+
+def test_one_label_only_gives_no_gradient():
+    states = torch.randn(4, 3, requires_grad=True)
+    for name in ("circle", "supcon", "ntxent", "triplet"):
+        loss = ContrastiveLoss(LossOptions(name=name))(states, torch.zeros(4, dtype=torch.long))
+        assert loss.item() == 0
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_pooling_ignores_padding(side):
+    tokens = torch.tensor([[1.0, 2.0], [3.0, 6.0]])
+    padding = torch.full((2, 2), 99.0)
+    rows = [tokens, padding] if side == "right" else [padding, tokens]
+    hidden = torch.cat(rows)[None]
+    mask = torch.tensor([[1, 1, 0, 0] if side == "right" else [0, 0, 1, 1]])
+    assert pool(hidden, mask, "last").tolist() == [[3.0, 6.0]]
+    assert pool(hidden, mask, "mean").tolist() == [[2.0, 4.0]]

@@ -1,0 +1,241 @@
+"""Stage 1 on tiny models: what it changes, what it leaves alone, and that it goes on where it was."""
+
+import json
+
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+from discernment.diagnosis.separability import layer_states, recommend_layer, separability
+from discernment.errors import DataError, ModelError, TrainingError
+from discernment.files import read_json, read_json_lines, write_json
+from discernment.models.model_spec import ModelSpec
+from discernment.policies.policy import Policy
+from discernment.prompts import Label, PromptSet
+from discernment.training import contrastive as trainer_module
+from discernment.training.adapters import LoraOptions
+from discernment.training.contrastive import RefineOptions, refine, retention
+from tiny import make_benign, make_prompts
+
+OPTIONS = {
+    "layer": 2,
+    "steps": 6,
+    "batch_size": 8,
+    "learning_rate": 1e-3,
+    "evaluate_every": 2,
+    "stopping": "none",
+}
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def history(out):
+    return [row for _, row in read_json_lines(out / "history.jsonl")]
+
+
+@pytest.mark.parametrize("lora", [None, LoraOptions(rank=4)], ids=["full", "lora"])
+def test_layers_up_to_l_learn_and_the_tail_stays_byte_for_byte(model_folder, tmp_path, lora):
+    base = model_folder("qwen2", tie_word_embeddings=True)
+    out = tmp_path / "out"
+    cost = refine(
+        ModelSpec(model=str(base)),
+        make_prompts(),
+        RefineOptions(**OPTIONS, lora=lora),
+        out,
+        validation=make_prompts(pairs=6, sources=2),
+    )
+    before, after = weights(base), weights(out / "model")
+    assert before.keys() == after.keys()
+    changed = {name for name in before if before[name].numpy().tobytes() != after[name].numpy().tobytes()}
+    assert changed
+    assert all(name.startswith(("model.layers.0.", "model.layers.1.")) for name in changed)
+    assert any(name.startswith("model.layers.2.") for name in before)
+    assert cost.steps == 6
+    assert cost.tokens > 0
+    rows = history(out)
+    assert [r["step"] for r in rows if "loss" in r] == [1, 2, 3, 4, 5, 6]
+    looks = [r for r in rows if "cross_similarity" in r]
+    assert [r["step"] for r in looks] == [0, 2, 4, 6]
+    assert looks[-1]["cross_similarity"] < looks[0]["cross_similarity"]
+    assert all(0 <= r["probe_auroc"] <= 1 for r in looks)
+    assert not (out / "checkpoints").exists()
+
+
+def test_the_best_step_is_kept_and_the_stage_stops_early(model_folder, tmp_path):
+    base = model_folder()
+    options = RefineOptions(
+        **{**OPTIONS, "steps": 40, "learning_rate": 3e-2, "stopping": "probe_auroc", "patience": 1}
+    )
+    out = tmp_path / "out"
+    cost = refine(
+        ModelSpec(model=str(base)), make_prompts(), options, out, validation=make_prompts(6, sources=2)
+    )
+    looks = {r["step"]: r["probe_auroc"] for r in history(out) if "probe_auroc" in r and r["step"] > 0}
+    assert cost.steps < 40
+    assert looks[cost.notes["kept_step"]] == max(looks.values())
+
+
+@pytest.mark.parametrize("stopping", ["none", "probe_auroc"])
+def test_an_interrupted_stage_ends_with_the_same_bytes(model_folder, tmp_path, monkeypatch, stopping):
+    spec = ModelSpec(model=str(model_folder()))
+    options = RefineOptions(**{**OPTIONS, "stopping": stopping, "patience": 2}, checkpoint_every=2)
+    validation = make_prompts(6, sources=2)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    refine(spec, make_prompts(), options, whole, validation)
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 5:
+                raise KeyboardInterrupt
+
+    class Interrupted(trainer_module.ContrastiveTrainer):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.add_callback(Stop())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer_module, "ContrastiveTrainer", Interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            refine(spec, make_prompts(), options, broken, validation)
+    assert not (broken / "model").exists()
+    # The newest checkpoint is cut off as well: the one before it must be taken.
+    torn = broken / "checkpoints" / "checkpoint-4"
+    (torn / "trainer_state.json").unlink()
+    refine(spec, make_prompts(), options, broken, validation)
+    assert (whole / "model/model.safetensors").read_bytes() == (
+        broken / "model/model.safetensors"
+    ).read_bytes()
+    assert [r["step"] for r in history(whole) if "loss" in r] == [1, 2, 3, 4, 5, 6]
+    assert history(broken) == history(whole)
+
+
+def test_gradient_checkpointing_changes_nothing_but_memory(model_folder, tmp_path):
+    spec = ModelSpec(model=str(model_folder()))
+    folders = []
+    for checkpointing in (False, True):
+        folders.append(tmp_path / f"{checkpointing}")
+        refine(
+            spec, make_prompts(), RefineOptions(**OPTIONS, gradient_checkpointing=checkpointing), folders[-1]
+        )
+    plain, recomputed = (weights(folder / "model") for folder in folders)
+    for name, value in plain.items():
+        torch.testing.assert_close(recomputed[name], value, rtol=1e-3, atol=1e-4)
+    assert [r["loss"] for r in history(folders[1])] == pytest.approx(
+        [r["loss"] for r in history(folders[0])], rel=1e-3
+    )
+
+
+def test_retention_keeps_benign_prompts_where_they_were(model_folder, tmp_path):
+    spec = ModelSpec(model=str(model_folder()))
+    drift = {}
+    for weight in (1e-6, 100.0):
+        out = tmp_path / f"r{weight}"
+        options = RefineOptions(**{**OPTIONS, "steps": 12, "retention": weight, "retention_batch": 4})
+        refine(spec, make_prompts(), options, out, retained=make_benign())
+        drift[weight] = history(out)[-1]["retention"]
+    assert drift[1e-6] > 0
+    assert drift[100.0] < 0.5 * drift[1e-6]
+
+
+def test_retention_is_the_relative_squared_movement():
+    reference = torch.tensor([[[3.0, 4.0], [0.0, 2.0]], [[1.0, 0.0], [9.0, 9.0]]])
+    moved = reference + torch.tensor([[[0.0, 5.0], [0.0, 1.0]], [[1.0, 0.0], [100.0, 100.0]]])
+    mask = torch.tensor([[1, 1], [1, 0]])
+    # 25/25, 1/4 and 1/1; the padded token does not count
+    assert retention(moved, reference, mask).item() == pytest.approx((1 + 0.25 + 1) / 3)
+
+
+class StopAtOnce(trainer_module.ContrastiveTrainer):
+    def train(self, *args, **kwargs):
+        raise KeyboardInterrupt
+
+
+def test_auto_measures_the_layer_and_notes_why(model_folder, tmp_path):
+    base = model_folder()
+    options = RefineOptions(**{**OPTIONS, "layer": "auto", "steps": 1})
+    validation = make_prompts(6, sources=2)
+    policy = Policy.load(str(base))
+    found = {
+        name: recommend_layer(separability(layer_states(policy, prompts), prompts))
+        for name, prompts in {"validation": validation, "contrast": make_prompts()}.items()
+    }
+    assert found["validation"] != found["contrast"]
+    for name, given in (("validation", validation), ("contrast", None)):
+        out = tmp_path / name
+        cost = refine(ModelSpec(model=str(base)), make_prompts(), options, out, validation=given)
+        layer, reason = found[name]
+        assert cost.notes == {"layer": layer, "layer_reason": reason, "kept_step": 1}
+        assert read_json(out / "layer.json") == {"layer": layer, "reason": reason}
+        before, after = weights(base), weights(out / "model")
+        changed = {n.split(".")[2] for n in before if not before[n].equal(after[n])}
+        assert changed == {str(n) for n in range(layer)}
+
+
+def test_an_interrupted_stage_keeps_the_layer_that_it_found(model_folder, tmp_path, monkeypatch):
+    spec = ModelSpec(model=str(model_folder()))
+    options = RefineOptions(**{**OPTIONS, "layer": "auto", "steps": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer_module, "ContrastiveTrainer", StopAtOnce)
+        with pytest.raises(KeyboardInterrupt):
+            refine(spec, make_prompts(), options, tmp_path)
+    found = read_json(tmp_path / "layer.json")
+    # Another one than would be found again, to see that it is not looked for again.
+    kept = {"layer": found["layer"] % 4 + 1, "reason": "kept"}
+    write_json(tmp_path / "layer.json", kept)
+    notes = refine(spec, make_prompts(), options, tmp_path).notes
+    assert (notes["layer"], notes["layer_reason"]) == (kept["layer"], "kept")
+
+
+def test_a_named_layer_is_not_measured(model_folder, tmp_path):
+    options = RefineOptions(**{**OPTIONS, "steps": 1})
+    cost = refine(ModelSpec(model=str(model_folder())), make_prompts(), options, tmp_path)
+    assert cost.notes == {"layer": 2, "kept_step": 1}
+    assert not (tmp_path / "layer.json").exists()
+
+
+@pytest.mark.parametrize("layer", [0, -1, 1.5, True, "2", "Auto", "", None, [1]])
+def test_what_is_no_layer_is_told_in_one_sentence(layer):
+    with pytest.raises(ValidationError) as caught:
+        RefineOptions(layer=layer)
+    (problem,) = caught.value.errors()
+    assert problem["loc"] == ("layer",)
+    assert problem["msg"] == "Value error, Input should be the number of a layer, counted from 1, or `auto`"
+
+
+def test_mistakes_are_told(model_folder, tmp_path):
+    spec = ModelSpec(model=str(model_folder()))
+    with pytest.raises(ModelError, match="Layer 9 is out of range"):
+        refine(spec, make_prompts(), RefineOptions(**{**OPTIONS, "layer": 9}), tmp_path / "a")
+    with pytest.raises(DataError, match="benign needs two toxic prompts and two others at least"):
+        refine(spec, make_benign(), RefineOptions(**{**OPTIONS, "layer": "auto"}), tmp_path / "g")
+    with pytest.raises(TrainingError, match="needs prompts of two labels"):
+        toxic = make_prompts().with_label(Label.TOXIC)
+        refine(spec, toxic, RefineOptions(**OPTIONS), tmp_path / "b")
+    with pytest.raises(TrainingError, match="retention term needs benign prompts"):
+        refine(spec, make_prompts(), RefineOptions(**OPTIONS, retention=1.0), tmp_path / "c")
+    with pytest.raises(TrainingError, match="contrast needs toxic prompts"):
+        two = make_prompts().with_label(Label.SEEMINGLY_TOXIC)
+        both = PromptSet.concatenate([two, make_benign()], "both")
+        refine(spec, both, RefineOptions(**OPTIONS), tmp_path / "e")
+    one_source = make_prompts(6, sources=1)
+    with pytest.raises(TrainingError, match="one of the labels come from a single source"):
+        options = RefineOptions(**{**OPTIONS, "stopping": "probe_auroc"})
+        refine(spec, make_prompts(), options, tmp_path / "f", validation=one_source)
+    with pytest.raises(TrainingError, match="validation prompts need toxic and other ones"):
+        refine(spec, make_prompts(), RefineOptions(**OPTIONS), tmp_path / "d", validation=make_benign())
+
+
+def test_a_diverging_stage_stops(model_folder, tmp_path):
+    folder = model_folder()
+    state = weights(folder)
+    state["model.layers.0.mlp.down_proj.weight"][:] = float("nan")
+    from safetensors.torch import save_file
+
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(TrainingError, match=r"is nan at step 1; lower the learning rate"):
+        refine(ModelSpec(model=str(folder)), make_prompts(), RefineOptions(**OPTIONS), tmp_path / "out")
+    assert json.loads((folder / "config.json").read_text())
