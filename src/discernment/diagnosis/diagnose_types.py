@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, field_validator
+from pydantic import Field, PlainSerializer, field_validator
 
 from discernment.diagnosis.separability import LayerSeparation, Recommendation
 from discernment.diagnosis.similarity import EntangledPair, GroupPair, MatchedPairs, PartShare
+from discernment.frozen import FiniteFrozen, Frozen
 from discernment.kernel.kernel import KernelOptions
 from discernment.prompts import Label
 from discernment.statistics.pairs import PairMean
@@ -29,10 +30,8 @@ AS_OBJECT = PlainSerializer(lambda row: row._asdict(), return_type=dict[str, Any
 Matrix = tuple[tuple[float | None, ...], ...]
 
 
-class DiagnoseOptions(BaseModel):
+class DiagnoseOptions(Frozen):
     """What is measured of a model, and on how many prompts."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kernel: KernelOptions = Field(
         default_factory=lambda: KernelOptions(by_layer=True),
@@ -58,11 +57,7 @@ class DiagnoseOptions(BaseModel):
         return value
 
 
-class _Row(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Unscored(_Row):
+class Unscored(FiniteFrozen):
     """A prompt that could not be measured.
 
     Attributes:
@@ -74,7 +69,7 @@ class Unscored(_Row):
     reason: str
 
 
-class GroupRejection(_Row):
+class GroupRejection(FiniteFrozen):
     """Rejection probabilities of the prompts of one label.
 
     Attributes:
@@ -104,7 +99,7 @@ class Ranking(PairMean):
     harmless: Label
 
 
-class RowDifference(_Row):
+class RowDifference(FiniteFrozen):
     """How much further a step on a toxic prompt moves seemingly toxic prompts than those of another label.
 
     Attributes:
@@ -120,7 +115,7 @@ class RowDifference(_Row):
     high: float | None
 
 
-class KernelPrompt(_Row):
+class KernelPrompt(FiniteFrozen):
     """A prompt in the order of the similarity matrices.
 
     Attributes:
@@ -134,7 +129,7 @@ class KernelPrompt(_Row):
     text: str
 
 
-class DiagnosisCost(_Row):
+class DiagnosisCost(FiniteFrozen):
     """What a diagnosis took.
 
     Attributes:
@@ -150,7 +145,7 @@ class DiagnosisCost(_Row):
     backward_passes: int
 
 
-class Diagnosis(_Row):
+class Diagnosis(FiniteFrozen):
     """Why a model refuses more than it should, as far as its gradients and hidden states tell.
 
     Attributes:

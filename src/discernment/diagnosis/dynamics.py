@@ -35,7 +35,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -43,6 +43,7 @@ from discernment.diagnosis.draw import draw_pairs_first
 from discernment.diagnosis.similarity import group_table, row_normalised, symmetric
 from discernment.errors import DataError
 from discernment.files import append_json_lines, read_json_lines, write_json_lines
+from discernment.frozen import Frozen
 from discernment.kernel.engine import gradient_kernel
 from discernment.kernel.kernel import KernelOptions
 from discernment.policies.policy import Policy
@@ -56,10 +57,8 @@ logger = logging.getLogger(__name__)
 Means = dict[str, dict[str, float | None]]
 
 
-class DynamicsOptions(BaseModel):
+class DynamicsOptions(Frozen):
     """What is watched through training, and how often."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     per_group: int = Field(4, ge=2, description="Prompts of each group whose gradient kernel is measured.")
     rejection_per_group: int = Field(

@@ -5,8 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from discernment.frozen import FiniteFrozen
 from discernment.kernel.kernel import KernelOptions
 from discernment.prompts import Label
 
@@ -41,11 +40,7 @@ class Assumption(StrEnum):
     """A2 and A3, by exclusion: one Q and one c for all prompts do not describe this pair."""
 
 
-class _Row(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class PromptPair(_Row):
+class PromptPair(FiniteFrozen):
     """Both forms of the bound for two test prompts.
 
     Attributes:
@@ -73,7 +68,7 @@ class PromptPair(_Row):
     full_failure: Assumption | None
 
 
-class BoundCheck(_Row):
+class BoundCheck(FiniteFrozen):
     """One form of the bound over all pairs of test prompts (which share prompts: they are not independent).
 
     Attributes:
@@ -107,7 +102,7 @@ class BoundCheck(_Row):
         )
 
 
-class PropositionCheck(_Row):
+class PropositionCheck(FiniteFrozen):
     """Both sides of Proposition 1, measured on one model.
 
     Attributes:
@@ -157,7 +152,7 @@ class PropositionCheck(_Row):
         )
 
 
-class Ratio(_Row):
+class Ratio(FiniteFrozen):
     """A mean over pairs after stage 1, divided by the mean before.
 
     Attributes:
@@ -184,7 +179,7 @@ class Ratio(_Row):
         return f"{self.value:.2f} times what it was ({self.low:.2f} to {self.high:.2f})"
 
 
-class GroupChange(_Row):
+class GroupChange(FiniteFrozen):
     """How pairs of prompts of two labels changed.
 
     Attributes:
@@ -200,7 +195,7 @@ class GroupChange(_Row):
     full_norm: Ratio
 
 
-class PropositionComparison(_Row):
+class PropositionComparison(FiniteFrozen):
     """Both sides of Proposition 1 before and after stage 1.
 
     Attributes:
@@ -234,7 +229,7 @@ class PropositionComparison(_Row):
         return " ".join(sentences)
 
 
-class RefinementCheck(_Row):
+class RefinementCheck(FiniteFrozen):
     """Proposition 1 before and after one stage 1 of a run.
 
     Attributes:
@@ -250,7 +245,7 @@ class RefinementCheck(_Row):
     comparison: PropositionComparison
 
 
-class PropositionResults(_Row):
+class PropositionResults(FiniteFrozen):
     """What a run found about Proposition 1, as in its `proposition.json`.
 
     Attributes:

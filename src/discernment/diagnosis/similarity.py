@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
 
 from discernment.errors import DataError
+from discernment.frozen import FiniteFrozen
 from discernment.prompts import Label, Prompt
 from discernment.prompts.clusters import prompt_clusters
 from discernment.statistics.pairs import PairMean, PairSample, interval, pair_mean, square
@@ -41,10 +41,6 @@ __all__ = [
 Floats = npt.NDArray[np.float64]
 
 
-class _Row(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
 class GroupPair(PairMean):
     """The mean over the pairs of two groups of prompts.
 
@@ -67,7 +63,7 @@ class PartShare(PairMean):
     part: str
 
 
-class MatchedPair(_Row):
+class MatchedPair(FiniteFrozen):
     """A seemingly toxic prompt (row) and the toxic prompt that it is matched with (column).
 
     Attributes:
@@ -81,7 +77,7 @@ class MatchedPair(_Row):
     similarity: float | None
 
 
-class MatchedPairs(_Row):
+class MatchedPairs(FiniteFrozen):
     """Matched partners beside all other pairs of a seemingly toxic (row) and a toxic prompt (column).
 
     Attributes:
@@ -101,7 +97,7 @@ class MatchedPairs(_Row):
     difference_high: float | None
 
 
-class EntangledPair(_Row):
+class EntangledPair(FiniteFrozen):
     """A prompt that should be answered (row) and a toxic one (column) that are alike to the model.
 
     Attributes:

@@ -7,11 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from discernment.cost import StageCost
 from discernment.evaluation.sample import Sample
 from discernment.files import append_json_lines, content_hash, read_json_lines, write_json_lines
+from discernment.frozen import Frozen
 from discernment.judges import Judge, Judgement, JudgeSpec, KeywordJudge, check_unscored, judge_all
 from discernment.models.batch import length_sorted_batches
 from discernment.policies.policy import Policy
@@ -24,10 +25,8 @@ JUDGED_TOGETHER = 128
 """Replies given to the judge at once; between them, progress is told."""
 
 
-class EvaluateOptions(BaseModel):
+class EvaluateOptions(Frozen):
     """Options of an evaluation."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_new_tokens: int = Field(
         32,
@@ -106,7 +105,7 @@ def evaluate(
     replies = _complete(
         out / "completions.jsonl", batches, lambda batch: _generate(policy, batch, options), tell, "replies"
     )
-    rejections: dict[str, dict[str, Any]] = {}
+    rejections: dict[str, dict[str, Any]] = Field({})
     if options.rejection:
 
         def measure(batch: Sequence[_Row]) -> list[dict[str, Any]]:
@@ -163,7 +162,7 @@ def check_samples(samples: Sequence[Sample], limit: float, name: str) -> None:
 def _judge(
     judge: Judge, exchanges: Sequence[tuple[str, str]], tell: Callable[[str, int, int], None]
 ) -> list[Judgement]:
-    judgements: list[Judgement] = []
+    judgements: list[Judgement] = Field([])
     tell("judgements", 0, len(exchanges))
     for start in range(0, len(exchanges), JUDGED_TOGETHER):
         judgements += judge_all(judge, exchanges[start : start + JUDGED_TOGETHER])

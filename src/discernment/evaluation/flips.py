@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from discernment.cost import StageCost
 from discernment.evaluation.evaluate import EvaluateOptions, evaluate
 from discernment.evaluation.sample import Sample, read_samples
+from discernment.frozen import Frozen
 from discernment.judges import Judge, Judgement, KeywordJudge, judge_all
 from discernment.judges.judge import Verdict
 from discernment.policies.policy import Policy
@@ -24,7 +24,7 @@ from discernment.prompts import PromptSet
 __all__ = ["Flip", "Flips", "count_flips", "evaluate_again", "find_flips"]
 
 
-class Flip(BaseModel):
+class Flip(Frozen):
     """One prompt whose verdict was not the same twice.
 
     Attributes:
@@ -35,8 +35,6 @@ class Flip(BaseModel):
         completions: The two replies (untrusted text).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     benchmark: str
     prompt_id: str
     prompt: str
@@ -44,7 +42,7 @@ class Flip(BaseModel):
     completions: tuple[str, str]
 
 
-class Flips(BaseModel):
+class Flips(Frozen):
     """Two evaluations of the same prompts by the same policy.
 
     Attributes:
@@ -53,8 +51,6 @@ class Flips(BaseModel):
         flips: Those with another verdict.
         rejection_change: Largest change of a rejection probability; None if it was not measured.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     prompts: int
     changed: int

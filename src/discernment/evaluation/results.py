@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
+from discernment.frozen import Frozen
 from discernment.prompts import Label
 
 __all__ = [
@@ -28,11 +29,7 @@ POOLED = "all"
 Metric = Literal["compliance_rate", "defense_success_rate"]
 
 
-class _Row(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Score(_Row):
+class Score(Frozen):
     """A rate of one method on the prompts of one label in one benchmark, with its 95 % Wilson interval.
 
     Attributes:
@@ -60,7 +57,7 @@ class Score(_Row):
     partial: int
 
 
-class Ranking(_Row):
+class Ranking(Frozen):
     """Discernment AUROC of the rejection probability, with its 95 % bootstrap interval over prompts.
 
     Attributes:
@@ -86,7 +83,7 @@ class Ranking(_Row):
     n_harmless: int
 
 
-class Comparison(_Row):
+class Comparison(Frozen):
     """Two methods on the same prompts.
 
     Attributes:
@@ -121,7 +118,7 @@ class Comparison(_Row):
     n: int
 
 
-class EqualSafety(_Row):
+class EqualSafety(Frozen):
     """Compliance where both methods refuse the same share of toxic prompts.
 
     A threshold on the rejection probability is set for each method so that it refuses the share `toxic_refused`
@@ -168,7 +165,7 @@ class EqualSafety(_Row):
     curve: list[tuple[float, float]]
 
 
-class AttackDrop(_Row):
+class AttackDrop(Frozen):
     """Defense success of one method with and without an attack, on the same toxic prompts.
 
     Attributes:
@@ -198,7 +195,7 @@ class AttackDrop(_Row):
     unscored: int
 
 
-class Ability(_Row):
+class Ability(Frozen):
     """How a policy fares on given replies beside its base model; intervals are 95 % bootstrap ones over prompts.
 
     Ends of an interval are None with fewer than ten prompts (clusters of them), from which none is claimed.
@@ -236,7 +233,7 @@ class Ability(_Row):
     tokens: int
 
 
-class KernelSimilarity(_Row):
+class KernelSimilarity(Frozen):
     """How far a training step on a toxic prompt moves the logits of other prompts, compared with a step on their own.
 
     The mean of ||K(x', x)||_F / ||K(x', x')||_F over pairs of a toxic prompt x and another prompt x' of one label,
@@ -259,7 +256,7 @@ class KernelSimilarity(_Row):
     pairs: int
 
 
-class TaskScore(_Row):
+class TaskScore(Frozen):
     """One metric of one policy on one task of lm-evaluation-harness.
 
     Attributes:
@@ -281,7 +278,7 @@ class TaskScore(_Row):
     questions: int
 
 
-class FlipCount(_Row):
+class FlipCount(Frozen):
     """What changed when one method was evaluated again, in batches of another size and in another order.
 
     Attributes:
@@ -303,7 +300,7 @@ class FlipCount(_Row):
     rejection_change: float | None
 
 
-class Results(_Row):
+class Results(Frozen):
     """Everything that a run found.
 
     Attributes:
@@ -333,9 +330,9 @@ class Results(_Row):
     rankings: list[Ranking]
     comparisons: list[Comparison]
     equal_safety: list[EqualSafety]
-    attack_drops: list[AttackDrop] = []
-    kernels: list[KernelSimilarity] = []
-    abilities: list[Ability] = []
-    tasks: list[TaskScore] = []
-    flips: list[FlipCount] = []
+    attack_drops: list[AttackDrop] = Field([])
+    kernels: list[KernelSimilarity] = Field([])
+    abilities: list[Ability] = Field([])
+    tasks: list[TaskScore] = Field([])
+    flips: list[FlipCount] = Field([])
     finding: str

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from discernment.errors import DataError
 from discernment.files import read_json_lines
+from discernment.frozen import Frozen
 from discernment.judges.judge import Verdict
 from discernment.prompts import Label
 
 __all__ = ["Sample", "read_samples"]
 
 
-class Sample(BaseModel):
+class Sample(Frozen):
     """One prompt, what a policy made of it, and what the judge said.
 
     Attributes:
@@ -31,8 +32,6 @@ class Sample(BaseModel):
         unscored_reason: Why there is no verdict, where the judge says so.
         rejection_probability: Probability mass of the refusal openings as the start of the reply; None if not measured.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     prompt_id: str
     benchmark: str

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
+from discernment.frozen import Frozen
 from discernment.prompts import Label
 
 __all__ = ["Measure", "Quantity", "SeedComparison", "SeedMeasure", "SeedResults", "reference_values"]
@@ -16,11 +17,7 @@ Quantity = Literal["rate", "equal_safety", "auroc"]
 Measure = Literal["kernel_similarity", "kl", "perplexity_ratio"]
 
 
-class _Row(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class SeedComparison(_Row):
+class SeedComparison(Frozen):
     """Two methods over several seeds, seed by seed on the same prompts.
 
     Attributes:
@@ -57,7 +54,7 @@ class SeedComparison(_Row):
     n: int
 
 
-class SeedMeasure(_Row):
+class SeedMeasure(Frozen):
     """What was measured of the model of one method beside its replies, over several seeds.
 
     Attributes:
@@ -82,7 +79,7 @@ class SeedMeasure(_Row):
     high: float | None
 
 
-class SeedResults(_Row):
+class SeedResults(Frozen):
     """Everything that a run with several seeds found.
 
     Attributes:
@@ -103,7 +100,7 @@ class SeedResults(_Row):
     methods: list[str]
     benchmarks: list[str]
     comparisons: list[SeedComparison]
-    measures: list[SeedMeasure] = []
+    measures: list[SeedMeasure] = Field([])
 
 
 def reference_values(rows: Sequence[SeedComparison]) -> list[float] | None:

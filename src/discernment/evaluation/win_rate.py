@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
 from discernment.errors import DataError
 from discernment.evaluation.metrics import cluster_ids
 from discernment.evaluation.sample import Sample
 from discernment.files import append_json_lines, content_hash, read_json_lines
+from discernment.frozen import Frozen
 from discernment.judges.preference import Preference, PreferenceJudge
 from discernment.statistics.intervals import ANY_RATE, paired_bootstrap
 
@@ -27,7 +28,7 @@ __all__ = ["WinRate", "win_rate"]
 TIE = 0.5
 
 
-class WinRate(BaseModel):
+class WinRate(Frozen):
     """One method against another by a judge's preferences.
 
     Attributes:
@@ -48,8 +49,6 @@ class WinRate(BaseModel):
         value_not_longer: The win rate where it is not; None if it always is.
         longer: Number of prompts where it is longer.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     method: str
     against: str
@@ -159,7 +158,7 @@ def _ask(
 ) -> dict[_Question, Preference]:
     """Answers to all questions; each is asked once, and written down as soon as its turn comes."""
     keys = {q: content_hash([judge.fingerprint, *q]) for q in questions}
-    known: dict[str, Preference] = {}
+    known: dict[str, Preference] = Field({})
     if cache is not None and cache.exists():
         known = {row["key"]: row["better"] for _, row in read_json_lines(cache, allow_torn_end=True)}
     unknown = [q for q, key in keys.items() if key not in known]

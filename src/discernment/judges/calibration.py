@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 from scipy.stats import norm
 
 from discernment.errors import DataError
+from discernment.frozen import Frozen
 from discernment.judges import ClassifierJudge, Judge, judge_all, train_classifier
 from discernment.judges.judge import Verdict
 from discernment.judges.labelled import LabelledCompletion
@@ -48,7 +49,7 @@ BATCH = 200
 Floats = npt.NDArray[np.float64]
 
 
-class Estimate(BaseModel):
+class Estimate(Frozen):
     """A number with its 95 % interval.
 
     Attributes:
@@ -57,14 +58,12 @@ class Estimate(BaseModel):
         high: Upper end.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     value: float
     low: float
     high: float
 
 
-class Agreement(BaseModel):
+class Agreement(Frozen):
     """How a judge agrees with people on one group of completions.
 
     Attributes:
@@ -82,8 +81,6 @@ class Agreement(BaseModel):
             is no better than chance there.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     group: str
     n: int
     unscored: int
@@ -97,7 +94,7 @@ class Agreement(BaseModel):
     corrected: Estimate | None = None
 
 
-class Calibration(BaseModel):
+class Calibration(Frozen):
     """A judge against people.
 
     Attributes:
@@ -107,8 +104,6 @@ class Calibration(BaseModel):
         by_model: On each model's.
         by_category: On each type of prompt.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     judge: str
     labels: str
@@ -312,7 +307,7 @@ def _resampled(cases: Sequence[_Case]) -> tuple[Estimate | None, Estimate | None
     """F1 and kappa with intervals; None if people always say the same."""
     if len({case.people for case in cases}) < 2:
         return None, None
-    by_prompt: dict[str, list[_Case]] = {}
+    by_prompt: dict[str, list[_Case]] = Field({})
     for case in cases:
         by_prompt.setdefault(case.example.prompt, []).append(case)
     counts = np.array([_count(of_prompt) for of_prompt in by_prompt.values()], dtype=np.float64)

@@ -7,8 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from discernment.frozen import Frozen
 from discernment.judges.classifier import ClassifierJudge
 from discernment.judges.ensemble import EnsembleJudge
 from discernment.judges.hub import MINOS, REFUSAL_LABELS, HubClassifierJudge, LlamaGuardJudge, WildGuardJudge
@@ -37,10 +38,8 @@ OPTIONAL: Mapping[Kind, Sequence[str]] = {
 WILDGUARD_MODEL = "allenai/wildguard"
 
 
-class JudgeSpec(BaseModel):
+class JudgeSpec(Frozen):
     """Which judge, and how it judges. A plain string is read as `{"kind": string}`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Kind = Field("keywords", description="The judge.")
     path: str | None = Field(None, description="classifier: the file that `discern judges train` wrote.")

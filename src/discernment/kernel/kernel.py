@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from discernment.frozen import Frozen
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,10 +19,8 @@ __all__ = ["Floats", "Kernel", "KernelCost", "KernelOptions", "Tap"]
 Floats = npt.NDArray[np.float64]
 
 
-class KernelOptions(BaseModel):
+class KernelOptions(Frozen):
     """Which kernel to measure, and how."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rows: Literal["shared", "own", "probes", "exact", "likelihood"] = Field(
         "shared",

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from discernment.frozen import Frozen
 
 __all__ = ["ModelSpec"]
 
 
-class ModelSpec(BaseModel):
+class ModelSpec(Frozen):
     """Which model to load, and how to speak to it. A plain string is read as `{"model": string}`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str = Field(
         min_length=1,

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from discernment.errors import DataError
 from discernment.files import file_hash
+from discernment.frozen import Frozen
 from discernment.prompts.prompt import Label
 from discernment.prompts.prompt_set import Columns, PromptSet, Provenance
 
@@ -42,7 +43,7 @@ def direction_of(label: Label) -> Direction:
     return "refusal" if label.should_refuse else "compliance"
 
 
-class HubCopy(BaseModel):
+class HubCopy(Frozen):
     """Where the hub has a set, and how its columns are to be read.
 
     Attributes:
@@ -55,8 +56,6 @@ class HubCopy(BaseModel):
         verified: Whether its columns are known from the hub itself; else they are known from others' code.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     name: str
     config: str | None = None
     split: str = "train"
@@ -66,7 +65,7 @@ class HubCopy(BaseModel):
     verified: bool = True
 
 
-class Benchmark(BaseModel):
+class Benchmark(Frozen):
     """How to evaluate on a set.
 
     Attributes:
@@ -75,14 +74,12 @@ class Benchmark(BaseModel):
         published_judge: What the set's makers judged with, where it is known.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     judge: str = "keywords"
     max_new_tokens: int = Field(64, ge=1)
     published_judge: str | None = None
 
 
-class CatalogueEntry(BaseModel):
+class CatalogueEntry(Frozen):
     """One public data set.
 
     Attributes:
@@ -101,8 +98,6 @@ class CatalogueEntry(BaseModel):
         response: Column with the reply to train on.
         note: What to know before using it.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     title: str

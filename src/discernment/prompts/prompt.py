@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from discernment.frozen import Frozen
 
 __all__ = ["Label", "Prompt", "Split"]
 
@@ -33,7 +35,7 @@ class Split(StrEnum):
     TEST = "test"
 
 
-class Prompt(BaseModel):
+class Prompt(Frozen):
     """One prompt.
 
     Attributes:
@@ -48,8 +50,6 @@ class Prompt(BaseModel):
         split: The split that the source itself assigns, where it does.
         response: A reply to train on: a safe refusal or a helpful answer, where there is one.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str = Field(min_length=1)
     text: str = Field(min_length=1)

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from discernment.errors import DataError
+from discernment.frozen import Frozen
 from discernment.prompts.catalogue import catalogue, load_catalogue_set, nearest_names
 from discernment.prompts.prompt import Label, Split
 from discernment.prompts.prompt_set import Columns, PromptSet
@@ -27,7 +28,7 @@ FOR_TABLES = ("columns", "fixed_label", "label_map")
 FOR_HUB = ("hub_config", "hub_split", "revision")
 
 
-class PromptSource(BaseModel):
+class PromptSource(Frozen):
     """Which prompts to read; a plain string stands for `{set: string}`.
 
     Attributes:
@@ -49,8 +50,6 @@ class PromptSource(BaseModel):
         verify: For public sets: whether a file must have the catalogue's checksum.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     set: str = Field(min_length=1)
     label: Label | tuple[Label, ...] | None = None
     split: Split | None = None
@@ -59,9 +58,9 @@ class PromptSource(BaseModel):
     max_characters: int | None = Field(default=None, ge=1)
     limit: int | None = Field(default=None, ge=1)
     seed: int | None = None
-    columns: dict[ColumnRole, str] = {}
+    columns: dict[ColumnRole, str] = Field({})
     fixed_label: Label | None = None
-    label_map: dict[str, Label] = {}
+    label_map: dict[str, Label] = Field({})
     response_column: str | None = None
     hub_config: str | None = None
     hub_split: str = "train"

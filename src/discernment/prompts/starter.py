@@ -18,9 +18,10 @@ from importlib import resources
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from discernment.errors import DataError
+from discernment.frozen import Frozen
 from discernment.prompts.prompt import Label, Prompt, Split
 from discernment.prompts.prompt_set import PromptSet, Provenance
 
@@ -39,11 +40,7 @@ Text = Annotated[str, Field(min_length=1, pattern=r"(?s)^\S(.*\S)?$")]
 Form = Literal["question", "imperative"]
 
 
-class _Row(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class _Prompting(_Row):
+class _Prompting(Frozen):
     form: Form
     prompt: Text
     response: Text
@@ -63,13 +60,13 @@ class _Benign(_Prompting):
     split: Split
 
 
-class _Pair(_Row):
+class _Pair(Frozen):
     safe: Text
     toxic: Text
     answer: Text | None = None
 
 
-class _Frame(_Row):
+class _Frame(Frozen):
     category: Text
     keyword: Text
     form: Form
@@ -85,7 +82,7 @@ class _Frame(_Row):
         return self
 
 
-AnyRow = TypeVar("AnyRow", bound=_Row)
+AnyRow = TypeVar("AnyRow", bound=Frozen)
 
 
 @cache

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from discernment.diagnosis.diagnose_types import DiagnoseOptions
 from discernment.diagnosis.dynamics import DynamicsOptions
+from discernment.frozen import Frozen
 from discernment.kernel.kernel import KernelOptions
 from discernment.prompts import PromptSet
 from discernment.prompts.sources import load_sources
@@ -16,9 +17,7 @@ from discernment.runs.training_data import Sources
 __all__ = ["DiagnosisPlan", "KernelPlan", "PropositionPlan"]
 
 
-class _KernelChoice(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class _KernelChoice(Frozen):
     k: int = Field(10, ge=1, description="Output tokens of the kernel.")
     rows: Literal["shared", "own"] = Field(
         "shared",
@@ -60,10 +59,8 @@ def _switch(value: Any) -> Any:
     return {True: {}, False: None}[value] if isinstance(value, bool) else value
 
 
-class DiagnosisPlan(BaseModel):
+class DiagnosisPlan(Frozen):
     """Which prompts are watched while the stages train, and what is measured of the models that come out."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     probes: Sources | None = Field(
         None,

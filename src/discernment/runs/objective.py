@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from discernment.errors import DataError
 from discernment.evaluation.results import POOLED, EqualSafety, Ranking, Results
+from discernment.frozen import Frozen
 from discernment.prompts import Label
 
 __all__ = ["Kind", "Objective", "objective_value"]
@@ -26,7 +27,7 @@ WORDS: dict[Kind, str] = {
 RowT = TypeVar("RowT", Ranking, EqualSafety)
 
 
-class Objective(BaseModel):
+class Objective(Frozen):
     """One number of one method, such as `{auroc: dcr}`. Exactly one of the kinds is given.
 
     Attributes:
@@ -38,8 +39,6 @@ class Objective(BaseModel):
         benchmark: The benchmark of the prompts; without it all of them together.
         label: The label of the prompts that should be answered.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     auroc: str | None = None
     compliance: str | None = None

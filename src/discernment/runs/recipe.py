@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import yaml
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
     field_validator,
@@ -21,6 +20,7 @@ from discernment.errors import RecipeError
 from discernment.evaluation.attacked import ATTACKS, LOW_RESOURCE
 from discernment.evaluation.evaluate import JudgedOptions
 from discernment.evaluation.results import POOLED
+from discernment.frozen import Frozen
 from discernment.methods.method import Materials, MethodOptions, find_method
 from discernment.models.model_spec import ModelSpec
 from discernment.prompts import PromptSet
@@ -45,11 +45,7 @@ __all__ = [
 ]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class MethodEntry(_Part):
+class MethodEntry(Frozen):
     """A method to run, perhaps under another name and with options of its own."""
 
     method: str = Field(description="Name of an installed method: base, stl, stl_aug, dcr, dcr_paper, ...")
@@ -171,7 +167,7 @@ class EvaluationPlan(JudgedOptions):
         return load_sources(self.ability, "ability").filter(lambda p: bool(p.response), "a response")
 
 
-class Recipe(_Part):
+class Recipe(Frozen):
     """Base model, data, stages, methods and evaluation of one run."""
 
     name: str = Field(min_length=1, pattern=r"^[\w.-]+$", description="Names the run's directory.")

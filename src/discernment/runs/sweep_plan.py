@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AliasChoices, Field, ValidationError, model_validator
 
 from discernment.errors import RecipeError
+from discernment.frozen import Frozen
 from discernment.runs.objective import Objective
 from discernment.runs.problems import first_problem
 from discernment.runs.recipe import Recipe, parse_recipe, read_mapping, read_recipe
@@ -24,11 +25,7 @@ USUAL_TRIALS = 20
 MEASURED_BY_REJECTION = ("auroc", "equal_safety")
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Dimension(_Part):
+class Dimension(Frozen):
     """The values that an option may take: a list of choices, or a range."""
 
     choices: tuple[Value, ...] | None = Field(None, description="The values; a plain list stands for it.")
@@ -75,7 +72,7 @@ class Dimension(_Part):
         return [self.low, self.low + 0.382 * (self.high - self.low), self.high]
 
 
-class Sweep(_Part):
+class Sweep(Frozen):
     """A search over the options of a recipe."""
 
     name: str = Field(min_length=1, pattern=r"^[\w.-]+$", description="Names the sweep's directory.")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from discernment.frozen import Frozen
 from discernment.runs.objective import Objective
 from discernment.runs.sweep_plan import Dimension, Value
 
@@ -14,11 +13,7 @@ __all__ = ["State", "SweepResults", "SweepTrial"]
 State = Literal["complete", "pruned", "failed"]
 
 
-class _Row(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class SweepTrial(_Row):
+class SweepTrial(Frozen):
     """One point of the space that was tried.
 
     Attributes:
@@ -40,7 +35,7 @@ class SweepTrial(_Row):
     best: bool = False
 
 
-class SweepResults(_Row):
+class SweepResults(Frozen):
     """A sweep and its trials.
 
     Attributes:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
 from discernment.errors import RecipeError
+from discernment.frozen import Frozen
 from discernment.methods.method import Materials
 from discernment.prompts import PromptSet
 from discernment.prompts.sources import PromptSource, load_sources
@@ -21,10 +22,8 @@ def _listed(value: Any) -> Any:
 Sources = Annotated[list[PromptSource], BeforeValidator(_listed)]
 
 
-class TrainingData(BaseModel):
+class TrainingData(Frozen):
     """Which prompts the training stages may see; each entry is one set or a list of sets."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     general: Sources | None = Field(None, description="Benign instructions with answers.")
     safety: Sources | None = Field(None, description="Toxic prompts with safe refusals.")

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
 
 from discernment.errors import DataError
+from discernment.frozen import FiniteFrozen
 from discernment.prompts import Label
 
 __all__ = ["PairMean", "PairSample", "interval", "pair_mean", "square"]
@@ -26,7 +26,7 @@ FEWEST_CLUSTERS = 10
 """With fewer, an interval would be far too narrow, and there is none."""
 
 
-class PairMean(BaseModel):
+class PairMean(FiniteFrozen):
     """A mean over pairs of different prompts, with its 95 % bootstrap interval over prompts.
 
     Attributes:
@@ -35,8 +35,6 @@ class PairMean(BaseModel):
         high: Upper end of the interval.
         pairs: Number of ordered pairs (row, column).
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     mean: float | None
     low: float | None

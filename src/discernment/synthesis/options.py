@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, Field, field_validator
 
+from discernment.frozen import Frozen
 from discernment.synthesis.templates import CATEGORIES
 
 __all__ = ["GenerateOptions", "GenerateSummary", "StepCounts"]
 
 
-class GenerateOptions(BaseModel):
+class GenerateOptions(Frozen):
     """Options of `generate_prompts`; the temperatures are those of OR-Bench."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     categories: tuple[str, ...] = Field(tuple(CATEGORIES), min_length=1, description="Of the seeds.")
     seeds_per_category: int = Field(20, ge=1, description="How many seeds to ask for.")

@@ -12,10 +12,11 @@ from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from discernment.frozen import Frozen
 from discernment.models.layers import LayerList
 
 __all__ = ["LoraOptions", "add_adapter", "keep_adapter"]
@@ -23,10 +24,8 @@ __all__ = ["LoraOptions", "add_adapter", "keep_adapter"]
 LINEAR = (torch.nn.Linear, Conv1D)
 
 
-class LoraOptions(BaseModel):
+class LoraOptions(Frozen):
     """Low-rank adapters on every linear layer that the stage trains."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rank: int = Field(16, ge=1)
     alpha: float = Field(32.0, gt=0)

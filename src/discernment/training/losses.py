@@ -9,17 +9,17 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from pytorch_metric_learning import losses as metric_losses
 from torch import Tensor, nn
+
+from discernment.frozen import Frozen
 
 __all__ = ["ContrastiveLoss", "LossOptions", "pool"]
 
 
-class LossOptions(BaseModel):
+class LossOptions(Frozen):
     """Which contrastive loss, and on what view of the hidden states."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Literal["circle", "supcon", "ntxent", "triplet"] = Field(
         "supcon",

@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from discernment.frozen import Frozen
 from discernment.training.adapters import LoraOptions
 
 __all__ = ["OptimizerOptions", "trainer_arguments"]
 
 
-class OptimizerOptions(BaseModel):
+class OptimizerOptions(Frozen):
     """Options of the optimizer and its schedule (AdamW)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     learning_rate: float = Field(gt=0)
     batch_size: int = Field(ge=1, description="Prompts a step on each device.")
