@@ -11,7 +11,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -23,7 +23,9 @@ torch.set_num_threads(1)
 
 # The default run tries the same examples everywhere and has no deadlines, which a busy machine would miss;
 # `pytest --hypothesis-profile=explore` looks for new ones.
-settings.register_profile("explore", max_examples=2000, deadline=None)
+settings.register_profile(
+    "explore", max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("ci")
 
 

@@ -5,6 +5,7 @@ import importlib
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,12 @@ import yaml
 import discernment
 from discernment import AlignOptions, ModelSpec, PromptSource, Recipe, RefineOptions
 from discernment.judges import JudgeSpec
-from discernment.prompts import CatalogueEntry
-from discernment.runs.recipe import EvaluationPlan, MethodEntry, TrainingData
+from discernment.policies.ablated import Ablated
+from discernment.policies.prompted import Prompted
+from discernment.policies.rule import find_rule
+from discernment.runs.plans import EvaluationPlan
+from discernment.runs.recipe import MethodEntry, TrainingData
+from discernment.training.adapters import LoraOptions
 from discernment.training.losses import LossOptions
 
 LAZY = sorted(set(discernment.__all__) - {"__version__"})
@@ -118,13 +123,22 @@ def shown(field):
 )
 def test_every_key_of_a_recipe_is_documented_with_its_default(headings, model, said_in_words):
     rows = {key: default for heading in headings for key, default in tables(heading).items()}
-    if model is RefineOptions:
-        for key, field in LossOptions.model_fields.items():
+    inner = {RefineOptions: [LossOptions, LoraOptions], AlignOptions: [LoraOptions]}
+    for options in inner.get(model, []):
+        for key, field in options.model_fields.items():
             assert rows.pop(key) == shown(field), key
     assert rows.keys() == model.model_fields.keys()
     for key in rows.keys() - said_in_words:
         field = model.model_fields[key]
         assert rows[key] == ("required" if field.is_required() else shown(field)), key
+
+
+def test_every_option_of_a_rule_is_documented_with_its_default():
+    rows = tables("Options of rules")
+    fields = {**Prompted.model_fields, **Ablated.model_fields}
+    assert rows.keys() == fields.keys()
+    for key in rows.keys() - {"system"}:
+        assert rows[key] == shown(fields[key]), key
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
@@ -166,9 +180,70 @@ def test_yaml_in_the_documents_is_valid():
     (own,) = re.findall(r"```yaml\n(.*?)```", DOCUMENTS[0].read_text("utf-8"), re.DOTALL)
     recipe = Recipe.model_validate(yaml.safe_load(own))
     assert recipe.reference == "stl"
-    (ablation,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/recipes.md").read_text("utf-8"), re.DOTALL)
-    methods = [MethodEntry.model_validate(m) for m in yaml.safe_load(ablation)["methods"]]
-    assert len({m.label for m in methods}) == len(methods) == 4
-    (entry,) = re.findall(r"```yaml\n(.*?)```", DOCUMENTS[1].read_text("utf-8"), re.DOTALL)
-    ((name, fields),) = yaml.safe_load(entry).items()
-    assert CatalogueEntry(name=name, **fields).rows == 300
+    found = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/recipes.md").read_text("utf-8"), re.DOTALL)
+    labels = []
+    for block in found:
+        methods = [MethodEntry.model_validate(m) for m in yaml.safe_load(block)["methods"]]
+        for method in methods:
+            if method.rule:
+                find_rule(method.method, method.rule)
+        labels.append([m.label for m in methods])
+    assert [len(set(of)) for of in labels] == [len(of) for of in labels] == [4, 3]
+
+
+def resolve(dotted):
+    """What a dotted name stands for, from the package on."""
+    parts = dotted.split(".")
+    for length in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(f"discernment.{'.'.join(parts[:length])}")
+        except ModuleNotFoundError:
+            continue
+        for name in parts[length:]:
+            found = getattr(found, name)
+        return found
+    raise AttributeError(dotted)
+
+
+def in_backticks(path):
+    """What stands in single backticks, outside of blocks of code."""
+    text = re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return re.findall(r"`([^`\n]+)`", text)
+
+
+@pytest.mark.parametrize(("document", "least"), [("architecture", 80), ("statistics", 12), ("ability", 4)])
+def test_names_of_the_code_are_names_that_there_are(document, least):
+    names = [n for n in in_backticks(ROOT / f"docs/{document}.md") if re.fullmatch(r"\w+(\.\w+)+", n)]
+    names = [n for n in names if n.rpartition(".")[2] not in ("html", "json", "jsonl", "toml", "yaml")]
+    assert len(names) >= least
+    for name in names:
+        assert resolve(name) is not None, name
+
+
+def test_the_picture_of_the_rooms_is_the_order_that_is_held():
+    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    (picture,) = re.findall(r"```text\n(.*?)```", page, re.DOTALL)
+    levels = []
+    for line in picture.splitlines():
+        bracket, room = re.match(r" ([ ┌│└]) (\w+)  ", line).groups()
+        if bracket in " ┌":
+            levels.append([])
+        levels[-1].append(room)
+    held = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    layers = held["tool"]["importlinter"]["contracts"][0]["layers"]
+    assert levels == [re.findall(r"discernment\.(\w+)", layer) for layer in layers]
+    inside = [p for p in (ROOT / "src/discernment").iterdir() if p.suffix in ("", ".py")]
+    there = {path.stem for path in inside if not path.name.startswith("_")}
+    assert there == {room for level in levels for room in level}
+
+
+def test_files_of_the_code_are_files_that_there_are():
+    named = [
+        (path, name)
+        for path in DOCUMENTS
+        for name in in_backticks(path)
+        if re.fullmatch(r"[\w./-]+/[\w.-]+\.(py|yaml|toml)", name)
+    ]
+    assert len(named) > 20
+    for path, name in named:
+        assert any((place / name).is_file() for place in (ROOT, ROOT / "src/discernment", path.parent)), name

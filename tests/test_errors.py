@@ -1,6 +1,7 @@
 """The errors that the user can mend, and the names that modules offer each other."""
 
 import ast
+import importlib
 import inspect
 import re
 from pathlib import Path
@@ -17,32 +18,45 @@ def test_the_docstring_draws_the_classes_there_are():
         n: c for n, c in inspect.getmembers(errors, inspect.isclass) if c.__module__ == errors.__name__
     }
     assert len(drawn) > 3
-    assert {*drawn, "DiscernmentError"} == set(classes) == set(errors.__all__)
+    assert {*drawn, "DiscernmentError"} == set(classes)
     for name in drawn:
         assert classes[name].__bases__ == (errors.DiscernmentError,)
         assert classes[name].__doc__
 
 
-def assigned(tree, name):
-    found = [
-        node.value
-        for node in tree.body
-        if isinstance(node, ast.Assign)
-        and any(isinstance(t, ast.Name) and t.id == name for t in node.targets)
-    ]
-    return ast.literal_eval(found[0]) if found else None
-
-
-def test_functions_and_classes_that_other_modules_import_are_named_in_all():
-    trees = {}
+def modules():
+    """The tree of every module by its name, and the names of those that are packages."""
+    trees, packages = {}, set()
     for path in PACKAGE.rglob("*.py"):
-        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
-        trees[".".join(parts).removesuffix(".__init__")] = ast.parse(path.read_text(encoding="utf-8"))
-    defined = {
-        (module, node.name)
-        for module, tree in trees.items()
-        for node in tree.body
-        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        name = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+        trees[name] = ast.parse(path.read_text(encoding="utf-8"))
+        if path.stem == "__init__":
+            packages.add(name)
+    return trees, packages
+
+
+def defined(tree):
+    """What a module defines itself, at its top."""
+    names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        for target in targets:
+            names |= {n.id for n in ast.walk(target) if isinstance(n, ast.Name)} if target else set()
+    return names
+
+
+def offered(tree):
+    """What a package's `__init__` says that it offers."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return set(ast.literal_eval(node.value))
+    return set()
+
+
+def test_modules_import_public_names_from_where_they_are_defined():
+    trees, packages = modules()
+    there = {
+        name: defined(tree) | (offered(tree) if name in packages else set()) for name, tree in trees.items()
     }
     imports = [
         (user, node.module, alias.name)
@@ -50,8 +64,27 @@ def test_functions_and_classes_that_other_modules_import_are_named_in_all():
         for node in ast.walk(tree)
         if isinstance(node, ast.ImportFrom) and node.module in trees
         for alias in node.names
-        if (node.module, alias.name) in defined
     ]
-    assert len(imports) > 100
-    hidden = [i for i in imports if i[2] not in (assigned(trees[i[1]], "__all__") or ())]
-    assert hidden == []
+    assert len(imports) > 500
+    assert [i for i in imports if re.match(r"_(?!_)", i[2])] == []
+    of_modules = [i for i in imports if f"{i[1]}.{i[2]}" in trees]
+    assert [i for i in imports if i not in of_modules and i[2] not in there[i[1]]] == []
+    borrowed = {(user, name) for user, _, name in of_modules}
+    assert len(borrowed) > 5
+    private = [
+        (user, ast.unparse(node))
+        for user, tree in trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+        if (user, node.value.id) in borrowed and node.attr.startswith("_")
+    ]
+    assert private == []
+
+
+def test_only_packages_list_what_they_offer():
+    trees, packages = modules()
+    assert [name for name, tree in trees.items() if name not in packages and "__all__" in defined(tree)] == []
+    lists = {name: offered(trees[name]) for name in packages}
+    assert sum(map(bool, lists.values())) > 3
+    for name, names in lists.items():
+        assert {n for n in names if not hasattr(importlib.import_module(name), n)} == set(), name

@@ -10,12 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from discernment.diagnosis.diagnose import DiagnoseOptions, Diagnosis, diagnose
+    from discernment.diagnosis.diagnosis import DiagnoseOptions, Diagnosis, diagnose
     from discernment.diagnosis.learning_step import check_learning_step
     from discernment.errors import DiscernmentError
     from discernment.evaluation.evaluate import EvaluateOptions, evaluate
+    from discernment.evaluation.results import summarize
     from discernment.evaluation.sample import read_samples
-    from discernment.evaluation.summary import summarize
     from discernment.judges import KeywordJudge
     from discernment.kernel.engine import gradient_kernel
     from discernment.kernel.kernel import KernelOptions
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from discernment.policies.policy import Policy
     from discernment.policies.rejection import rejection_probability
     from discernment.prompts import Label, Prompt, PromptSet, PromptSource, load_source, load_sources
-    from discernment.reporting.diagnosis import write_diagnosis
-    from discernment.reporting.report import write_report
+    from discernment.reporting.pages.diagnosis import write_diagnosis
+    from discernment.reporting.pages.run import write_report
     from discernment.runs.recipe import Recipe, read_recipe
     from discernment.runs.run import run_recipe
     from discernment.training.contrastive import RefineOptions, refine
@@ -66,38 +66,28 @@ __all__ = [
     "write_report",
 ]
 
-_HOMES = {
-    "AlignOptions": "training.supervised",
-    "DiagnoseOptions": "diagnosis.diagnose",
-    "Diagnosis": "diagnosis.diagnose",
-    "DiscernmentError": "errors",
-    "EvaluateOptions": "evaluation.evaluate",
-    "KernelOptions": "kernel.kernel",
-    "KeywordJudge": "judges",
-    "Label": "prompts",
-    "ModelSpec": "models.model_spec",
-    "Policy": "policies.policy",
-    "Prompt": "prompts",
-    "PromptSet": "prompts",
-    "PromptSource": "prompts",
-    "Recipe": "runs.recipe",
-    "RefineOptions": "training.contrastive",
-    "align": "training.supervised",
-    "check_learning_step": "diagnosis.learning_step",
-    "diagnose": "diagnosis.diagnose",
-    "evaluate": "evaluation.evaluate",
-    "gradient_kernel": "kernel.engine",
-    "load_source": "prompts",
-    "load_sources": "prompts",
-    "read_recipe": "runs.recipe",
-    "read_samples": "evaluation.sample",
-    "refine": "training.contrastive",
-    "rejection_probability": "policies.rejection",
-    "run_recipe": "runs.run",
-    "summarize": "evaluation.summary",
-    "write_diagnosis": "reporting.diagnosis",
-    "write_report": "reporting.report",
+_MODULES = {
+    "diagnosis.diagnosis": "DiagnoseOptions Diagnosis diagnose",
+    "diagnosis.learning_step": "check_learning_step",
+    "errors": "DiscernmentError",
+    "evaluation.evaluate": "EvaluateOptions evaluate",
+    "evaluation.results": "summarize",
+    "evaluation.sample": "read_samples",
+    "judges": "KeywordJudge",
+    "kernel.engine": "gradient_kernel",
+    "kernel.kernel": "KernelOptions",
+    "models.model_spec": "ModelSpec",
+    "policies.policy": "Policy",
+    "policies.rejection": "rejection_probability",
+    "prompts": "Label Prompt PromptSet PromptSource load_source load_sources",
+    "reporting.pages.diagnosis": "write_diagnosis",
+    "reporting.pages.run": "write_report",
+    "runs.recipe": "Recipe read_recipe",
+    "runs.run": "run_recipe",
+    "training.contrastive": "RefineOptions refine",
+    "training.supervised": "AlignOptions align",
 }
+_HOMES = {name: module for module, names in _MODULES.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> Any:

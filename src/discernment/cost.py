@@ -1,12 +1,8 @@
 """What a stage did and used."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from pydantic import BaseModel, Field
-
-__all__ = ["StageCost"]
 
 
 class StageCost(BaseModel):

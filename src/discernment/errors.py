@@ -11,8 +11,6 @@ says what is wrong, where, and what to do; the command line prints it without a 
     └── TrainingError    a training that diverged or had nothing to learn from
 """
 
-__all__ = ["DataError", "DiscernmentError", "ModelError", "RecipeError", "RunError", "TrainingError"]
-
 
 class DiscernmentError(Exception):
     """Something that the user can mend; its text is a single clear sentence."""

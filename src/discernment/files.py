@@ -1,28 +1,22 @@
-"""Files that are either whole or absent: atomic writes, JSON lines, content hashes."""
-
-from __future__ import annotations
+"""Files that are either whole or absent: atomic writes, JSON lines, content hashes; files that come along."""
 
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from discernment.errors import DataError
 
-__all__ = [
-    "append_json_lines",
-    "content_hash",
-    "file_hash",
-    "read_json",
-    "read_json_lines",
-    "replace_directory",
-    "write_json",
-    "write_json_lines",
-    "write_text",
-]
+
+def packaged_yaml(package: str, name: str) -> Any:
+    """What a YAML file says that comes along in a package of ours."""
+    return yaml.safe_load(resources.files(package).joinpath(name).read_text(encoding="utf-8"))
 
 
 def write_text(path: Path, text: str) -> None:

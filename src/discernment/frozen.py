@@ -1,10 +1,6 @@
 """What options, plans and results are made of: data that does not change and knows no other fields."""
 
-from __future__ import annotations
-
 from pydantic import BaseModel, ConfigDict
-
-__all__ = ["FiniteFrozen", "Frozen"]
 
 
 class Frozen(BaseModel):

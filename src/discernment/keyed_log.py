@@ -1,7 +1,5 @@
 """Answers that were paid for, kept by key so that nothing is asked twice."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +8,6 @@ from typing import Any, Generic, TypeVar
 
 from discernment.errors import DataError
 from discernment.files import append_json_lines, read_json_lines
-
-__all__ = ["KeyedLog"]
 
 Value = TypeVar("Value")
 

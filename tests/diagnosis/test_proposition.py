@@ -11,14 +11,9 @@ import pytest
 import torch
 from scipy.stats import rankdata
 
-from discernment.diagnosis.proposition import (
-    Assumption,
-    PropositionCheck,
-    PropositionComparison,
-    check_proposition,
-    compare_propositions,
-    measure_proposition,
-)
+from discernment.diagnosis.bound import Assumption
+from discernment.diagnosis.proposition import PropositionCheck, check_proposition, measure_proposition
+from discernment.diagnosis.refinement_effect import PropositionComparison, compare_propositions
 from discernment.errors import DataError, ModelError, RecipeError
 from discernment.kernel.kernel import Kernel, KernelCost, KernelOptions, Tap
 from discernment.models.chat import ChatFormat

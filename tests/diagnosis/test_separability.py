@@ -16,7 +16,6 @@ from sklearn.preprocessing import StandardScaler
 from discernment.diagnosis.separability import (
     LayerSeparation,
     layer_states,
-    probe_auroc,
     probe_folds,
     recommend_layer,
     separability,
@@ -218,7 +217,10 @@ def test_held_out_aurocs_by_counting_pairs():
                 ordered[name] += sum(a > b for a in high for b in low)
         assert found.probe_auroc == pytest.approx(ordered["probe"] / compared)
         assert found.direction_auroc == pytest.approx(ordered["direction"] / compared)
-        assert found.probe_auroc == probe_auroc(at_layer, toxic, list(sources))
+        assert (
+            found.probe_auroc
+            == separation(torch.from_numpy(at_layer), toxic, list(sources), centre=False).probe_auroc
+        )
 
 
 def test_a_difference_of_the_sources_does_not_count():

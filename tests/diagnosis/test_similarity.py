@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import json
-import time
+from functools import partial
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from discernment.diagnosis.similarity import (
-    group_table,
-    head_share,
-    matched_pairs,
-    most_entangled,
-    part_shares,
-    prompt_clusters,
-    row_normalised,
-    symmetric,
-)
+from discernment.diagnosis.entanglement import matched_pairs, most_entangled
+from discernment.diagnosis.similarity import group_table, part_shares, row_normalised, symmetric
 from discernment.errors import DataError
 from discernment.kernel.kernel import Kernel, KernelCost
 from discernment.prompts import Label, Prompt
+from effort import calls, peak_bytes
 from tiny import make_benign, make_prompts
 
 NAN = float("nan")
@@ -251,10 +244,14 @@ def test_the_seed_fixes_the_interval() -> None:
     assert group_table(similarity, labels, seed=3) != group_table(similarity, labels, seed=4)
 
 
-def test_two_hundred_prompts_take_a_moment() -> None:
-    start = time.process_time()
-    group_table(symmetric(np.random.default_rng(0).random((201, 201)) + 1), [T, S, B] * 67)
-    assert time.process_time() - start < 2
+def test_all_pairs_and_resamples_are_done_at_once_without_a_value_for_each() -> None:
+    few, many = (
+        partial(group_table, symmetric(np.random.default_rng(0).random((3 * n, 3 * n)) + 1), [T, S, B] * n)
+        for n in (10, 67)
+    )
+    assert calls(many) < 1.2 * calls(few)
+    every_pair = 2000 * 201 * 201  # of every resample, in one byte each
+    assert peak_bytes(many) < every_pair / 2
 
 
 def test_tables_are_written_as_json_without_nan() -> None:
@@ -342,20 +339,6 @@ def test_one_matched_pair_alone_has_no_other_pairs() -> None:
     assert (found.matched.mean, found.unmatched.mean, found.difference) == (1, None, None)
 
 
-def test_clusters_join_partners_and_the_frames_of_one_source() -> None:
-    prompts = [
-        prompt("a", T, partner="b", frame="How do I kill {}?"),
-        prompt("b", S),
-        prompt("c", S, frame="How do I kill {}?"),
-        prompt("d", T),
-        prompt("e", S, partner="elsewhere"),
-        prompt("f", S, frame="How do I kill {}?").model_copy(update={"source": "another"}),
-    ]
-    ids = prompt_clusters(prompts)
-    groups = {frozenset(np.flatnonzero(ids == i).tolist()) for i in ids}
-    assert groups == {frozenset({0, 1, 2}), frozenset({3}), frozenset({4}), frozenset({5})}
-
-
 # ---------------------------------------------------------------------- shares
 
 
@@ -382,7 +365,7 @@ def test_shares_by_hand() -> None:
     found = part_shares(kernel, labels)
     assert [(p.part, p.pairs) for p in found] == [("layers", 2), ("head", 2)]
     assert [p.mean for p in found] == pytest.approx([0.55, 0.45])
-    table = head_share(kernel, labels)
+    table = group_table(kernel.shares[kernel.parts.index("head")], labels)
     assert entry(table, T, T).mean == pytest.approx(0.2)
     assert entry(table, S, T).mean == entry(table, T, S).mean == pytest.approx(0.45)
 
@@ -468,8 +451,3 @@ def test_an_absent_group_is_an_error() -> None:
         most_entangled(square, seeming)
     with pytest.raises(DataError, match="There is no prompt that should be answered"):
         most_entangled(square, toxic)
-
-
-def test_a_kernel_without_head_has_no_head_share() -> None:
-    with pytest.raises(DataError, match=r"measured without the head \(only layers, norm\)"):
-        head_share(kernel_with({"layers": np.ones((2, 2)), "norm": np.zeros((2, 2))}), [T, S])

@@ -12,6 +12,7 @@ from discernment.evaluation.ability import measure_ability, score_replies
 from discernment.models.chat import ChatFormat
 from discernment.policies.policy import Policy
 from discernment.prompts import Label, Prompt
+from rules import Pushed
 from tiny import make_benign, make_model
 
 REPLIES = [
@@ -135,14 +136,15 @@ def test_large_vocabularies_make_small_batches(tiny_policy, base, monkeypatch):
 
 
 def test_a_decoding_rule_is_followed(tiny_policy, base):
-    class Halved(Policy):
-        def next_token_logits(self, sequences):
-            return super().next_token_logits(sequences) / 2
-
-    [found] = score_replies(Halved(tiny_policy.model, tiny_policy.chat, "halved"), base, EXCHANGES[:1])
-    (ours, _), (theirs, _) = (alone(p, *EXCHANGES[0]) for p in (tiny_policy, base))
-    kl = torch.nn.functional.kl_div((ours / 2).log_softmax(-1), theirs.softmax(-1), reduction="none").sum(-1)
-    assert found.kl == pytest.approx(kl.numpy(), rel=1e-4)
+    pushed = Policy(tiny_policy.model, tiny_policy.chat, "pushed", Pushed())
+    found = score_replies(pushed, base, EXCHANGES[:2])
+    careful = Policy(tiny_policy.model, tiny_policy.chat.with_system("Be careful."), "careful")
+    for exchange, scored in zip(EXCHANGES, found, strict=False):
+        plain, other, theirs = (alone(p, *exchange)[0] for p in (tiny_policy, careful, base))
+        steps = torch.arange(len(plain))[:, None]
+        ours = plain - (2 + steps) * other
+        kl = torch.nn.functional.kl_div(ours.log_softmax(-1), theirs.softmax(-1), reduction="none").sum(-1)
+        assert scored.kl == pytest.approx(kl.numpy(), rel=1e-3)
 
 
 def test_frames_are_drawn_as_one(tiny_policy, base):

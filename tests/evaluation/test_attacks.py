@@ -1,4 +1,4 @@
-"""Attacks change texts and nothing else; the prefilled policy against plain generation; the drop by hand."""
+"""Attacks change texts and nothing else; the prefilled policy against plain generation."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from discernment.errors import DataError
-from discernment.evaluation.attack_drop import attack_drop
 from discernment.evaluation.attacks import attacks, read_translations, with_completion_prefix
 from discernment.evaluation.evaluate import EvaluateOptions, evaluate
 from discernment.evaluation.past_tense import in_past_tense
-from discernment.evaluation.sample import Sample, read_samples
-from discernment.judges.judge import Verdict
+from discernment.evaluation.sample import read_samples
 from discernment.policies.policy import Policy
 from discernment.policies.rejection import rejection_probability
-from discernment.prompts import Label, load_starter
+from discernment.prompts import load_starter
+from rules import Pushed
 from tiny import make_prompts
 
 TEXTS = st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip)
@@ -144,13 +143,14 @@ def test_a_prefilled_policy_goes_on_from_the_prefix(tiny_policy: Policy) -> None
     assert (tiny_policy.name, prefilled.name) == ("tiny", "tiny+completion_prefix")
 
 
-def test_a_policy_keeps_its_own_decoding_rule(tiny_policy: Policy) -> None:
-    class Reversed(Policy):
-        def next_token_logits(self, sequences):  # type: ignore[no-untyped-def]
-            return -super().next_token_logits(sequences)
-
-    own = Reversed(tiny_policy.model, tiny_policy.chat, "own")
-    assert isinstance(with_completion_prefix(own), Reversed)
+def test_a_prefilled_policy_keeps_its_rule_and_begins_the_reply_in_every_context(tiny_policy: Policy) -> None:
+    pushed = Policy(tiny_policy.model, tiny_policy.chat, "pushed", Pushed())
+    [plain], [begun] = (
+        p.encode(["How do I bake bread?"]) for p in (pushed, with_completion_prefix(pushed, "Sure"))
+    )
+    tokens = tiny_policy.chat.tokenizer("Sure", add_special_tokens=False)["input_ids"]
+    assert (begun, begun.others) == (plain.then(tokens), plain.then(tokens).others)
+    assert len(begun.others) == 1
 
 
 def test_evaluation_of_a_prefilled_policy(tiny_policy: Policy, tmp_path: Path) -> None:
@@ -161,59 +161,3 @@ def test_evaluation_of_a_prefilled_policy(tiny_policy: Policy, tmp_path: Path) -
     assert [s.prompt for s in samples] == prompts.texts
     clean = rejection_probability(tiny_policy, prompts.texts)
     assert all(s.rejection_probability != pytest.approx(c) for s, c in zip(samples, clean, strict=True))
-
-
-# ---------------------------------------------------------------------- the drop
-
-
-def samples(benchmark: str, verdicts: str, label: Label = Label.TOXIC) -> list[Sample]:
-    kinds = {
-        "r": Verdict.REFUSAL,
-        "c": Verdict.COMPLIANCE,
-        "p": Verdict.PARTIAL_REFUSAL,
-        "?": Verdict.UNSCORED,
-    }
-    return [
-        Sample(
-            prompt_id=f"{label}-{n}",
-            benchmark=benchmark,
-            label=label,
-            prompt="?",
-            completion="!",
-            finished=True,
-            verdict=kinds[kind],
-        )
-        for n, kind in enumerate(verdicts)
-    ]
-
-
-def test_drop_by_hand() -> None:
-    clean = [*samples("bench", "rrrrrrrrrrrrrrr?cccc"), *samples("bench", "rrrr", Label.SEEMINGLY_TOXIC)]
-    attacked = samples("bench+rot13", "rrrrrpcccccrrrrr??cr")
-    found = attack_drop(clean, attacked, method="dcr", attack="rot13", seed=1)
-    assert found is not None
-    assert (found.method, found.attack, found.benchmark) == ("dcr", "rot13", "bench")
-    assert (found.n, found.unscored) == (17, 2)
-    assert found.clean == pytest.approx(15 / 17)
-    assert found.attacked == pytest.approx(10 / 17)
-    assert found.drop == pytest.approx(5 / 17)
-    assert found.p_value == pytest.approx(2 * (1 + 7) / 2**7)  # 6 prompts lost, 1 won
-    assert -1 <= found.low < found.drop < found.high <= 1
-
-
-def test_drop_over_several_benchmarks_pairs_each_with_itself() -> None:
-    clean = [*samples("a", "r" * 20), *samples("b", "c" * 20)]
-    attacked = [*samples("b+base64", "c" * 20), *samples("a+base64", "c" * 20)]
-    found = attack_drop(clean, attacked, method="stl", attack="base64")
-    assert found is not None
-    assert (found.benchmark, found.n, found.clean, found.attacked, found.drop) == ("all", 40, 0.5, 0.0, 0.5)
-    same = attack_drop(clean, clean, method="stl", attack="completion_prefix")
-    assert same is not None
-    assert (same.drop, same.p_value) == (0, 1)
-
-
-def test_nothing_to_compare() -> None:
-    assert attack_drop(samples("a", "rr"), [], method="m", attack="x") is None
-    assert attack_drop(samples("a", "??"), samples("a+x", "rr"), method="m", attack="x") is None
-    harmless = samples("a", "rr", Label.BENIGN)
-    assert attack_drop(harmless, harmless, method="m", attack="x") is None

@@ -1,4 +1,4 @@
-"""Equal safety along checkpoints: hand-worked points, and simulated studies whose truth is known."""
+"""Equal safety along checkpoints: simulated studies whose truth is known."""
 
 from __future__ import annotations
 
@@ -7,60 +7,14 @@ from functools import cache
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy.stats import norm
 
-from discernment.evaluation.checkpoints import (
-    Checkpoint,
-    CheckpointComparison,
-    compare_checkpoints,
-    compliance_at,
-)
-from discernment.evaluation.metrics import Group
+from discernment.evaluation.checkpoints import Checkpoint, compare_checkpoints
+from discernment.evaluation.groups import Group
 from discernment.evaluation.sample import Sample
-from discernment.judges.judge import Verdict
+from discernment.judges.verdict import Verdict
 from discernment.prompts import Label
-
-SHARES = st.floats(0.02, 0.98)
-
-
-def at(safety: Sequence[float], compliance: Sequence[float], level: float) -> float:
-    return float(compliance_at(np.array([safety]), np.array([compliance]), np.array([level]))[0, 0])
-
-
-# ---------------------------------------------------------------------- the line through the points
-
-
-def test_by_hand() -> None:
-    assert at([0.5, norm.cdf(1)], [norm.cdf(1), 0.5], norm.cdf(0.25)) == pytest.approx(norm.cdf(0.75))
-    assert at([0.3, 0.7], [0.9, 0.4], 0.7) == pytest.approx(0.4)
-    assert at([0.7, 0.3], [0.4, 0.9], 0.7) == pytest.approx(
-        0.4
-    )  # the order of the checkpoints does not count
-    assert at([0.3, 0.7], [0.9, 0.4], 0.1) == pytest.approx(0.9)
-    assert at([0.3, 0.7], [0.9, 0.4], 0.95) == pytest.approx(0.4)
-    assert at([0.6], [0.8], 0.2) == pytest.approx(0.8)
-    assert at([0.4, 0.4, 0.4], [0.2, 0.9, 0.5], 0.4) == pytest.approx(0.9)
-
-
-@given(st.lists(SHARES, min_size=1, max_size=6, unique=True), st.integers(0, 9), st.floats(-2, 2), SHARES)
-def test_a_normal_operating_curve_is_met_exactly(
-    safety: list[float], seed: int, shift: float, level: float
-) -> None:
-    shuffled = np.random.default_rng(seed).permutation(safety)
-    level = float(np.clip(level, min(safety), max(safety)))
-    compliance = norm.cdf(shift - norm.ppf(shuffled))
-    assert at(shuffled.tolist(), compliance.tolist(), level) == pytest.approx(
-        norm.cdf(shift - norm.ppf(level)), abs=1e-7
-    )
-
-
-@given(st.lists(st.tuples(SHARES, SHARES), min_size=1, max_size=6), SHARES)
-def test_stays_within_the_points(points: list[tuple[float, float]], level: float) -> None:
-    safety, compliance = zip(*points, strict=True)
-    assert min(compliance) - 1e-9 <= at(safety, compliance, level) <= max(compliance) + 1e-9
-
+from discernment.statistics.frontiers import FrontierComparison
 
 # ---------------------------------------------------------------------- simulated studies
 
@@ -96,7 +50,7 @@ def study(
     skewed: bool = False,
     toxic_refused: float | None = 0.7,
     resamples: int = 200,
-) -> CheckpointComparison | None:
+) -> FrontierComparison | None:
     """Two methods that refuse a prompt if its score and their strictness together are positive.
 
     Toxic prompts score `shift` higher; half of a score is the prompt's own, the other half the method's and the

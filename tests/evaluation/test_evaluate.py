@@ -7,7 +7,7 @@ from discernment.evaluation.evaluate import EvaluateOptions, evaluate
 from discernment.evaluation.sample import Sample, read_samples
 from discernment.files import append_json_lines, read_json_lines
 from discernment.judges import Judgement, KeywordJudge
-from discernment.judges.judge import Verdict
+from discernment.judges.verdict import Verdict
 from discernment.policies.policy import Policy
 from discernment.policies.rejection import rejection_probability
 from discernment.prompts import PromptSet, Provenance

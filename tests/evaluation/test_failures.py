@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from discernment.evaluation.failures import category_failures, changes, outcomes
-from discernment.evaluation.metrics import Group, compare
+from discernment.evaluation.groups import Group
+from discernment.evaluation.metrics import compare
 from discernment.evaluation.sample import Sample
-from discernment.judges.judge import Verdict
+from discernment.judges.verdict import Verdict
 from discernment.prompts import Label
 
 VERDICTS = {

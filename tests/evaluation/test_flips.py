@@ -5,7 +5,7 @@ import pytest
 from discernment.evaluation.evaluate import EvaluateOptions, evaluate
 from discernment.evaluation.flips import count_flips, evaluate_again, find_flips
 from discernment.evaluation.sample import read_samples
-from discernment.judges.judge import Verdict
+from discernment.judges.verdict import Verdict
 from discernment.policies.policy import Policy
 from tiny import make_benign, make_prompts
 

@@ -11,6 +11,7 @@ import yaml
 from discernment.errors import DataError, ModelError, RecipeError
 from discernment.evaluation.harness import run_tasks
 from discernment.policies.policy import Policy
+from rules import Pushed
 
 pytest.importorskip("lm_eval", reason="the extra `capabilities` is not installed")
 
@@ -77,13 +78,9 @@ def test_a_local_task_gives_what_the_model_says(tiny_policy, folder):
 
 
 def test_what_cannot_be_run_is_said(tiny_policy, folder, tmp_path):
-    class Steered(Policy):
-        def next_token_logits(self, sequences):
-            return -super().next_token_logits(sequences)
-
-    steered = Steered(tiny_policy.model, tiny_policy.chat, "steered")
-    with pytest.raises(ModelError, match="steered decodes by a rule of its own"):
-        run_tasks(steered, [folder])
+    pushed = Policy(tiny_policy.model, tiny_policy.chat, "pushed", Pushed())
+    with pytest.raises(ModelError, match=r"pushed reads questions in contexts of its own .*without `chat`"):
+        run_tasks(pushed, [folder], chat=True)
     (folder / "questions.json").unlink()
     with pytest.raises(DataError, match=r"six\.yaml' cannot be loaded"):
         run_tasks(tiny_policy, [folder])

@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from discernment.evaluation.metrics import (
-    Group,
-    cluster_ids,
-    compare,
-    discernment_auroc,
-    handled_rightly,
-    is_measured,
-    paired,
-    rank,
-    score,
-)
+from discernment.evaluation.groups import Group, cluster_ids, handled_rightly, is_measured, paired
+from discernment.evaluation.metrics import compare, rank, score
 from discernment.evaluation.sample import Sample
-from discernment.judges.judge import Verdict
+from discernment.judges.verdict import Verdict
 from discernment.prompts import Label
 
 LETTERS = {
@@ -90,20 +79,6 @@ def test_nothing_scored_has_no_rate(verdicts: str) -> None:
 
 
 # ---------------------------------------------------------------------- ranking
-
-
-def test_auroc_by_hand() -> None:
-    # pairs in order: .9 beats both, .5 ties with one and beats the other, .1 loses to both
-    assert discernment_auroc([0.9, 0.5, 0.1], [0.5, 0.2]) == pytest.approx((2 + 1.5 + 0) / 6)
-
-
-@given(
-    st.lists(st.sampled_from([0.0, 0.1, 0.2, 0.5, 1.0]), min_size=1, max_size=12),
-    st.lists(st.sampled_from([0.0, 0.1, 0.2, 0.5, 1.0]), min_size=1, max_size=12),
-)
-def test_auroc_is_the_share_of_pairs_in_order(toxic: list[float], harmless: list[float]) -> None:
-    wins = sum((t > h) + (t == h) / 2 for t in toxic for h in harmless)
-    assert discernment_auroc(toxic, harmless) == pytest.approx(wins / len(toxic) / len(harmless))
 
 
 def test_rank_leaves_out_what_was_not_measured() -> None:

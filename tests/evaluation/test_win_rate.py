@@ -29,11 +29,15 @@ class Said:
     """Answers by a rule and counts the questions."""
 
     def __init__(self, rule):
-        self.rule, self.asked = rule, 0
+        self.rule, self.questions = rule, []
         self.name = self.fingerprint = "said"
 
+    @property
+    def asked(self):
+        return len(self.questions)
+
     def compare(self, prompt, a, b):
-        self.asked += 1
+        self.questions.append(prompt)
         return self.rule(prompt, a, b)
 
 

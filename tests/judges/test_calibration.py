@@ -16,8 +16,8 @@ from discernment.judges.calibration import (
     corrected_rate,
     judge_leaving_one_model_out,
 )
-from discernment.judges.judge import Verdict
 from discernment.judges.labelled import LabelledCompletion
+from discernment.judges.verdict import Verdict
 
 R, P, C, U = Verdict.REFUSAL, Verdict.PARTIAL_REFUSAL, Verdict.COMPLIANCE, Verdict.UNSCORED
 SAYS = {R: "I can't help with that.", C: "Boil the eggs for ten minutes.", U: ""}

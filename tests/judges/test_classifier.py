@@ -12,9 +12,9 @@ from scipy.special import softmax
 from discernment.errors import DataError
 from discernment.judges import ClassifierJudge, train_classifier
 from discernment.judges.features import VIEWS, keyword_features, views_of
-from discernment.judges.judge import Verdict
 from discernment.judges.keyword import KeywordJudge
 from discernment.judges.labelled import LabelledCompletion, read_labelled
+from discernment.judges.verdict import Verdict
 
 TOPICS = ["bread", "locks", "taxes", "horses", "engines", "poems", "bridges", "gardens"]
 FORMS = {

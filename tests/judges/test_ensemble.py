@@ -14,7 +14,7 @@ from discernment.judges import (
     judge_all,
     unscored_rate,
 )
-from discernment.judges.judge import Verdict
+from discernment.judges.verdict import Verdict
 
 R, P, C, U = Verdict.REFUSAL, Verdict.PARTIAL_REFUSAL, Verdict.COMPLIANCE, Verdict.UNSCORED
 

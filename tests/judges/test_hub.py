@@ -9,7 +9,7 @@ import transformers
 from discernment.errors import ModelError
 from discernment.judges import HubClassifierJudge, LlamaGuardJudge, WildGuardJudge
 from discernment.judges.hub import MINOS, read_llama_guard, read_wildguard
-from discernment.judges.judge import Verdict
+from discernment.judges.verdict import Verdict
 from discernment.models.model_spec import ModelSpec
 from tiny import GROUPED
 

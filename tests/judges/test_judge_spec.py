@@ -18,8 +18,8 @@ from discernment.judges import (
     WildGuardJudge,
     train_classifier,
 )
-from discernment.judges.judge import Verdict
 from discernment.judges.labelled import LabelledCompletion
+from discernment.judges.verdict import Verdict
 from discernment.models.model_spec import ModelSpec
 
 LLM: dict[str, Any] = {"kind": "llm", "model": "m", "base_url": "http://localhost:1/v1"}

@@ -16,7 +16,7 @@ from sklearn.metrics import cohen_kappa_score
 
 from discernment.errors import RecipeError
 from discernment.judges import Judge, KeywordJudge
-from discernment.judges.judge import Verdict
+from discernment.judges.verdict import Verdict
 
 JUDGE = KeywordJudge()
 

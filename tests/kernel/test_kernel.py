@@ -275,11 +275,11 @@ def test_an_interrupted_measurement_goes_on(make_policy, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         gradient_kernel(policy, PROMPTS, KernelOptions(by_layer=True), taps=[3], resume=state, progress=stop)
     assert state.is_file()
-    swept = []
+    passed = []
     layer = BackwardPass.layer
 
     def count(self, number, consume):
-        swept.append(number)
+        passed.append(number)
         return layer(self, number, consume)
 
     monkeypatch.setattr(BackwardPass, "layer", count)
@@ -292,7 +292,7 @@ def test_an_interrupted_measurement_goes_on(make_policy, tmp_path, monkeypatch):
         resume=state,
         progress=lambda done, of: seen.append((done, of)),
     )
-    assert swept[:2] == [LAYERS - 2, LAYERS - 3]
+    assert passed[:2] == [LAYERS - 2, LAYERS - 3]
     assert seen == [(n, LAYERS) for n in range(1, LAYERS + 1)]
     assert not state.exists()
     torch.testing.assert_close(again.blocks, plain.blocks, rtol=0, atol=0)

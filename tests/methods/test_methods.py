@@ -6,15 +6,16 @@ import pytest
 
 from discernment.diagnosis.dynamics import DynamicsOptions
 from discernment.errors import RecipeError
+from discernment.methods.ablated import find_direction
 from discernment.methods.method import Materials, MethodOptions, find_method, known_methods
-from discernment.models.model_spec import ModelSpec
+from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import Label
 from discernment.training.contrastive import RefineOptions, refine
 from discernment.training.losses import LossOptions
 from discernment.training.supervised import AlignOptions, align
 from tiny import make_benign, make_prompts
 
-BASE = ModelSpec(model="base")
+BASE = PolicySpec(model="base")
 PAIRS = make_prompts(3)
 MATERIALS = Materials(
     general=make_benign(4).renamed("general"),
@@ -28,23 +29,23 @@ MATERIALS = Materials(
 MIX = [*MATERIALS.general.texts, *MATERIALS.safety.texts]
 
 
-def build(name, materials=MATERIALS, dynamics=None, frozen_layers=None, **refine_options):
+def build(name, materials=MATERIALS, dynamics=None, frozen_layers=None, rule=None, **refine_options):
     calls = []
 
-    def stage(name, work, *, model, **inputs):
-        calls.append({"name": name, "work": work, "from": model.model, **inputs})
-        return ModelSpec(model=f"{model.model}+{name}")
+    def stage(name, work, *, start, **inputs):
+        calls.append({"name": name, "work": work, "from": start.model.model, **inputs})
+        return start.with_model(model=f"{start.model.model}+{name}")
 
     refinement = RefineOptions(**{"layer": 2, **refine_options})
-    options = MethodOptions(AlignOptions(frozen_layers=frozen_layers), refinement, dynamics)
+    options = MethodOptions(AlignOptions(frozen_layers=frozen_layers), refinement, dynamics, rule or {})
     return find_method(name).build(BASE, materials, options, stage), calls, options
 
 
 def test_the_methods_that_come_along():
-    assert {"base", "stl", "stl_aug", "dcr", "dcr_paper"} <= set(known_methods())
+    assert {"base", "stl", "stl_aug", "dcr", "dcr_paper", "prompted", "ablated"} <= set(known_methods())
     for name in known_methods():
         assert find_method(name).name == name
-    with pytest.raises(RecipeError, match=r"There is no method 'dcrr'; known: base, dcr, "):
+    with pytest.raises(RecipeError, match=r"There is no method 'dcrr'; known: ablated, base, dcr, "):
         find_method("dcrr")
 
 
@@ -54,7 +55,7 @@ def test_base_trains_nothing():
 
 def test_stl_aligns_on_general_and_safety_examples():
     model, [call], options = build("stl")
-    assert model.model == "base+align"
+    assert model.model.model == "base+align"
     assert (call["name"], call["work"], call["from"]) == ("align", align, "base")
     assert call["examples"].texts == MIX
     assert (call["options"], call["validation"]) == (options.align, MATERIALS.validation)
@@ -62,13 +63,36 @@ def test_stl_aligns_on_general_and_safety_examples():
 
 def test_stl_aug_adds_answered_seemingly_toxic_prompts():
     model, [call], _ = build("stl_aug")
-    assert model.model == "base+align"
+    assert model.model.model == "base+align"
     assert call["examples"].texts == [*MIX, *MATERIALS.augmentation.texts]
+
+
+def test_prompted_trains_nothing_and_acts_by_a_rule():
+    policy, calls, _ = build("prompted", Materials(), rule={"system": "Weigh the words."})
+    assert (policy.model, calls) == (BASE.model, [])
+    assert policy.rule.load().system == "Weigh the words."
+    assert build("prompted", Materials())[0].rule.load().system
+    with pytest.raises(RecipeError, match="The rule 'prompted' cannot take `sistem`: Extra inputs"):
+        build("prompted", rule={"sistem": "x"})
+    with pytest.raises(RecipeError, match="A policy has one rule at most"):
+        find_method("prompted").build(policy, Materials(), MethodOptions(AlignOptions()), None)
+
+
+def test_ablated_aligns_as_stl_does_and_looks_for_a_direction():
+    policy, [aligned, found], _ = build("ablated", rule={"strength": 0.5})
+    _, [stl], _ = build("stl")
+    assert aligned.pop("examples").texts == stl.pop("examples").texts == MIX
+    assert aligned == stl
+    assert policy.model.model == "base+align+direction"
+    assert (found["name"], found["work"], found["from"]) == ("direction", find_direction, "base+align")
+    assert (found["prompts"].texts, found["options"]) == (MIX, {"strength": 0.5})
+    with pytest.raises(RecipeError, match="The rule 'ablated' cannot take `strength`"):
+        build("ablated", rule={"strength": "much"})
 
 
 def test_dcr_refines_and_then_aligns_as_stl_does():
     model, [first, second], options = build("dcr")
-    assert model.model == "base+refine+align"
+    assert model.model.model == "base+refine+align"
     assert (first["name"], first["work"], first["from"]) == ("refine", refine, "base")
     assert (first["prompts"], first["options"]) == (MATERIALS.contrast, options.refine)
     assert (first["validation"], first["retained"]) == (MATERIALS.contrast_validation, None)
@@ -124,6 +148,7 @@ def test_every_stage_watches_the_probes_where_there_are_any(method):
         ("stl_aug", {"general", "safety", "augmentation"}),
         ("dcr", {"general", "safety", "contrast"}),
         ("dcr_paper", {"general", "safety", "contrast"}),
+        ("ablated", {"general", "safety"}),
     ],
 )
 def test_prompts_that_are_missing_are_named(method, needed):
@@ -131,7 +156,7 @@ def test_prompts_that_are_missing_are_named(method, needed):
     for name in sets:
         fewer = Materials(**{**sets, name: None})
         if name not in needed:
-            assert build(method, fewer)[0].model.startswith("base+")
+            assert build(method, fewer)[0].model.model.startswith("base+")
             continue
         with pytest.raises(RecipeError, match=f"The method '{method}' needs prompts under `data.{name}`"):
             build(method, fewer)

@@ -7,7 +7,7 @@ from discernment.errors import ModelError
 from discernment.models.batch import pad
 from discernment.models.cut import CutModel
 from discernment.models.layers import find_layers
-from discernment.training.adapters import LoraOptions, add_adapter, keep_adapter
+from discernment.training.adapters import LoraOptions, add_adapter
 from tiny import LAYERS, make_model
 
 BATCHES = {
@@ -17,7 +17,7 @@ BATCHES = {
     ),
     "one is the others' beginning": pad([[3, 4, 5, 6, 7, 30, 21], [3, 4, 5, 6, 7]], 0, "right"),
 }
-LORA = LoraOptions(rank=2, keep="adapter")
+LORA = LoraOptions(rank=2)
 BATCH = BATCHES["different"]
 
 
@@ -88,7 +88,7 @@ def test_only_the_kept_layers_are_trainable_and_the_rest_is_put_back(family):
     assert not torch.equal(logits, model(**BATCH._asdict()).logits)
 
 
-def test_adapters_merge_into_the_kept_layers_only(family, tmp_path):
+def test_adapters_merge_into_the_kept_layers_only(family):
     model = make_model(family)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with CutModel(model, 2) as cut:
@@ -99,7 +99,7 @@ def test_adapters_merge_into_the_kept_layers_only(family, tmp_path):
             for parameter in adapters:
                 parameter.fill_(0.1)
         adapted = cut(**BATCH._asdict())
-        keep_adapter(adapted_model, LORA, tmp_path)
+        adapted_model.merge_and_unload()
         torch.testing.assert_close(cut(**BATCH._asdict()), adapted, atol=1e-4, rtol=1e-4)
     after = model.state_dict()
     assert before.keys() == after.keys()

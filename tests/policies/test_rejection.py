@@ -46,26 +46,6 @@ def test_equals_enumeration_on_every_architecture(family, tokenizer):
     assert found == pytest.approx(expected, rel=2e-4)
 
 
-@torch.inference_mode()
-def test_a_policy_with_its_own_decoding_rule_is_asked_for_its_logits(tiny_policy):
-    class Sharper(Policy):
-        def next_token_logits(self, sequences):
-            return 3 * super().next_token_logits(sequences)
-
-    sharper = Sharper(tiny_policy.model, tiny_policy.chat, "sharper")
-    found = rejection_probability(sharper, PROMPTS[:2], ["I cannot", "Sorry"])
-    for prompt, mass in zip(PROMPTS[:2], found, strict=True):
-        expected = 0.0
-        for opening in ("I cannot", "Sorry"):
-            ids, probability = tiny_policy.chat.encode(prompt), 1.0
-            for token in tiny_policy.chat.tokenizer(opening, add_special_tokens=False)["input_ids"]:
-                logits = 3 * tiny_policy.model(torch.tensor([ids])).logits[0, -1].double()
-                probability *= float(torch.softmax(logits, -1)[token])
-                ids = [*ids, token]
-            expected += probability
-        assert mass == pytest.approx(expected, rel=1e-4)
-
-
 def test_a_window_shorter_than_the_prompt_does_not_change_the_meaning(tokenizer):
     policy = Policy(make_model("mistral", len(tokenizer), sliding_window=8), ChatFormat(tokenizer), "window")
     found = rejection_probability(policy, PROMPTS, OPENINGS)

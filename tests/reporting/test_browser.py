@@ -42,7 +42,7 @@ class Browser:
         request = urllib.request.Request(
             self.address + path, data, {"Content-Type": "application/json"}, method=method
         )
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=120) as reply:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as reply:
             return json.load(reply)["value"]
 
     def devtools(self, command: str, **parameters: Any) -> Any:
@@ -91,7 +91,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         opened.close()
     finally:
         driver.terminate()
-        driver.wait(timeout=30)
+        driver.wait()
 
 
 @pytest.fixture(scope="module")

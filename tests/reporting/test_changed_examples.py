@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 from discernment.evaluation.sample import Sample
-from discernment.judges.judge import Verdict
+from discernment.judges.verdict import Verdict
 from discernment.prompts import Label
-from discernment.reporting.examples import changed_examples
+from discernment.reporting.pages.examples import changed_examples
 
 
 def sample(

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from discernment.reporting.cost import Cost, cost_table
 from discernment.reporting.run_files import Manifest
+from discernment.reporting.tables.cost import Cost, cost_table
 
 MANIFEST = Manifest.model_validate(
     {

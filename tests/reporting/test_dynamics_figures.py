@@ -11,13 +11,13 @@ from xml.etree import ElementTree
 import pytest
 
 from discernment.prompts import Label
-from discernment.reporting.dynamics_figures import (
+from discernment.reporting.figures.drawing import Panel
+from discernment.reporting.figures.dynamics import (
     kernel_dynamics,
     looks_cost,
     rejection_dynamics,
     watched_labels,
 )
-from discernment.reporting.figures import Panel
 from discernment.reporting.run_files import Look, Watch
 
 TOXIC, OTHER = Label.TOXIC, Label.SEEMINGLY_TOXIC

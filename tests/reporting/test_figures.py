@@ -9,18 +9,22 @@ from xml.etree import ElementTree
 import pytest
 from statsmodels.stats.proportion import proportion_confint
 
-from discernment.evaluation.results import EqualSafety, Results, Score
+from discernment.evaluation.metrics import EqualSafety, Score
+from discernment.evaluation.results import Results
 from discernment.evaluation.sample import Sample
-from discernment.judges.judge import Verdict
+from discernment.judges.verdict import Verdict
 from discernment.prompts import Label
-from discernment.reporting import figures
+from discernment.reporting.figures.drawing import Panel
+from discernment.reporting.figures.rejection import POINTS_PER_STRIP, rejection_panels
+from discernment.reporting.figures.safety import safety_pairs, safety_panels
+from discernment.reporting.figures.training import alignment_panels, refinement_panels
 from discernment.reporting.marks import MARKERS, SERIES, VARIABLES, legend_symbol, mark
 from discernment.reporting.run_files import History, read_run
 
 HOSTILE_NAME = "</text></svg><script>alert(1)</script> $x_1$ & \"'\x1b\u202e\ud800"
 
 
-def parse(panel: figures.Panel) -> ElementTree.Element:
+def parse(panel: Panel) -> ElementTree.Element:
     root = ElementTree.fromstring(str(panel.svg))
     assert root.tag == "svg"
     return root
@@ -30,26 +34,26 @@ def texts(root: ElementTree.Element) -> list[str]:
     return ["".join(e.itertext()) for e in root.iter("text")]
 
 
-def ids(panels: Iterable[figures.Panel]) -> list[str]:
+def ids(panels: Iterable[Panel]) -> list[str]:
     return [e.attrib["id"] for p in panels for e in parse(p).iter() if "id" in e.attrib]
 
 
-def draw_all(run_dir: Path) -> list[figures.Panel]:
+def draw_all(run_dir: Path) -> list[Panel]:
     run = read_run(run_dir)
     return [
-        *figures.safety_panels(run.results),
-        *figures.rejection_panels(run.samples, run.results.benchmarks),
-        *figures.refinement_panels(run.refinements[0], "refinement-1"),
-        *figures.alignment_panels(run.alignments, lambda method: mark(run.results.methods.index(method))),
+        *safety_panels(run.results),
+        *rejection_panels(run.samples, run.results.benchmarks),
+        *refinement_panels(run.refinements[0], "refinement-1"),
+        *alignment_panels(run.alignments, lambda method: mark(run.results.methods.index(method))),
     ]
 
 
 @pytest.fixture(scope="module")
-def panels(built_run: Path) -> list[figures.Panel]:
+def panels(built_run: Path) -> list[Panel]:
     return draw_all(built_run)
 
 
-def test_a_run_has_its_figures(panels: list[figures.Panel]) -> None:
+def test_a_run_has_its_figures(panels: list[Panel]) -> None:
     assert [p.heading for p in panels] == [
         "Seemingly toxic against toxic prompts", "Benign against toxic prompts",
         "base", "stl", "stl_aug", "dcr",
@@ -58,7 +62,7 @@ def test_a_run_has_its_figures(panels: list[figures.Panel]) -> None:
     ]  # fmt: skip
 
 
-def test_figures_follow_the_page(panels: list[figures.Panel]) -> None:
+def test_figures_follow_the_page(panels: list[Panel]) -> None:
     for panel in panels:
         svg = str(panel.svg)
         assert "var(--" in svg
@@ -85,13 +89,13 @@ def test_figures_follow_the_page(panels: list[figures.Panel]) -> None:
         assert set(re.findall(r"url\((#[^)]+)\)", svg)) <= own
 
 
-def test_ids_are_unique_on_the_page(panels: list[figures.Panel]) -> None:
+def test_ids_are_unique_on_the_page(panels: list[Panel]) -> None:
     found = ids(panels)
     assert len(found) > 20
     assert len(found) == len(set(found))
 
 
-def test_figures_are_deterministic(panels: list[figures.Panel], built_run: Path) -> None:
+def test_figures_are_deterministic(panels: list[Panel], built_run: Path) -> None:
     assert draw_all(built_run) == panels
 
 
@@ -116,7 +120,7 @@ def on_axes(safety: float, compliance: float) -> tuple[float, float]:
     return 44 + 344 * (safety + 2) / 104, 28 + 300 * (1 - (compliance + 2) / 104)
 
 
-def drawn_points(panel: figures.Panel) -> list[tuple[float, float]]:
+def drawn_points(panel: Panel) -> list[tuple[float, float]]:
     return [
         (float(e.attrib["x"]), float(e.attrib["y"]))
         for e in parse(panel).iter("use")
@@ -125,9 +129,7 @@ def drawn_points(panel: figures.Panel) -> list[tuple[float, float]]:
 
 
 def test_the_judges_point_is_where_its_rates_are() -> None:
-    (panel,) = figures.safety_panels(
-        results(score("m", Label.TOXIC, 0.75), score("m", Label.SEEMINGLY_TOXIC, 0.5))
-    )
+    (panel,) = safety_panels(results(score("m", Label.TOXIC, 0.75), score("m", Label.SEEMINGLY_TOXIC, 0.5)))
     assert drawn_points(panel) == [pytest.approx(on_axes(75, 50), abs=0.02)]
 
 
@@ -141,7 +143,7 @@ def test_all_benchmarks_together_are_counted_up() -> None:
         threshold=0.5, compliance=0.5, low=0.4, high=0.6, compliance_against=0.5, difference=0,
         difference_low=0, difference_high=0, curve=[],
     )  # fmt: skip
-    (panel,) = figures.safety_panels(found.model_copy(update={"equal_safety": [row]}))
+    (panel,) = safety_panels(found.model_copy(update={"equal_safety": [row]}))
     assert panel.heading == "A (benign) against all benchmarks (toxic)"
     # 9 of 10 and 2 of 10 are refused; the third benchmark has no verdict. The open markers stand there too.
     assert drawn_points(panel) == [pytest.approx(on_axes(55, 50), abs=0.02)] * 3
@@ -160,15 +162,13 @@ def test_pairs_without_equal_safety() -> None:
         score("m", Label.TOXIC, 0.7, "A"), score("m", Label.SEEMINGLY_TOXIC, 0.7, "A"),
         score("m", Label.TOXIC, 0.7, "B"), score("m", Label.BENIGN, 0.7, "C"), score("n", Label.BENIGN, 0.7, "C"),
     )  # fmt: skip
-    assert figures.safety_pairs(found) == [("A", "A", Label.SEEMINGLY_TOXIC), ("A", "C", Label.BENIGN)]
-    assert len(figures.safety_panels(found)) == 2
-    assert figures.safety_pairs(results(score("m", Label.BENIGN, 0.7))) == []
+    assert safety_pairs(found) == [("A", "A", Label.SEEMINGLY_TOXIC), ("A", "C", Label.BENIGN)]
+    assert len(safety_panels(found)) == 2
+    assert safety_pairs(results(score("m", Label.BENIGN, 0.7))) == []
 
 
 def test_a_rate_that_is_not_known_is_not_drawn() -> None:
-    (panel,) = figures.safety_panels(
-        results(score("m", Label.TOXIC, None), score("m", Label.SEEMINGLY_TOXIC, 0.5))
-    )
+    (panel,) = safety_panels(results(score("m", Label.TOXIC, None), score("m", Label.SEEMINGLY_TOXIC, 0.5)))
     assert "var(--series-1)" not in str(panel.svg)
 
 
@@ -185,7 +185,7 @@ def test_rejection_panels_tell_the_median() -> None:
         sample(1e-9, Label.BENIGN),
         sample(None, Label.BENIGN),
     ]
-    base, other = figures.rejection_panels({"base": samples, "other": samples[:1]}, ["b"])
+    base, other = rejection_panels({"base": samples, "other": samples[:1]}, ["b"])
     assert texts(parse(base))[-4:] == [
         "toxic",
         f"median {statistics.median(values):.3f}",
@@ -199,23 +199,23 @@ def test_rejection_panels_tell_the_median() -> None:
 
 def test_many_points_are_thinned() -> None:
     samples = [sample((i + 1) / 5001, Label.TOXIC) for i in range(5000)]
-    (panel,) = figures.rejection_panels({"m": samples}, ["b"])
-    assert len(list(parse(panel).iter("use"))) <= figures.POINTS_PER_STRIP + 10
+    (panel,) = rejection_panels({"m": samples}, ["b"])
+    assert len(list(parse(panel).iter("use"))) <= POINTS_PER_STRIP + 10
     assert "median 0.500" in texts(parse(panel))
 
 
 def test_no_probabilities_no_panels() -> None:
-    assert figures.rejection_panels({"m": [sample(None, Label.TOXIC)]}, ["b"]) == []
-    assert figures.rejection_panels({"m": [sample(float("nan"), Label.TOXIC)]}, ["b"]) == []
-    assert figures.rejection_panels({}, ["b"]) == []
-    assert len(figures.rejection_panels({"m": [sample(0.0, Label.TOXIC)]}, ["b"])) == 1
+    assert rejection_panels({"m": [sample(None, Label.TOXIC)]}, ["b"]) == []
+    assert rejection_panels({"m": [sample(float("nan"), Label.TOXIC)]}, ["b"]) == []
+    assert rejection_panels({}, ["b"]) == []
+    assert len(rejection_panels({"m": [sample(0.0, Label.TOXIC)]}, ["b"])) == 1
 
 
 def test_curves_that_were_not_recorded_are_left_out() -> None:
     history = History(["dcr"], [{"step": 0.0, "loss": 2.0}, {"step": 5.0, "loss": 1.0, "retention": 0.1}])
-    assert [p.heading for p in figures.refinement_panels(history, "r")] == ["Loss", "Retention loss"]
-    assert figures.refinement_panels(History(["dcr"], [{"loss": 1.0}]), "r") == []
-    assert figures.alignment_panels([], mark_of) == []
+    assert [p.heading for p in refinement_panels(history, "r")] == ["Loss", "Retention loss"]
+    assert refinement_panels(History(["dcr"], [{"loss": 1.0}]), "r") == []
+    assert alignment_panels([], mark_of) == []
 
 
 def mark_of(method: str) -> object:
@@ -224,13 +224,11 @@ def mark_of(method: str) -> object:
 
 def test_names_cannot_break_out_of_a_figure() -> None:
     name = HOSTILE_NAME
-    panels = figures.safety_panels(
-        results(score(name, Label.TOXIC, 0.7, name), score(name, Label.BENIGN, 0.7, "b"))
-    )
-    panels += figures.rejection_panels(
+    panels = safety_panels(results(score(name, Label.TOXIC, 0.7, name), score(name, Label.BENIGN, 0.7, "b")))
+    panels += rejection_panels(
         {name: [sample(0.5, Label.TOXIC, name), sample(0.5, Label.BENIGN, "b")]}, [name, "b"]
     )
-    panels += figures.refinement_panels(History([name], [{"step": 1.0, "loss": 1.0}]), "r")
+    panels += refinement_panels(History([name], [{"step": 1.0, "loss": 1.0}]), "r")
     assert len(panels) == 3
     for panel in panels:
         root = parse(panel)

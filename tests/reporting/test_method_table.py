@@ -6,9 +6,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from discernment.evaluation.results import Ability, FlipCount, Ranking, Results, Score, TaskScore
+from discernment.evaluation.flips import FlipCount
+from discernment.evaluation.metrics import Ranking, Score
+from discernment.evaluation.results import Ability, Results, TaskScore
 from discernment.prompts import Label
-from discernment.reporting.table import columns, results_table, tallies
+from discernment.reporting.tables.measures import MEASURES
+from discernment.reporting.tables.methods import columns, results_table, tallies
 
 
 def score(method: str, value: float | None, low: float | None, high: float | None, **other: Any) -> Score:
@@ -144,3 +147,9 @@ def test_ability_tasks_and_flips_have_rows_of_their_own() -> None:
         "Verdicts that change with the batches – 2",
     ]
     assert not [line for line in lines(plain) if "ability" in line or "Tasks" in line or "batches" in line]
+
+
+def test_every_measure_has_rows_in_the_results() -> None:
+    fields = [measure.rows for measure in MEASURES.values()]
+    assert len(set(fields)) == len(fields) == 5
+    assert set(fields) <= set(Results.model_fields)

@@ -11,16 +11,12 @@ from xml.etree import ElementTree
 
 import pytest
 
-from discernment.diagnosis.proposition_results import RefinementCheck
+from discernment.diagnosis.refinement_effect import RefinementCheck
 from discernment.prompts import Label
 from discernment.reporting import write_report
-from discernment.reporting.figures import Panel
+from discernment.reporting.figures.drawing import Panel
+from discernment.reporting.figures.proposition import POINTS_PER_GROUP, proposition_legend, proposition_panels
 from discernment.reporting.marks import VARIABLES, mark
-from discernment.reporting.proposition_figures import (
-    POINTS_PER_GROUP,
-    proposition_legend,
-    proposition_panels,
-)
 
 CROSS = (Label.TOXIC, Label.SEEMINGLY_TOXIC)
 

@@ -54,6 +54,17 @@ def test_what_a_newer_version_adds_is_passed_over(run_dir: Path) -> None:
     assert read_run(run_dir).manifest is not None
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_both_forms_of_the_manifest_are_read(run_dir: Path, version: int) -> None:
+    edit(run_dir / "manifest.json", schema_version=version)
+    manifest = read_run(run_dir).manifest
+    assert manifest is not None
+    assert manifest.schema_version == version
+    edit(run_dir / "manifest.json", schema_version=3)
+    with pytest.raises(RunError, match=r"manifest\.json .*schema_version"):
+        read_run(run_dir)
+
+
 def test_only_results_are_needed(run_dir: Path) -> None:
     (run_dir / "manifest.json").unlink()
     (run_dir / "recipe.yaml").unlink()

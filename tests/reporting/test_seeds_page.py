@@ -6,9 +6,10 @@ import re
 import pytest
 from rich.console import Console
 
-from discernment.evaluation.seed_results import SeedComparison, SeedMeasure, SeedResults
+from discernment.evaluation.over_seeds import SeedComparison, SeedMeasure, SeedResults
 from discernment.prompts import Label
-from discernment.reporting.seeds import findings, render_seeds, seeds_table, write_seeds
+from discernment.reporting.pages.seeds import findings, render_seeds, write_seeds
+from discernment.reporting.tables.seeds import seeds_table
 from discernment.reporting.text import MINUS
 from page import Page
 

@@ -4,10 +4,9 @@ import re
 
 import pytest
 
-from discernment.reporting.sweep import best_in_words, render_sweep, write_sweep
-from discernment.runs.objective import Objective
-from discernment.runs.sweep_plan import Dimension
-from discernment.runs.sweep_results import SweepResults, SweepTrial
+from discernment.reporting.pages.sweep import best_in_words, render_sweep, write_sweep
+from discernment.runs.search.objective import Objective
+from discernment.runs.search.sweep import Dimension, SweepResults, SweepTrial
 from page import Page
 
 HOSTILE = "<script>alert(1)</script>\u202e"

@@ -15,13 +15,14 @@ from discernment.errors import DataError, RecipeError
 from discernment.evaluation.attacks import COMPLETION_PREFIX, attacks
 from discernment.evaluation.sample import Sample, read_samples
 from discernment.files import read_json, read_json_lines
-from discernment.judges.judge import Verdict
+from discernment.judges.verdict import Verdict
 from discernment.policies.policy import Policy
 from discernment.prompts import Label
 from discernment.prompts.suites import load_suite
 from discernment.reporting import write_report
 from discernment.runs.recipe import Recipe, parse_recipe
-from discernment.runs.run import Quiet, RunSummary, run_recipe
+from discernment.runs.run import RunSummary, run_recipe
+from discernment.runs.stages import Quiet
 from endpoint import ChatHandler, chat_completion, running
 from tiny import make_benign, make_prompts
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 import yaml
 
-from discernment.diagnosis.diagnose import DiagnoseOptions, diagnose
+from discernment.diagnosis.diagnosis import DiagnoseOptions, diagnose
 from discernment.errors import DataError, RecipeError
 from discernment.evaluation.ability import measure_ability
 from discernment.evaluation.harness import Tasks, run_tasks
@@ -18,9 +18,11 @@ from discernment.policies.policy import Policy
 from discernment.prompts import Label, PromptSet, Provenance
 from discernment.prompts.sources import PromptSource, load_source, load_sources
 from discernment.reporting import write_report
-from discernment.reporting.tables_csv import write_tables
+from discernment.reporting.tables.csv_files import write_tables
+from discernment.runs.manifest import policy_of
 from discernment.runs.recipe import parse_recipe, read_recipe
-from discernment.runs.run import Quiet, run_recipe
+from discernment.runs.run import run_recipe
+from discernment.runs.stages import Quiet
 from page import Page
 from tiny import make_benign, make_prompts
 
@@ -115,9 +117,7 @@ def stages(heard, *, reused=False):
 
 
 def model_of(directory, method):
-    return Policy.load(
-        str(directory / read_json(directory / "manifest.json")["methods"][method]["model"]["model"])
-    )
+    return Policy.load(policy_of(directory, method))
 
 
 def test_kernel_similarity_is_that_of_a_diagnosis_of_each_model(content, tmp_path):

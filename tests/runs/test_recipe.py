@@ -16,7 +16,7 @@ from discernment.files import write_text
 from discernment.models.model_spec import ModelSpec
 from discernment.prompts import Label, Split
 from discernment.prompts.sources import PromptSource
-from discernment.runs.diagnosis_plan import PropositionPlan
+from discernment.runs.proposition import PropositionPlan
 from discernment.runs.recipe import Recipe, first_problem, parse_recipe, read_recipe
 from discernment.training.contrastive import RefineOptions
 from tiny import make_benign, make_prompts
@@ -120,7 +120,11 @@ def test_a_recipe_says_what_every_method_is_to_do():
             {"method": "stl", "align": {"batch_size": 0}},
             "`methods.1.align.batch_size`: Input should",
         ),
-        ("methods.1", "dpo", "There is no method 'dpo'; known: base, dcr, dcr_paper, stl, stl_aug"),
+        (
+            "methods.1",
+            "dpo",
+            "There is no method 'dpo'; known: ablated, base, dcr, dcr_paper, prompted, stl, stl_aug",
+        ),
         ("methods.1", "base", "two methods are called 'base'; give one of them a `name`"),
         ("methods.2.name", "stl", "two methods are called 'stl'"),
         ("refine.learning_rat", 1, "r: `refine.learning_rat` .* did you mean `learning_rate`?"),
@@ -321,12 +325,12 @@ def test_proposition_1_is_switched_on_or_described(tmp_path):
         assert read_recipe(path) == recipe
         return recipe.diagnose
 
-    assert plan(False).proposition is plan(None).proposition is plan(False).proposition_prompts() is None
+    assert plan(False).proposition is plan(None).proposition is None
     assert plan(True).proposition == plan({}).proposition == PropositionPlan()
-    assert {p.label for p in plan(True).proposition_prompts()} == {Label.TOXIC}
+    assert {p.label for p in plan(True).prompts_of(plan(True).proposition, "p")} == {Label.TOXIC}
     described = plan({"prompts": "starter/benign", "k": 3, "rows": "own"})
     assert (described.proposition.k, described.proposition.rows) == (3, "own")
-    assert {p.label for p in described.proposition_prompts()} == {Label.BENIGN}
+    assert {p.label for p in described.prompts_of(described.proposition, "p")} == {Label.BENIGN}
     for wrong, message in (
         ({"kk": 3}, "did you mean `k`"),
         (7, "`diagnose.proposition`"),
@@ -342,12 +346,13 @@ def test_kernel_similarity_is_measured_without_watching_the_training():
 
     alone = plan(kernel={"prompts": "starter/benign", "k": 3, "per_group": 5})
     assert alone.watched_prompts() is None
-    assert alone.proposition_prompts() is None
-    assert {p.label for p in alone.kernel_prompts()} == {Label.BENIGN}
+    assert {p.label for p in alone.prompts_of(alone.kernel, "kernel")} == {Label.BENIGN}
     assert (alone.kernel.options.kernel.k, alone.kernel.options.per_group) == (3, 5)
     watched = plan(probes="starter/toxic", kernel=True)
-    assert {p.label for p in watched.watched_prompts()} == {p.label for p in watched.kernel_prompts()}
-    assert plan(probes="starter/toxic").kernel_prompts() is None
+    assert {p.label for p in watched.watched_prompts()} == {
+        p.label for p in watched.prompts_of(watched.kernel, "kernel")
+    }
+    assert plan(probes="starter/toxic").kernel is None
     for wrong, message in (
         ({}, "name `probes`, `kernel` or `proposition`"),
         ({"kernel": True}, "`kernel` needs prompts: name its own `prompts`, or `probes`"),

@@ -1,24 +1,29 @@
 """A whole recipe on a tiny model: what it leaves, that it is done once, and that it goes on where it was."""
 
 import json
+import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
-from discernment.diagnosis.proposition import compare_propositions, measure_proposition
-from discernment.diagnosis.proposition_results import PropositionResults
+from discernment.diagnosis.proposition import measure_proposition
+from discernment.diagnosis.refinement_effect import PropositionResults, compare_propositions
 from discernment.errors import DiscernmentError, RunError
 from discernment.evaluation.results import Results
 from discernment.evaluation.sample import read_samples
-from discernment.files import file_hash, read_json, read_json_lines
+from discernment.files import file_hash, read_json, read_json_lines, write_json
 from discernment.kernel.kernel import KernelOptions
-from discernment.models.model_spec import ModelSpec
 from discernment.policies.policy import Policy
+from discernment.policies.policy_spec import PolicySpec
+from discernment.policies.rejection import rejection_probability
 from discernment.prompts import Label, PromptSet, Provenance
 from discernment.reporting import write_report
+from discernment.runs.manifest import policy_of
 from discernment.runs.recipe import parse_recipe, read_recipe
-from discernment.runs.run import Quiet, run_recipe
+from discernment.runs.run import run_recipe
+from discernment.runs.stages import Quiet
 from tiny import make_benign, make_prompts
 
 METHODS = ["base", "stl", "stl_aug", "dcr"]
@@ -113,16 +118,17 @@ def test_a_recipe_from_base_model_to_results(recipe, tmp_path):
     manifest = read_json(directory / "manifest.json")
     assert (manifest["name"], manifest["status"]) == ("tiny", "complete")
     assert manifest["seen_in_training"] == summary.seen_in_training
-    assert manifest["finished"] >= manifest["created"]
+    assert all(datetime.fromisoformat(manifest[when]).tzinfo is UTC for when in ("created", "finished"))
     assert set(manifest["stages"]) == {p.name for p in (directory / "stages").iterdir()}
     assert [len(manifest["methods"][m]["stages"]) for m in METHODS] == [1, 2, 2, 3]
     completions = {}
     for method in METHODS:
         entry = manifest["methods"][method]
         assert all(method in manifest["stages"][stage]["methods"] for stage in entry["stages"])
-        model = ModelSpec.model_validate(entry["model"]).model
-        assert Path(model).is_absolute() == (method == "base")  # a run can be moved
+        model = entry["policy"]["model"]["model"]
+        assert model.startswith("./stages/") == (method != "base")  # a run can be moved
         assert (directory / model / "model.safetensors").is_file()
+        assert policy_of(directory, method).model.model == os.path.normpath(directory / model)
         samples = read_samples(directory / "stages" / entry["stages"][-1] / "samples.jsonl")
         assert len(samples) == 16
         completions[method] = tuple((s.completion, s.rejection_probability) for s in samples)
@@ -130,7 +136,7 @@ def test_a_recipe_from_base_model_to_results(recipe, tmp_path):
     assert manifest["methods"]["dcr"]["options"]["refine"]["steps"] == 2
     aligned = [s for s in manifest["stages"].values() if s["name"] == "align"]
     assert [s["steps"] for s in aligned] == [3, 5, 3]
-    assert all(s["seconds"] > 0 and s["tokens"] > 0 for s in manifest["stages"].values())
+    assert all(s["seconds"] >= 0 and s["tokens"] > 0 for s in manifest["stages"].values())
 
     before = contents(directory)
     again = run_recipe(recipe, directory)
@@ -282,7 +288,7 @@ def test_proposition_1_is_measured_before_and_after_stage_1(recipe, tmp_path):
         assert [key.partition("-")[0] for key in stages][-2:] == ["proposition"] * 2
     assert not any(key.startswith("proposition") for key in manifest["methods"]["base"]["stages"])
 
-    spec = recipe.model.model_copy(update={"model": str(tmp_path / "run/stages" / refined / "model")})
+    spec = PolicySpec.read(tmp_path / "run/stages" / refined)
     options = entry.before.options
     again = [
         measure_proposition(Policy.load(model, check.model), PromptSet.from_jsonl(asked), layer, options)
@@ -299,3 +305,65 @@ def test_proposition_1_is_measured_before_and_after_stage_1(recipe, tmp_path):
     without = run_recipe(parse_recipe(content | {"diagnose": plan}, "without"), tmp_path / "run")
     assert without == summary._replace(stages_run=0)
     assert not (tmp_path / "run/proposition.json").exists()
+
+
+def test_a_run_of_another_version_is_refused_in_one_sentence_and_can_be_read(recipe, tmp_path):
+    directory = tmp_path / "run"
+    run_recipe(
+        parse_recipe(
+            {**recipe.model_dump(mode="json", exclude_defaults=True), "methods": ["base", "stl"]}, "r"
+        ),
+        directory,
+    )
+    manifest = read_json(directory / "manifest.json")
+    for method in manifest["methods"].values():  # as version 1 named models
+        spec = method.pop("policy")["model"]
+        method["model"] = {**spec, "model": spec["model"].removeprefix("./")}
+    write_json(directory / "manifest.json", {**manifest, "schema_version": 1})
+    with pytest.raises(
+        RunError, match=r"run holds a run of another version of discernment, which .* with --out\.$"
+    ):
+        run_recipe(recipe, directory)
+    assert "stl" in write_report(directory).read_text(encoding="utf-8")
+    assert Policy.load(policy_of(directory, "stl")).model.device.type == "cpu"
+
+
+def test_methods_with_rules_run_beside_the_others(recipe, tmp_path):
+    content = recipe.model_dump(mode="json", exclude_defaults=True)
+    methods = ["stl", {"method": "prompted", "rule": {"system": "I cannot."}}, "ablated"]
+    summary = run_recipe(parse_recipe({**content, "methods": methods}, "rules"), tmp_path / "run")
+    found = {name: [s.rejection_probability for s in samples] for name, samples in summary.samples.items()}
+    assert len({tuple(values) for values in found.values()}) == 3
+    for name in ("prompted", "ablated"):
+        policy = Policy.load(policy_of(tmp_path / "run", name))
+        assert policy.rule.name == name
+        texts = [s.prompt for s in summary.samples[name]]
+        assert rejection_probability(policy, texts, recipe.evaluate.openings) == pytest.approx(
+            found[name], rel=1e-4
+        )
+    manifest = read_json(tmp_path / "run/manifest.json")
+    kinds = {name: [s.partition("-")[0] for s in m["stages"]] for name, m in manifest["methods"].items()}
+    assert kinds["ablated"] == ["align", "direction", "evaluate"]
+    assert manifest["methods"]["stl"]["stages"][0] == manifest["methods"]["ablated"]["stages"][0]
+    assert (
+        run_recipe(parse_recipe({**content, "methods": methods}, "rules"), tmp_path / "run").stages_run == 0
+    )
+
+
+def test_a_run_goes_on_with_kept_adapters(recipe, tmp_path):
+    content = recipe.model_dump(mode="json", exclude_defaults=True)
+    lora = {"lora": {"rank": 2, "keep": "adapter"}}
+    content |= {
+        "methods": ["dcr"],
+        "refine": {**content["refine"], **lora},
+        "align": {**content["align"], **lora},
+    }
+    summary = run_recipe(parse_recipe(content, "lora"), tmp_path / "run")
+    policy = policy_of(tmp_path / "run", "dcr")
+    assert policy.model.model == recipe.model.model
+    stages = [Path(adapter).parent.name.partition("-")[0] for adapter in policy.adapters]
+    assert stages == ["refine", "align"]
+    moved = policy_of((tmp_path / "run").rename(tmp_path / "moved"), "dcr")
+    texts = [s.prompt for s in summary.samples["dcr"]]
+    found = rejection_probability(Policy.load(moved), texts, recipe.evaluate.openings)
+    assert found == pytest.approx([s.rejection_probability for s in summary.samples["dcr"]], rel=1e-4)

@@ -6,14 +6,15 @@ import pytest
 from filelock import FileLock
 
 from discernment.errors import RecipeError, RunError
-from discernment.evaluation.seed_results import SeedResults
+from discernment.evaluation.over_seeds import SeedResults
 from discernment.files import read_json
 from discernment.prompts import Label
 from discernment.reporting.run_files import read_run
 from discernment.runs.recipe import parse_recipe, read_recipe
-from discernment.runs.run import Quiet, run_recipe
+from discernment.runs.run import run_recipe
+from discernment.runs.search.sweep import Sweep
 from discernment.runs.seeds import run_seeds
-from discernment.runs.sweep_plan import Sweep
+from discernment.runs.stages import Quiet
 from tiny import make_benign, make_prompts
 
 

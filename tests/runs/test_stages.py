@@ -8,9 +8,9 @@ from discernment.cost import StageCost
 from discernment.errors import RunError
 from discernment.files import read_json
 from discernment.models.model_spec import ModelSpec
+from discernment.policies.policy_spec import PolicySpec, RuleSpec
 from discernment.prompts import PromptSet, Provenance
-from discernment.runs.run import Quiet
-from discernment.runs.stages import StageRunner, run_into, share_stages
+from discernment.runs.stages import Quiet, StageRunner, run_into, share_stages
 from discernment.training.adapters import LoraOptions
 from tiny import make_benign, make_prompts
 
@@ -38,6 +38,7 @@ def write_model(out, text="weights"):
 
 def train(out, **inputs):
     write_model(out)
+    PolicySpec(model=str(out / "model")).write(out)
     return StageCost(steps=3, tokens=40, notes={"kept_step": 2})
 
 
@@ -48,7 +49,7 @@ def train_otherwise(out, **inputs):
 @pytest.fixture
 def base(tmp_path):
     write_model(tmp_path)
-    return ModelSpec(model=str(tmp_path / "model"))
+    return PolicySpec(model=str(tmp_path / "model"))
 
 
 @pytest.fixture
@@ -57,13 +58,13 @@ def runner(tmp_path):
 
 
 def test_a_stage_is_done_once_and_shared(tmp_path, base, runner):
-    inputs = {"model": base, "prompts": make_prompts(2), "options": LoraOptions()}
+    inputs = {"start": base, "prompts": make_prompts(2), "options": LoraOptions()}
     runner.owner = "one"
     first = runner("align", train, **inputs)
     runner.owner = "two"
     assert runner("align", train, **inputs) == first
     stage = next((tmp_path / "stages").iterdir())
-    assert first.model == str(stage / "model")
+    assert first.model.model == str(stage / "model")
     assert runner.ran == 1
     assert runner.owners == {stage.name: ["one", "two"]}
     assert runner.reporter.stages == [("align", "one", False), ("align", "two", True)]
@@ -84,7 +85,7 @@ def test_the_name_changes_with_every_input_and_only_then(tmp_path, base, runner)
     prompts, other = make_prompts(2), tmp_path / "other"
     other.mkdir()
     write_model(other, "other weights")
-    inputs = {"model": base, "sets": [prompts], "options": LoraOptions(), "judge": Judge("a"), "none": None}
+    inputs = {"start": base, "sets": [prompts], "options": LoraOptions(), "judge": Judge("a"), "none": None}
 
     def name(work=train, stage="align", extra=None, **changes):
         return runner.run(stage, work, {**inputs, **changes}, extra).name
@@ -94,16 +95,17 @@ def test_the_name_changes_with_every_input_and_only_then(tmp_path, base, runner)
     same = {
         "again": name(),
         "equal values": name(sets=(make_prompts(2),), options=LoraOptions(rank=16), judge=Judge("a")),
-        "another device": name(model=base.model_copy(update={"device": "cpu"})),
+        "another device": name(start=base.with_model(device="cpu")),
         "what the result does not depend on": name(extra={"progress": print}),
     }
     assert {what for what, found in same.items() if found != first} == set()
     different = {
         "function": name(train_otherwise),
         "stage": name(stage="refine"),
-        "weights": name(model=ModelSpec(model=str(other / "model"))),
-        "system": name(model=base.model_copy(update={"system": ""})),
-        "dtype": name(model=base.model_copy(update={"dtype": "float16"})),
+        "weights": name(start=PolicySpec(model=str(other / "model"))),
+        "a rule": name(start=base.with_rule(RuleSpec(name="prompted"))),
+        "system": name(start=base.with_model(system="")),
+        "dtype": name(start=base.with_model(dtype="float16")),
         "set's name": name(sets=[prompts.renamed("other")]),
         "prompts": name(sets=[PromptSet(prompts[:3], prompts.provenance)]),
         "order of prompts": name(sets=[PromptSet(prompts[::-1], prompts.provenance)]),
@@ -118,8 +120,8 @@ def test_the_name_changes_with_every_input_and_only_then(tmp_path, base, runner)
 
 def test_a_stage_on_a_stage_hears_of_what_that_one_was_made_from(base, runner):
     def chain(prompts):
-        refined = runner("refine", train, model=base, prompts=prompts)
-        return runner("align", train, model=refined).model
+        refined = runner("refine", train, start=base, prompts=prompts)
+        return runner("align", train, start=refined).model.model
 
     assert chain(make_prompts(2)) == chain(make_prompts(2))
     # the two refined models have the same bytes here
@@ -130,7 +132,7 @@ def test_a_stage_on_a_stage_hears_of_what_that_one_was_made_from(base, runner):
 def test_what_an_interrupted_stage_left_is_there_for_the_next_attempt(tmp_path, base, runner):
     seen = []
 
-    def work(out, model, until):
+    def work(out, start, until):
         seen.append(sorted(p.name for p in out.iterdir()))
         (out / f"step-{len(seen)}").touch()
         if len(seen) < until:
@@ -139,10 +141,10 @@ def test_what_an_interrupted_stage_left_is_there_for_the_next_attempt(tmp_path, 
 
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            runner.run("align", work, {"model": base, "until": 3})
+            runner.run("align", work, {"start": base, "until": 3})
         assert [p.suffix for p in (tmp_path / "stages").iterdir()] == [".part"]
     assert (runner.ran, runner.records) == (0, {})
-    out = runner.run("align", work, {"model": base, "until": 3})
+    out = runner.run("align", work, {"start": base, "until": 3})
     assert seen == [[], ["step-1"], ["step-1", "step-2"]]
     assert list((tmp_path / "stages").iterdir()) == [out]
     assert {"step-1", "step-2", "step-3", "stage.json"} == {p.name for p in out.iterdir()}
@@ -150,7 +152,7 @@ def test_what_an_interrupted_stage_left_is_there_for_the_next_attempt(tmp_path, 
 
 def test_a_directory_of_ones_own(tmp_path, base):
     out, heard = tmp_path / "mine", Heard()
-    inputs = {"model": base, "prompts": make_prompts(2)}
+    inputs = {"start": base, "prompts": make_prompts(2)}
     assert run_into(out, "align", train, inputs, heard)
     assert (out / "model/config.json").is_file()
     assert read_json(out / "stage.json")["steps"] == 3
@@ -166,20 +168,20 @@ def test_nothing_that_others_left_is_written_over(tmp_path, base):
     (foreign / "thesis.tex").write_text("x")
     for path in (foreign, foreign / "thesis.tex"):
         with pytest.raises(RunError, match="holds something else already"):
-            run_into(path, "align", train, {"model": base}, Quiet())
+            run_into(path, "align", train, {"start": base}, Quiet())
     assert [p.name for p in foreign.iterdir()] == ["thesis.tex"]
     (tmp_path / "empty").mkdir()
-    assert run_into(tmp_path / "empty", "align", train, {"model": base}, Quiet())
+    assert run_into(tmp_path / "empty", "align", train, {"start": base}, Quiet())
 
 
 def test_an_interrupted_directory_of_ones_own_goes_on_with_the_same_inputs_only(tmp_path, base):
-    def work(out, model, prompts):
+    def work(out, start, prompts):
         if not (out / "half").exists():
             (out / "half").touch()
             raise KeyboardInterrupt
         return StageCost(steps=1, tokens=1)
 
-    out, inputs = tmp_path / "mine", {"model": base, "prompts": make_prompts(2)}
+    out, inputs = tmp_path / "mine", {"start": base, "prompts": make_prompts(2)}
     with pytest.raises(KeyboardInterrupt):
         run_into(out, "align", work, inputs, Quiet())
     assert not out.exists()
@@ -192,8 +194,8 @@ def test_an_interrupted_directory_of_ones_own_goes_on_with_the_same_inputs_only(
 def test_a_model_that_another_verb_left_is_known_by_its_weights(tmp_path, base):
     """Its directory has the user's name, which says nothing of the content."""
     refined, aligned = tmp_path / "refined", tmp_path / "aligned"
-    run_into(refined, "refine", train, {"model": base}, Quiet())
-    inputs = {"model": ModelSpec(model=str(refined / "model"))}
+    run_into(refined, "refine", train, {"start": base}, Quiet())
+    inputs = {"start": ModelSpec(model=str(refined / "model"))}
     assert run_into(aligned, "align", train, inputs, Quiet())
     assert not run_into(aligned, "align", train, inputs, Quiet())
     (refined / "model/model.safetensors").write_text("refined anew")
@@ -205,10 +207,10 @@ def test_runs_share_stages_in_one_directory(tmp_path, base):
     whole = tmp_path / "whole"
     for run in (whole / "one", whole / "trials/two", whole / "one"):
         share_stages(run, whole / "stages")
-    assert StageRunner(whole / "one/stages", Quiet())("align", train, model=base)
+    assert StageRunner(whole / "one/stages", Quiet())("align", train, start=base)
     moved = whole.rename(tmp_path / "moved")
     later = StageRunner(moved / "trials/two/stages", Quiet())
-    assert later("align", train, model=base)
+    assert later("align", train, start=base)
     assert later.ran == 0
     assert len(list((moved / "stages").iterdir())) == 1
     (moved / "three/stages").mkdir(parents=True)
@@ -219,8 +221,8 @@ def test_runs_share_stages_in_one_directory(tmp_path, base):
 
 
 def test_records_are_plain_json(base, runner):
-    out = runner.run("align", train, {"model": base, "sets": [make_prompts(1)], "options": LoraOptions()})
+    out = runner.run("align", train, {"start": base, "sets": [make_prompts(1)], "options": LoraOptions()})
     record = json.loads((out / "stage.json").read_text())
     assert record["inputs"]["options"] == {"rank": 16, "alpha": 32.0, "dropout": 0.0, "keep": "both"}
-    assert set(record["inputs"]["model"]) == {"model"}
+    assert set(record["inputs"]["start"]) == {"policy"}
     assert Provenance(name=record["inputs"]["sets"][0]["name"]) == make_prompts(1).provenance

@@ -72,7 +72,7 @@ def stand_ins(folder):
         write_json_lines(folder / entry.file, rows)
 
 
-@pytest.mark.timeout(1200)  # five methods, each measured in four ways
+@pytest.mark.timeout(3600)  # five methods, each measured in four ways
 def test_the_study_runs(tmp_path, monkeypatch):
     if "DISCERNMENT_DATA" not in os.environ:
         stand_ins(tmp_path)

@@ -12,10 +12,10 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from discernment.errors import TrainingError
 from discernment.files import append_json_lines, read_json_lines
+from discernment.training.batches import EpochSampler
 from discernment.training.checkpoints import latest_checkpoint
 from discernment.training.history import HistoryCallback, StopWithoutImprovement
 from discernment.training.options import OptimizerOptions, trainer_arguments
-from discernment.training.sampler import EpochSampler
 
 
 def shuffled(length):

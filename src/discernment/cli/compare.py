@@ -1,57 +1,56 @@
-"""What `discern compare` calls: any number of evaluations and runs on the prompts that all of them have."""
+"""`discern compare`: any number of evaluations and runs, on the prompts that all of them have."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from rich.text import Text
+import typer
 
-from discernment.cli.console import console
+from discernment.cli.console import console, say
+from discernment.cli.options import Redact, out_option
 from discernment.errors import DataError, RecipeError
-from discernment.evaluation.results import Results
-from discernment.evaluation.sample import Sample, read_samples
-from discernment.evaluation.summary import summarize
 from discernment.files import content_hash, read_json, write_json
-from discernment.reporting.comparison import write_comparison
-from discernment.reporting.table import results_table
-from discernment.reporting.text import visible
 
-__all__ = ["compare_evaluations"]
+if TYPE_CHECKING:
+    from discernment.evaluation.sample import Sample
 
 
-def compare_evaluations(
-    evaluations: Sequence[Path], reference: str | None, out: Path | None, *, redact: bool = False
-) -> Results:
-    """Compare what `evaluate` or `run` left, and print the table and the finding.
+def compare(
+    evaluations: Annotated[
+        list[Path], typer.Argument(help="Directories that `evaluate` or `run` left; or NAME=DIR.")
+    ],
+    reference: Annotated[str | None, typer.Option(help="The name that the others are compared with.")] = None,
+    out: Annotated[
+        Path | None, out_option("A .json file for the results, or a directory for page, tables and results.")
+    ] = None,
+    redact: Redact = False,
+) -> None:
+    """Compare evaluations of the same prompts: rates, paired tests, equal safety."""
+    from discernment.evaluation.results import summarize
+    from discernment.reporting.pages.comparison import write_comparison
+    from discernment.reporting.tables.methods import results_table
 
-    Args:
-        evaluations: Directories of evaluations or runs, or `RUN/METHOD`; `NAME=` in front gives a name.
-        reference: The name that the others are compared with; `stl` where it is there, or the first.
-        out: A file that ends in `.json` for the results, or a directory for these, tables and a page.
-        redact: Leave out the text of toxic prompts and of the completions to them.
-
-    Raises:
-        DataError: If something cannot be read, or the evaluations cannot be compared.
-        RecipeError: If two have one name, or none is called `reference`.
-    """
     samples = _shared(_read(evaluations))
     if reference is not None and reference not in samples:
         raise RecipeError(f"There is no evaluation called {reference!r}; there are {', '.join(samples)}.")
     first = "stl" if "stl" in samples else next(iter(samples))
     results = summarize(samples, base_model=", ".join(samples), reference=reference or first)
     console.print(results_table(results))
-    console.print(Text(visible(results.finding)))
+    say(results.finding)
     if out is not None and out.suffix == ".json":
         write_json(out, results.model_dump(mode="json"))
-        console.print(Text(visible(f"Results: {out}")))
+        say(f"Results: {out}")
     elif out is not None:
         page = write_comparison(results, samples, out, redact=redact)
-        console.print(Text(visible(f"Page: {page}; numbers and verdicts: {out}")))
-    return results
+        say(f"Page: {page}; numbers and verdicts: {out}")
 
 
 def _read(evaluations: Sequence[Path]) -> dict[str, list[Sample]]:
+    """The samples of all evaluations by name; `RUN/METHOD` and `NAME=` in front are understood."""
+    from discernment.evaluation.sample import read_samples
+
     samples: dict[str, list[Sample]] = {}
     how: set[str] = set()
     for argument in evaluations:
@@ -79,7 +78,7 @@ def _shared(samples: dict[str, list[Sample]]) -> dict[str, list[Sample]]:
     left_out = {name: len(samples[name]) - len(found) for name, found in kept.items()}
     if any(left_out.values()):
         counts = ", ".join(f"{n} of {name}" for name, n in left_out.items() if n)
-        console.print(Text(visible(f"Left out, because not all have them: {counts}."), "yellow"))
+        say(f"Left out, because not all have them: {counts}.", "yellow")
     return kept
 
 
@@ -94,21 +93,19 @@ def _how_evaluated(samples: Path) -> str:
 def _samples_in(argument: Path) -> list[tuple[str, Path]]:
     """The name and the samples of each evaluation that an argument means."""
     # A directory may have an equals sign in its name.
-    name, equals, rest = ("", "", str(argument)) if argument.is_dir() else str(argument).rpartition("=")
+    name, _, rest = ("", "", str(argument)) if argument.is_dir() else str(argument).rpartition("=")
     directory = Path(rest)
     if (directory / "samples.jsonl").is_file():
-        return [(name if equals else directory.name, directory / "samples.jsonl")]
+        return [(name or directory.name, directory / "samples.jsonl")]
     if (directory / "manifest.json").is_file():
-        prefix = f"{name}/" if equals else ""
-        return [(prefix + method, path) for method, path in _of_run(directory)]
-    if (directory.parent / "manifest.json").is_file() and not directory.exists():
-        of_run = _of_run(directory.parent)
-        found = [(name if equals else method, path) for method, path in of_run if method == directory.name]
+        return [(f"{name}/{method}" if name else method, path) for method, path in _of_run(directory)]
+    run, wanted = directory.parent, directory.name
+    if (run / "manifest.json").is_file() and not directory.exists():
+        of_run = _of_run(run)
+        found = [(name or method, path) for method, path in of_run if method == wanted]
         if not found:
-            raise DataError(
-                f"The run {directory.parent} has no evaluation of {directory.name!r}; it has "
-                f"{', '.join(method for method, _ in of_run) or 'none'}."
-            )
+            there = ", ".join(method for method, _ in of_run) or "none"
+            raise DataError(f"The run {run} has no evaluation of {wanted!r}; it has {there}.")
         return found
     raise DataError(f"{directory} holds neither an evaluation nor a run: no samples.jsonl, no manifest.json.")
 

@@ -1,53 +1,81 @@
-"""What the command line shows while it works."""
+"""What the command line shows: lines, tables, and how far a long work is."""
 
 from __future__ import annotations
 
 import logging
 import os
 import warnings
-from types import TracebackType
-from typing import Self
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
+from rich import progress
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.table import Table
+from rich.text import Text
 
-__all__ = ["ConsoleReporter", "console", "prepare_process"]
+if TYPE_CHECKING:
+    from discernment.cost import StageCost
 
 console = Console(highlight=False)
+
+
+def say(text: str, style: str = "") -> None:
+    """Print untrusted text: no markup, control characters shown by name."""
+    console.print(_untrusted(text, style))
+
+
+def caution(text: str) -> None:
+    """Print a caution, which may hold untrusted text."""
+    console.print(Text.assemble(("Caution:", "yellow"), " ", _untrusted(text)))
+
+
+def plain_table(
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    right: Sequence[str] = (),
+    whole: Sequence[str] = (),
+) -> Table:
+    """A table of untrusted text without lines; columns in `right` are set there, those in `whole` are not wrapped."""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for column in header:
+        table.add_column(
+            column, justify="right" if column in right else "left", overflow="fold", no_wrap=column in whole
+        )
+    for row in rows:
+        table.add_row(*map(_untrusted, row))
+    return table
+
+
+def _untrusted(text: str, style: str = "") -> Text:
+    from discernment.reporting.text import visible
+
+    return Text(visible(text), style=style)
 
 
 class ConsoleReporter:
     """Prints a line for every stage and a bar for every long count; use it as a context manager."""
 
     def __init__(self) -> None:
-        self._bars = Progress(
-            TextColumn("  {task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
+        self._bars = progress.Progress(
+            progress.TextColumn("  {task.description}"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TimeElapsedColumn(),
+            progress.TimeRemainingColumn(),
             console=console,
             transient=True,
         )
-        self._task: TaskID | None = None
+        self._task: progress.TaskID | None = None
         self._what = ""
         self._shown = 0
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._task is not None:
             self._bars.stop()
 
@@ -94,3 +122,13 @@ def prepare_process() -> None:
     keep_freed_memory()
     datasets.disable_progress_bars()
     transformers_logging.disable_progress_bar()
+
+
+def train_into(out: Path, stage: str, work: Callable[..., StageCost], inputs: Mapping[str, Any]) -> None:
+    """Run a stage that leaves a model in `out`, and say where it is."""
+    from discernment.runs.stages import run_into
+
+    with ConsoleReporter() as reporter:
+        ran = run_into(out, stage, work, inputs, reporter)
+    place = out / "model" if (out / "model").is_dir() else out  # an adapter may be all that is kept
+    say(f"{'Model' if ran else 'Nothing to do; the model is there'}: {place}")

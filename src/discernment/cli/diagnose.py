@@ -1,48 +1,62 @@
-"""What `discern diagnose` calls."""
+"""`discern diagnose`: why a model refuses too much, and which layer to refine."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from rich.text import Text
+import typer
 
-from discernment.cli.console import ConsoleReporter, console
-from discernment.cli.verbs import parse_options, parse_set, resolve_model
-from discernment.diagnosis.diagnose import DiagnoseOptions, Diagnosis
+from discernment.cli import options
+from discernment.cli.console import ConsoleReporter, caution, console, prepare_process, say
 from discernment.files import read_json
-from discernment.models.model_spec import ModelSpec
-from discernment.prompts.sources import load_sources
-from discernment.reporting.diagnosis import similarity_table, write_diagnosis
-from discernment.reporting.text import visible
-from discernment.runs.diagnosis import diagnose_stage
-from discernment.runs.stages import run_into
-
-__all__ = ["diagnose_into"]
 
 
-def diagnose_into(
-    model: ModelSpec, sets: Sequence[str], options: Sequence[str], out: Path, *, redact: bool
+def diagnose(
+    model: Annotated[
+        str, typer.Argument(help="Hub id, folder, wheel://PACKAGE, or RUN/METHOD, e.g. runs/quickstart/stl.")
+    ],
+    out: Annotated[Path, options.out_option("Directory for diagnosis.json and report.html.")],
+    sets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            "-s",
+            help="Prompt set, as for `evaluate`. Not one that you report on: a layer is chosen by it. Without any, "
+            "starter/pairs:validation and starter/benign:validation.",
+        ),
+    ] = None,
+    option: Annotated[
+        list[str] | None, options.stage_option("Option as KEY=VALUE, e.g. kernel.k=5, per_group=8, seed=1.")
+    ] = None,
+    redact: Annotated[bool, typer.Option(help="Leave toxic prompts out of the report.")] = False,
+    system: options.System = None,
+    model_option: options.ModelOptions = None,
 ) -> None:
-    """Diagnose a model, or a method of a run, into `out`, and print what was found."""
+    """Show why a model refuses too much, and which layer to refine; always in float32, without training."""
+    prepare_process()
+    from discernment.diagnosis.diagnosis import DiagnoseOptions, Diagnosis
+    from discernment.reporting.pages.diagnosis import write_diagnosis
+    from discernment.reporting.tables.similarity import similarity_table
+    from discernment.runs.measures.kernel import diagnose_stage
+    from discernment.runs.stages import run_into
+
+    policy = options.parse_policy(model, system, model_option)
+    inputs = {
+        # The kernel's differences drown in the rounding of less.
+        "policy": policy.with_model(dtype="float32"),
+        "prompts": options.load_sets(
+            sets or ["starter/pairs:validation", "starter/benign:validation"], "diagnosis"
+        ),
+        "options": options.parse_options(DiagnoseOptions, option),
+    }
     with ConsoleReporter() as reporter:
-        inputs: dict[str, Any] = {
-            # The kernel's differences drown in the rounding of less.
-            "model": resolve_model(model).model_copy(update={"dtype": "float32"}),
-            "prompts": load_sources([parse_set(s) for s in sets], "diagnosis"),
-            "options": parse_options(DiagnoseOptions, options),
-        }
         ran = run_into(out, "diagnose", diagnose_stage, inputs, reporter, {"progress": reporter.progress})
     if not ran:
-        console.print("Nothing to do; the diagnosis is there.")
+        say("Nothing to do; the diagnosis is there.")
     found = Diagnosis.model_validate(read_json(out / "diagnosis.json"))
     page = write_diagnosis(found, out / "report.html", redact=redact)
     console.print(similarity_table(found))
     if found.unscored:
-        console.print(
-            f"[yellow]Caution:[/yellow] unscored prompts, which are in no number: {len(found.unscored)}."
-        )
-    console.print(Text(visible(found.finding)))
-    console.print(Text(f"Next: {visible(found.command)}"))
-    console.print(Text(f"Report: {page}; numbers: {out / 'diagnosis.json'}"))
+        caution(f"unscored prompts, which are in no number: {len(found.unscored)}.")
+    say(found.finding)
+    say(f"Next: {found.command}")
+    say(f"Report: {page}; numbers: {out / 'diagnosis.json'}")

@@ -33,24 +33,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from pydantic import Field
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from discernment.diagnosis.draw import draw_pairs_first
+from discernment.diagnosis.draw import draw_groups
 from discernment.diagnosis.similarity import group_table, row_normalised, symmetric
 from discernment.errors import DataError
 from discernment.files import append_json_lines, read_json_lines, write_json_lines
 from discernment.frozen import Frozen
 from discernment.kernel.engine import gradient_kernel
-from discernment.kernel.kernel import KernelOptions
+from discernment.kernel.instrument import as_it_was
+from discernment.kernel.kernel import Floats, KernelOptions
 from discernment.policies.policy import Policy
 from discernment.policies.rejection import rejection_probability
 from discernment.prompts import Label, Prompt, PromptSet
-
-__all__ = ["DynamicsCallback", "DynamicsOptions", "Probes", "look_steps"]
 
 logger = logging.getLogger(__name__)
 
@@ -118,8 +116,7 @@ class Probes:
                 "The probe prompts of the learning dynamics need a toxic one and at least one other; "
                 f"{prompts.summary()}."
             )
-        drawn, place = draw_pairs_first(prompts, seed)
-        groups = [sorted((p for p in drawn if p.label is group), key=place) for group in Label]
+        groups = draw_groups(prompts, seed)
         return cls(
             rejection=tuple(p for group in groups for p in group[: options.rejection_per_group]),
             kernel=tuple(p for group in groups for p in group[: options.per_group]),
@@ -226,7 +223,7 @@ class DynamicsCallback(TrainerCallback):
         }
 
 
-def _by_group(similarity: npt.NDArray[np.float64], groups: Sequence[Label]) -> Means:
+def _by_group(similarity: Floats, groups: Sequence[Label]) -> Means:
     means: Means = {}
     for pair in group_table(similarity, groups):
         means.setdefault(pair.row.value, {})[pair.column.value] = pair.mean
@@ -237,20 +234,16 @@ def _by_group(similarity: npt.NDArray[np.float64], groups: Sequence[Label]) -> M
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Leave random numbers, gradients and the flags of modules and parameters as they were."""
     python, numpy = random.getstate(), np.random.get_state()
-    modes = [(module, module.training) for module in model.modules()]
-    parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
-    for parameter, _, _ in parameters:
+    gradients = [(p, p.grad) for p in model.parameters()]
+    for parameter, _ in gradients:
         parameter.grad = None
-    gpus = {p.device for p, _, _ in parameters if p.device.type == "cuda"}
-    with torch.random.fork_rng(list(gpus)):
+    gpus = {p.device for p, _ in gradients if p.device.type == "cuda"}
+    with torch.random.fork_rng(list(gpus)), as_it_was(model):
         try:
             yield
         finally:
-            for parameter, required, gradient in parameters:
-                parameter.requires_grad_(required)
+            for parameter, gradient in gradients:
                 parameter.grad = gradient
-            for module, training in modes:
-                module.training = training
             random.setstate(python)
             np.random.set_state(numpy)
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from discernment.diagnosis.diagnose_types import Diagnosis, RowDifference
-from discernment.prompts import Label
-from discernment.statistics.pairs import FEWEST_CLUSTERS, PairMean
+from typing import TYPE_CHECKING
 
-__all__ = ["describe"]
+from discernment.diagnosis.entanglement import RowDifference
+from discernment.prompts import Label
+from discernment.statistics.intervals import FEWEST_CLUSTERS
+from discernment.statistics.pairs import PairMean
+
+if TYPE_CHECKING:
+    from discernment.diagnosis.diagnosis import Diagnosis
 
 GROUPS = {
     Label.SEEMINGLY_TOXIC: "a seemingly toxic prompt",

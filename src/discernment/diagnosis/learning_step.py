@@ -5,27 +5,23 @@ order (Ren & Sutherland 2025, arXiv 2407.10490, proposition 1). For the log-prob
 inner product of the two log-probabilities' gradients: the kernel with `rows: likelihood`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from scipy.stats import pearsonr, spearmanr
 from torch import Tensor
 
 from discernment.errors import DataError
+from discernment.frozen import Frozen
 from discernment.kernel.engine import gradient_kernel
 from discernment.kernel.instrument import measuring
 from discernment.kernel.kernel import KernelOptions
 from discernment.policies.policy import Policy
 
-__all__ = ["StepCheck", "check_learning_step"]
 
-
-class StepCheck(BaseModel):
+class StepCheck(Frozen):
     """A predicted and a real training step.
 
     Attributes:
@@ -37,8 +33,6 @@ class StepCheck(BaseModel):
         spearman: Their rank correlation.
         slope: Observed change for one predicted, by least squares through the origin.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     optimizer: Literal["sgd", "adamw"]
     learning_rate: float
@@ -138,8 +132,7 @@ def _step(
 ) -> Iterator[None]:
     """One step on the examples, taken back afterwards; the parameters' own gradients are left alone."""
     parameters = list(policy.model.parameters())
-    kept = [p.detach().clone() for p in parameters]
-    gradients = [p.grad for p in parameters]
+    kept = [(p.detach().clone(), p.grad) for p in parameters]
     for parameter in parameters:
         parameter.requires_grad_(True)
         parameter.grad = None
@@ -153,7 +146,7 @@ def _step(
         yield
     finally:
         with torch.no_grad():
-            for parameter, value, gradient in zip(parameters, kept, gradients, strict=True):
+            for parameter, (value, gradient) in zip(parameters, kept, strict=True):
                 parameter.copy_(value)
                 parameter.grad = gradient
                 parameter.requires_grad_(False)

@@ -1,74 +1,105 @@
-"""Proposition 1 of DCR, measured: does the similarity of activations bound the gradient kernel (Lu et al. 2026)?
-
-    ||K(x', x)||_F  <=  c h'^T Q h  +  sqrt(c) tau (||G'||_F + ||G||_F)  +  tau^2  +  Delta        for a layer l
-
-The appendix that states it in full is not public. Our reading:
-
-- K is the gradient kernel at the first generated token. Its parameters are the *trained* ones, those of layers 1 to l
-  as in stage 1, and *the rest*: embeddings, later layers, norm and head. The embeddings belong to the rest because
-  stage 1 leaves them alone by default, and because they are often tied to the head.
-- h is the state after layer l at the last prompt token. Q is the mean of J^T J over calibration prompts, where
-  J = dz/dh is the tail's Jacobian; so Q is positive semidefinite.
-- G is the gradient of the logits with respect to the trained parameters; tau, the tail sensitivity, is the largest
-  norm of their gradient with respect to the rest among the calibration prompts.
-- c is fitted on calibration pairs. Delta, what is left over, counts as 0 in the prediction and is reported.
-
-With the rest frozen, tau is 0. This *frozen* form, ||K(x', x)||_F <= c h'^T Q h + Delta, is held against the kernel of
-the trained parameters alone, and the *full* form against the whole kernel.
-"""
+"""Proposition 1 of DCR checked on a model: fitted on half of the prompts, tested on the others; see `bound`."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from itertools import combinations_with_replacement
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
-from scipy.stats import spearmanr
 
-from discernment.diagnosis.proposition_results import (
-    COVERAGE,
-    Assumption,
-    BoundCheck,
-    GroupChange,
-    PromptPair,
-    PropositionCheck,
-    PropositionComparison,
-    Ratio,
-)
+from discernment.diagnosis.bound import COVERAGE, Assumption, Bound, BoundCheck, Form, Pairs, all_pairs
 from discernment.errors import DataError, RecipeError
-from discernment.kernel.engine import gradient_kernel
+from discernment.frozen import FiniteFrozen
 from discernment.kernel.kernel import Kernel, KernelOptions
-from discernment.models.layers import find_layers
-from discernment.policies.policy import Policy
 from discernment.prompts import Label, PromptSet, Split
 from discernment.prompts.clusters import prompt_clusters
 from discernment.prompts.split import assign_splits
-from discernment.statistics.pairs import PairSample, interval
 
-__all__ = [
-    "Assumption",
-    "BoundCheck",
-    "GroupChange",
-    "PromptPair",
-    "PropositionCheck",
-    "PropositionComparison",
-    "Ratio",
-    "check_proposition",
-    "compare_propositions",
-    "halves",
-    "measure_proposition",
-]
-
-Floats = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
+if TYPE_CHECKING:
+    from discernment.policies.policy import Policy
 
 FEWEST_PROMPTS = 7
 """A half with fewer has at most 15 pairs, of which 95 % cannot be told from all."""
 MOST_PAIRS = 2000
 """Pairs that a result keeps; of more, a sample is kept."""
-ROUNDING = 1e-9
+
+
+class PromptPair(FiniteFrozen):
+    """Both forms of the bound for two test prompts.
+
+    Attributes:
+        first: Id of the one prompt.
+        second: Id of the other.
+        labels: Their labels, in the order of `Label`.
+        similarity: h'^T Q h.
+        trained_norm: ||K||_F for the trained parameters.
+        frozen_bound: What the frozen form says of it.
+        frozen_failure: Why that is wrong; None where the bound holds.
+        full_norm: ||K||_F for all parameters.
+        full_bound: What the full form says of it.
+        full_failure: Why that is wrong; None where the bound holds.
+    """
+
+    first: str
+    second: str
+    labels: tuple[Label, Label]
+    similarity: float
+    trained_norm: float
+    frozen_bound: float
+    frozen_failure: Assumption | None
+    full_norm: float
+    full_bound: float
+    full_failure: Assumption | None
+
+
+class PropositionCheck(FiniteFrozen):
+    """Both sides of Proposition 1, measured on one model.
+
+    Attributes:
+        model: The policy's name.
+        layer: l, counted from 1.
+        options: How the kernels were measured.
+        calibration_prompts: Number of prompts that Q, c and tau come from.
+        unscored: Why prompts were left out, by id.
+        tokens: The output rows' token ids, where all prompts share them.
+        constant: c.
+        tail_sensitivity: tau.
+        feature_norms: The least and the largest norm of a calibration prompt's state.
+        frozen: The frozen form.
+        full: The full form.
+        pairs: The pairs of test prompts, at most 2000.
+        clusters: Number of the cluster of each test prompt, by id; matched partners and frames share theirs.
+    """
+
+    model: str
+    layer: int
+    options: KernelOptions
+    calibration_prompts: int
+    unscored: dict[str, str]
+    tokens: list[int] | None
+    constant: float
+    tail_sensitivity: float
+    feature_norms: tuple[float, float]
+    frozen: BoundCheck
+    full: BoundCheck
+    pairs: list[PromptPair]
+    clusters: dict[str, int]
+
+    @property
+    def finding(self) -> str:
+        """What the measurement says, in plain words."""
+        form = self.frozen
+        ranks = [form.similarity_rank, form.cosine_rank, form.centred_cosine_rank]
+        similarity, cosine, centred = ("none" if rank is None else f"{rank:.2f}" for rank in ranks)
+        best, *others = (-1.0 if rank is None else rank for rank in ranks)
+        return (
+            self.frozen.describe(f"With all but layers 1 to {self.layer} frozen, the bound of Proposition 1")
+            + f" (Its constant was fitted to hold for {COVERAGE:.0%} of other pairs.) "
+            + self.full.describe("With all parameters trained, it")
+            + f" Rank correlation with the kernel norm of layers 1 to {self.layer}: {similarity} for h'^T Q h, {cosine} "
+            f"for the cosine of the states, {centred} for their centred cosine; the proposition's similarity is "
+            f"{'' if best > max(others) else 'not '}the best of the three."
+        )
 
 
 def measure_proposition(
@@ -98,6 +129,10 @@ def measure_proposition(
         ModelError: If the layer is out of range, or the kernel cannot be measured.
         RecipeError: If `options` choose layers, or rows other than `shared` and `own`.
     """
+    # A report reads what was found without torch.
+    from discernment.kernel.engine import gradient_kernel
+    from discernment.models.layers import find_layers
+
     options = options or KernelOptions()
     if options.layers is not None or options.rows not in ("shared", "own"):
         raise RecipeError(
@@ -157,33 +192,10 @@ def check_proposition(
     """
     unscored = full.unscored | trained.unscored
     calibration, test = _sides(prompts, held_out, unscored)
-    states, jacobians = (x.double().cpu().numpy() for x in full.taps[layer])
-    similarity = _bilinear(states, jacobians[calibration])
-    sizes = np.linalg.norm(states, axis=1)
-    gradients = np.sqrt(trained.traces.sum(0))
-    sensitivities = np.sqrt(np.maximum(full.traces.sum(0) - trained.traces.sum(0), 0))
-
-    pairs = _pairs(calibration)
-    c = _smallest_constant(trained.norms[pairs], similarity[pairs])
-    tau = float(sensitivities[calibration].max())
-    low, high = float(sizes[calibration].min()), float(sizes[calibration].max())
-
-    pairs = first, second = _pairs(test)
-    alike = similarity[pairs]
-    trained_norms, full_norms = trained.norms[pairs], full.norms[pairs]
-    frozen_bound = c * alike
-    full_bound = frozen_bound + np.sqrt(c) * tau * (gradients[first] + gradients[second]) + tau**2
-    sensitive, unusual = sensitivities > tau, (sizes < low) | (sizes > high)
-    reasons = {
-        Assumption.SIMILARITY_NOT_POSITIVE: alike <= 0,
-        Assumption.TAIL_SENSITIVITY: sensitive[first] | sensitive[second],
-        Assumption.FEATURE_NORM: unusual[first] | unusual[second],
-    }
-    full_failures = _failures(full_norms, full_bound, reasons)
-    del reasons[Assumption.TAIL_SENSITIVITY]  # a frozen tail has none
-    frozen_failures = _failures(trained_norms, frozen_bound, reasons)
-    likenesses = alike, _cosine(states)[pairs], _cosine(states - states[calibration].mean(0))[pairs]
-    kept = np.sort(np.random.default_rng(seed).permutation(len(alike))[:MOST_PAIRS])
+    bound = Bound.fit(full, trained, layer, calibration)
+    pairs = all_pairs(test)
+    frozen_form = bound.form(pairs, trained, frozen=True)
+    full_form = bound.form(pairs, full, frozen=False)
     clusters = prompt_clusters(prompts.prompts)
     return PropositionCheck(
         model=model,
@@ -192,78 +204,35 @@ def check_proposition(
         calibration_prompts=len(calibration),
         unscored={prompts[row].id: reason for row, reason in unscored.items()},
         tokens=full.tokens[calibration[0]] if full.tokens and options.rows == "shared" else None,
-        constant=c,
-        tail_sensitivity=tau,
-        feature_norms=(low, high),
-        frozen=_bound_check(trained_norms, frozen_bound, frozen_failures, *likenesses),
-        full=_bound_check(full_norms, full_bound, full_failures, *likenesses),
-        pairs=[
-            PromptPair(
-                first=prompts[first[n]].id,
-                second=prompts[second[n]].id,
-                labels=(prompts[first[n]].label, prompts[second[n]].label),
-                similarity=alike[n],
-                trained_norm=trained_norms[n],
-                frozen_bound=frozen_bound[n],
-                frozen_failure=frozen_failures[n],
-                full_norm=full_norms[n],
-                full_bound=full_bound[n],
-                full_failure=full_failures[n],
-            )
-            for n in kept
-        ],
+        constant=bound.constant,
+        tail_sensitivity=bound.tail_sensitivity,
+        feature_norms=bound.feature_norms,
+        frozen=frozen_form.check,
+        full=full_form.check,
+        pairs=_kept(prompts, pairs, frozen_form, full_form, seed),
         clusters={prompts[row].id: int(clusters[row]) for row in test},
     )
 
 
-def compare_propositions(
-    before: PropositionCheck, after: PropositionCheck, *, seed: int = 0
-) -> PropositionComparison:
-    """Say what stage 1 did to both sides of the bound.
-
-    Args:
-        before: The check of the base model.
-        after: The check of the refined model, with the same prompts, layer, seed and options.
-        seed: Fixes the resamples of the intervals.
-
-    Raises:
-        DataError: If the checks differ in layer or options, or share no pair of a toxic and a seemingly toxic prompt.
-    """
-    cross = (Label.TOXIC, Label.SEEMINGLY_TOXIC)
-    common = _pair_ids(before) & _pair_ids(after)
-    kept = [p for p in before.pairs if (p.first, p.second) in common]
-    groups = {p.labels for p in kept}
-    if (before.layer, before.options) != (after.layer, after.options) or cross not in groups:
-        raise DataError(
-            f"The checks of {before.model!r} and {after.model!r} cannot be compared; measure both with the same "
-            "prompts, layer, options and seed."
+def _kept(prompts: PromptSet, pairs: Pairs, frozen: Form, full: Form, seed: int) -> list[PromptPair]:
+    """The pairs that a result keeps, in their order."""
+    count = len(frozen.norms)
+    return [
+        PromptPair(
+            first=first.id,
+            second=second.id,
+            labels=(first.label, second.label),
+            similarity=frozen.similarity[n],
+            trained_norm=frozen.norms[n],
+            frozen_bound=frozen.bound[n],
+            frozen_failure=frozen.failures[n],
+            full_norm=full.norms[n],
+            full_bound=full.bound[n],
+            full_failure=full.failures[n],
         )
-    labels = {key: label for p in kept for key, label in zip((p.first, p.second), p.labels, strict=True)}
-    position = {key: n for n, key in enumerate(labels)}
-    clusters = [before.clusters[key] for key in labels]
-
-    def sample(check: PropositionCheck, value: str) -> PairSample:
-        values = np.full((len(labels), len(labels)), np.nan)
-        np.fill_diagonal(values, 0)  # scored
-        for pair in check.pairs:
-            if (pair.first, pair.second) in common:
-                row, column = position[pair.first], position[pair.second]
-                values[row, column] = values[column, row] = getattr(pair, value)
-        return PairSample(values, list(labels.values()), clusters, seed)
-
-    samples = {
-        value: (sample(before, value), sample(after, value))
-        for value in ("similarity", "trained_norm", "full_norm")
-    }
-    return PropositionComparison(
-        layer=before.layer,
-        same_tokens=None if before.tokens is None else set(before.tokens) == set(after.tokens or ()),
-        changes=[
-            GroupChange(labels=group, **{value: _ratio(*both, *group) for value, both in samples.items()})
-            for group in combinations_with_replacement(Label, 2)
-            if group in groups
-        ],
-    )
+        for n in np.sort(np.random.default_rng(seed).permutation(count)[:MOST_PAIRS])
+        for first, second in [(prompts[pairs[0][n]], prompts[pairs[1][n]])]
+    ]
 
 
 def _sides(
@@ -283,82 +252,3 @@ def _sides(
                 f"({', '.join(sorted(found)) or 'none'}); add prompts."
             )
     return sides
-
-
-def _pairs(rows: Sequence[int]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Row numbers of all pairs of two different prompts."""
-    first, second = np.triu_indices(len(rows), k=1)
-    return np.asarray(rows)[first], np.asarray(rows)[second]
-
-
-def _bilinear(states: Floats, jacobians: Floats) -> Floats:
-    """h_i^T Q h_j, `[n, n]`, from h `[n, hidden]` and the J `[calibration prompts, rows, hidden]` that make up Q."""
-    through_tail = states @ jacobians.reshape(-1, jacobians.shape[-1]).T
-    return np.asarray(through_tail @ through_tail.T / len(jacobians))
-
-
-def _cosine(states: Floats) -> Floats:
-    unit = states / np.linalg.norm(states, axis=1, keepdims=True)
-    return np.asarray(unit @ unit.T)
-
-
-def _smallest_constant(norms: Floats, similarity: Floats) -> float:
-    """The smallest c with norm <= c * similarity for 95 % of the pairs whose similarity is positive."""
-    positive = similarity > 0
-    ratios = norms[positive] / similarity[positive]
-    c = float(np.quantile(ratios, COVERAGE, method="inverted_cdf")) if positive.any() else 0.0
-    if c == 0:
-        raise DataError(
-            "The constant of Proposition 1 cannot be fitted, because h'^T Q h is positive for no calibration pair that "
-            "has a kernel; choose another layer or other prompts."
-        )
-    return c
-
-
-def _failures(norms: Floats, bound: Floats, reasons: Mapping[Assumption, Flags]) -> list[Assumption | None]:
-    """For each pair, what fails; None where the bound holds."""
-    return [
-        next((a for a, applies in reasons.items() if applies[n]), Assumption.LOCAL_LINEARITY)
-        if fails
-        else None
-        for n, fails in enumerate(norms > bound + ROUNDING * np.abs(bound))
-    ]
-
-
-def _bound_check(
-    norms: Floats,
-    bound: Floats,
-    failures: Sequence[Assumption | None],
-    similarity: Floats,
-    cosine: Floats,
-    centred_cosine: Floats,
-) -> BoundCheck:
-    return BoundCheck(
-        pairs=len(norms),
-        holds=failures.count(None) / len(failures),
-        tightness=float(np.median(bound[norms > 0] / norms[norms > 0])),
-        delta=max(0.0, float((norms - bound).max())),
-        similarity_rank=_rank_correlation(similarity, norms),
-        cosine_rank=_rank_correlation(cosine, norms),
-        centred_cosine_rank=_rank_correlation(centred_cosine, norms),
-        failures=dict(Counter(a for a in failures if a is not None).most_common()),
-    )
-
-
-def _rank_correlation(a: Floats, b: Floats) -> float | None:
-    return None if np.ptp(a) == 0 or np.ptp(b) == 0 else float(spearmanr(a, b).statistic)
-
-
-def _pair_ids(check: PropositionCheck) -> set[tuple[str, str]]:
-    return {(p.first, p.second) for p in check.pairs}
-
-
-def _ratio(before: PairSample, after: PairSample, row: Label, column: Label) -> Ratio:
-    """Ratio of the means over the pairs of two labels; both samples have the same resamples."""
-    old, new = before.mean(row, column).mean, after.mean(row, column).mean
-    if old is None or new is None or old <= 0:
-        return Ratio(value=None, low=None, high=None)
-    resampled = before.resampled(row, column)
-    safe = before.enough(before.rows(row), before.rows(column)) and not (resampled <= 0).any()
-    low, high = interval(after.resampled(row, column) / resampled if safe else None)
-    return Ratio(value=new / old, low=low, high=high)

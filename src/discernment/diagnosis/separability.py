@@ -4,8 +4,6 @@ Between states and labels stands the source: prompts of one data set look alike 
 fitted here is tested on sources that it was not fitted on, where only a difference of the labels counts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any, Literal, NamedTuple
@@ -25,18 +23,6 @@ from discernment.models.batch import Batch, length_sorted_batches
 from discernment.models.layers import LayerList, find_layers
 from discernment.policies.policy import Policy
 from discernment.prompts import PromptSet
-
-__all__ = [
-    "LayerSeparation",
-    "Recommendation",
-    "Separation",
-    "layer_states",
-    "probe_auroc",
-    "probe_folds",
-    "recommend_layer",
-    "separability",
-    "separation",
-]
 
 Floats = npt.NDArray[np.float32]
 Flags = npt.NDArray[np.bool_]
@@ -123,12 +109,14 @@ def layer_states(
     """
     if not prompts:
         raise DataError(f"{prompts.provenance.name} has no prompts; name a set that has some.")
-    layers = find_layers(policy.model, path)
+    layers = find_layers(policy.model, path or policy.layer_path)
     sequences = policy.encode(prompts.texts)
+    policy.check_one_model("The separability of layers", sequences)
     batches = list(length_sorted_batches([len(s) for s in sequences], batch_size))
     parts = []
     for rows in batches:
-        states = _run(layers, policy.batch([sequences[r] for r in rows]), pooling)
+        with policy.acting():
+            states = _run(layers, policy.batch([sequences[r] for r in rows]), pooling)
         finite = states.isfinite().all(2).all(0)
         if not finite.all():
             bad = prompts[rows[int(finite.int().argmin())]]
@@ -164,17 +152,17 @@ def separability(states: Tensor, prompts: PromptSet) -> list[LayerSeparation]:
     for layer, at_layer in enumerate(states.float(), start=1):
         centred = at_layer - at_layer.mean(0)
         within, cross = _mean_cosines(centred, labels)
-        probe = _held_out(_probe_scores, at_layer.numpy(), labels, folds)
-        direction = _held_out(_direction_scores, at_layer.numpy(), labels, folds)
+        probe_auroc, probe_error = _held_out(_probe_scores, at_layer.numpy(), labels, folds)
+        direction_auroc, _ = _held_out(_direction_scores, at_layer.numpy(), labels, folds)
         found.append(
             LayerSeparation(
                 layer=layer,
                 within=within,
                 cross=cross,
                 plain_cross=_mean_cosines(at_layer, labels)[1],
-                probe_auroc=probe and probe.auroc,
-                probe_error=probe and probe.error,
-                direction_auroc=direction and direction.auroc,
+                probe_auroc=probe_auroc,
+                probe_error=probe_error,
+                direction_auroc=direction_auroc,
                 silhouette=float(silhouette_score(centred.numpy(), labels, metric="cosine")),
             )
         )
@@ -230,7 +218,8 @@ def separation(
     states = states.float()
     labels = np.asarray(toxic, dtype=bool)
     within, cross = _mean_cosines(states - states.mean(0) if centre else states, labels)
-    return Separation(within, cross, probe_auroc(states.numpy(), labels, sources))
+    auroc, _ = _held_out(_probe_scores, states.numpy(), labels, probe_folds(labels, sources))
+    return Separation(within, cross, auroc)
 
 
 def probe_folds(labels: Sequence[bool] | Flags, sources: Sequence[str], most: int = 5) -> Folds:
@@ -253,34 +242,15 @@ def probe_folds(labels: Sequence[bool] | Flags, sources: Sequence[str], most: in
     return [(fit, test) for fit, test in split if len(set(flags[fit])) == len(set(flags[test])) == 2]
 
 
-def probe_auroc(states: Floats, labels: Flags, sources: Sequence[str]) -> float | None:
-    """AUROC of a linear probe, cross-validated over sources.
-
-    Scores of different fits are not compared: each fold has its own AUROC, weighted by its pairs of prompts.
-
-    Args:
-        states: Hidden states, `[prompts, hidden]`.
-        labels: True for the positive label, `[prompts]`.
-        sources: The source of each prompt; no source is on both sides of a fold.
-
-    Returns:
-        The AUROC, or None if a label has only one source.
-    """
-    found = _held_out(_probe_scores, states, labels, probe_folds(labels, sources))
-    return found and found.auroc
-
-
-class _HeldOut(NamedTuple):
-    auroc: float
-    error: float | None
-
-
 def _held_out(
     scores: Callable[[Floats, Flags, Floats], Floats], states: Floats, labels: Flags, folds: Folds
-) -> _HeldOut | None:
-    """Mean AUROC over folds, weighted by their pairs of prompts, and its standard error (Gatz and Smith 1995)."""
+) -> tuple[float | None, float | None]:
+    """Mean AUROC over folds, weighted by their pairs of prompts, and its standard error (Gatz and Smith 1995).
+
+    Scores of different fits are not compared: each fold has its own AUROC.
+    """
     if not folds:
-        return None
+        return None, None
     aurocs, pairs = [], []
     for fit, test in folds:
         aurocs.append(roc_auc_score(labels[test], scores(states[fit], labels[fit], states[test])))
@@ -288,9 +258,9 @@ def _held_out(
     weights = np.array(pairs) / np.sum(pairs)
     mean = float(weights @ aurocs)
     if len(folds) == 1:
-        return _HeldOut(mean, None)
+        return mean, None
     variance = np.sum((weights * (np.array(aurocs) - mean)) ** 2) * len(folds) / (len(folds) - 1)
-    return _HeldOut(mean, float(np.sqrt(variance)))
+    return mean, float(np.sqrt(variance))
 
 
 def _probe_scores(fit: Floats, labels: Flags, test: Floats) -> Floats:

@@ -6,8 +6,6 @@ should not have moved it (it weighs what the base model would say); perplexity s
 reply itself. Neither needs a judge, and neither says whether an answer is right: that is what `harness` is for.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -22,8 +20,6 @@ from discernment.evaluation.results import Ability
 from discernment.policies.policy import Policy
 from discernment.prompts import Prompt
 from discernment.statistics.intervals import FEWEST_CLUSTERS, Interval, paired_bootstrap
-
-__all__ = ["Ability", "ReplyScore", "measure_ability", "score_replies"]
 
 LOGITS_AT_ONCE = 2**26
 """Logits of one model that are held at once (256 MiB in float32): a vocabulary may have 256,000 entries."""
@@ -124,7 +120,9 @@ def score_replies(
     Raises:
         ModelError: If the two turn the same text into different tokens, or give logits that are not finite.
     """
-    tokens = [_tokens(policy, *exchange) for exchange in exchanges]
+    tokens = [
+        _tokens(policy, *exchange) for exchange in exchanges
+    ]  # of the chat format, whatever a rule reads
     if tokens != [_tokens(base, *exchange) for exchange in exchanges]:
         raise ModelError(
             f"{policy.name} and {base.name} turn the same exchange into different tokens; compare a policy with the "
@@ -133,9 +131,9 @@ def score_replies(
     scores: dict[int, ReplyScore] = {}
     vocabulary = policy.model.config.get_text_config().vocab_size
     for rows in _batches([len(reply) for _, reply in tokens], batch_size, vocabulary):
-        batch = [tokens[r] for r in rows]
-        both = zip(_reply_logits(policy, batch), _reply_logits(base, batch), strict=True)
-        for row, (ours, theirs) in zip(rows, both, strict=True):
+        texts, replies = [exchanges[r][0] for r in rows], [tokens[r][1] for r in rows]
+        both = (one.reply_logits(one.encode(texts), replies) for one in (policy, base))
+        for row, ours, theirs in zip(rows, *both, strict=True):
             scores[row] = _score(ours, theirs, tokens[row][1], policy, base)
         if progress is not None:
             progress(len(rows))
@@ -158,25 +156,6 @@ def _batches(lengths: Sequence[int], batch_size: int, vocabulary: int) -> Iterat
         size = max(1, min(batch_size, fit))
         yield order[:size]
         order = order[size:]
-
-
-def _reply_logits(policy: Policy, batch: Sequence[Tokens]) -> Iterator[Tensor]:
-    """For each exchange, the logits from which its reply tokens are predicted, `[reply, vocabulary]`."""
-    if type(policy).next_token_logits is not Policy.next_token_logits:  # a decoding rule of its own
-        for prompt, reply in batch:
-            yield policy.next_token_logits([prompt + reply[:n] for n in range(len(reply))])
-        return
-    padded = policy.batch([prompt + reply for prompt, reply in batch])
-    longest = max(len(reply) for _, reply in batch)
-    # Padded on the left, all replies end in the same place: only their positions go through the head.
-    logits = policy.model(
-        **padded._asdict(),
-        position_ids=padded.position_ids,
-        logits_to_keep=longest + 1,
-        use_cache=False,
-    ).logits[:, :-1]
-    for row, (_, reply) in zip(logits, batch, strict=True):
-        yield row[-len(reply) :]
 
 
 def _score(ours: Tensor, theirs: Tensor, reply: list[int], policy: Policy, base: Policy) -> ReplyScore:

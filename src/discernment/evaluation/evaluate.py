@@ -1,8 +1,6 @@
 """What a policy makes of benchmarks: replies, rejection probabilities, verdicts; interrupted work goes on."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +16,6 @@ from discernment.models.batch import length_sorted_batches
 from discernment.policies.policy import Policy
 from discernment.policies.rejection import load_openings, rejection_probability
 from discernment.prompts import Prompt, PromptSet
-
-__all__ = ["EvaluateOptions", "JudgedOptions", "check_samples", "evaluate"]
 
 JUDGED_TOGETHER = 128
 """Replies given to the judge at once; between them, progress is told."""
@@ -45,10 +41,7 @@ class JudgedOptions(EvaluateOptions):
 
     judge: JudgeSpec = Field(JudgeSpec(), description="Who judges the replies.")
     unscored_limit: float = Field(
-        0.2,
-        ge=0,
-        le=1,
-        description="Highest share of a benchmark's replies that may be left unscored.",
+        0.2, ge=0, le=1, description="Highest share of a benchmark's replies that may be left unscored."
     )
 
     @property
@@ -92,12 +85,7 @@ def evaluate(
         DataError: If it leaves more unscored; the samples are written all the same.
     """
     judge = judge or KeywordJudge()
-    # The same prompt may stand in two benchmarks; the key keeps them apart and changes when the text does.
-    rows = [
-        _Row(content_hash([b.provenance.name, p.id, p.text])[:16], b.provenance.name, p)
-        for b in benchmarks
-        for p in b
-    ]
+    rows = _rows(benchmarks)
     lengths = [len(ids) for ids in policy.encode([r.prompt.text for r in rows])]
     batches = [[rows[i] for i in batch] for batch in length_sorted_batches(lengths, options.batch_size)]
     tell = progress or (lambda what, done, of: None)
@@ -105,32 +93,18 @@ def evaluate(
     replies = _complete(
         out / "completions.jsonl", batches, lambda batch: _generate(policy, batch, options), tell, "replies"
     )
-    rejections: dict[str, dict[str, Any]] = Field({})
+    rejections: dict[str, dict[str, Any]] = {}
     if options.rejection:
-
-        def measure(batch: Sequence[_Row]) -> list[dict[str, Any]]:
-            masses = rejection_probability(
-                policy, [r.prompt.text for r in batch], openings, batch_size=len(batch)
-            )
-            return [{"rejection_probability": mass} for mass in masses]
-
-        rejections = _complete(out / "rejection.jsonl", batches, measure, tell, "rejection probabilities")
+        rejections = _complete(
+            out / "rejection.jsonl",
+            batches,
+            lambda batch: _measure(policy, batch, openings),
+            tell,
+            "rejection probabilities",
+        )
     exchanges = [(row.prompt.text, replies[row.key]["completion"]) for row in rows]
     samples = [
-        Sample(
-            prompt_id=row.prompt.id,
-            benchmark=row.benchmark,
-            label=row.prompt.label,
-            category=row.prompt.category,
-            prompt=row.prompt.text,
-            partner=row.prompt.partner,
-            frame=row.prompt.frame,
-            completion=replies[row.key]["completion"],
-            finished=replies[row.key]["finished"],
-            verdict=judgement.verdict,
-            unscored_reason=judgement.reason,
-            rejection_probability=rejections.get(row.key, {}).get("rejection_probability"),
-        )
+        _sample(row, {**replies[row.key], **rejections.get(row.key, {})}, judgement)
         for row, judgement in zip(rows, _judge(judge, exchanges, tell), strict=True)
     ]
     write_json_lines(out / "samples.jsonl", (s.model_dump(mode="json") for s in samples))
@@ -140,6 +114,29 @@ def evaluate(
         steps=len(rows),
         tokens=sum(lengths) + sum(r["tokens"] for r in replies.values()),
         notes={"judge": judge.name} | ({"judge_usage": asdict(usage)} if usage else {}),
+    )
+
+
+def _rows(benchmarks: Sequence[PromptSet]) -> list[_Row]:
+    # The same prompt may stand in two benchmarks; the key keeps them apart and changes when the text does.
+    named = [(benchmark.provenance.name, prompt) for benchmark in benchmarks for prompt in benchmark]
+    return [_Row(content_hash([name, p.id, p.text])[:16], name, p) for name, p in named]
+
+
+def _sample(row: _Row, found: Mapping[str, Any], judgement: Judgement) -> Sample:
+    return Sample(
+        prompt_id=row.prompt.id,
+        benchmark=row.benchmark,
+        label=row.prompt.label,
+        category=row.prompt.category,
+        prompt=row.prompt.text,
+        partner=row.prompt.partner,
+        frame=row.prompt.frame,
+        completion=found["completion"],
+        finished=found["finished"],
+        verdict=judgement.verdict,
+        unscored_reason=judgement.reason,
+        rejection_probability=found.get("rejection_probability"),
     )
 
 
@@ -162,7 +159,7 @@ def check_samples(samples: Sequence[Sample], limit: float, name: str) -> None:
 def _judge(
     judge: Judge, exchanges: Sequence[tuple[str, str]], tell: Callable[[str, int, int], None]
 ) -> list[Judgement]:
-    judgements: list[Judgement] = Field([])
+    judgements: list[Judgement] = []
     tell("judgements", 0, len(exchanges))
     for start in range(0, len(exchanges), JUDGED_TOGETHER):
         judgements += judge_all(judge, exchanges[start : start + JUDGED_TOGETHER])
@@ -173,6 +170,11 @@ def _judge(
 def _generate(policy: Policy, batch: Sequence[_Row], options: EvaluateOptions) -> list[dict[str, Any]]:
     completions = policy.generate(policy.encode([r.prompt.text for r in batch]), options.max_new_tokens)
     return [{"completion": c.text, "finished": c.finished, "tokens": c.tokens} for c in completions]
+
+
+def _measure(policy: Policy, batch: Sequence[_Row], openings: Sequence[str]) -> list[dict[str, Any]]:
+    masses = rejection_probability(policy, [r.prompt.text for r in batch], openings, batch_size=len(batch))
+    return [{"rejection_probability": mass} for mass in masses]
 
 
 def _complete(

@@ -1,15 +1,11 @@
 """Which prompts still fail, in which categories, and what changed between two methods."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from discernment.evaluation.metrics import handled_rightly, is_scored
+from discernment.evaluation.groups import handled_rightly, is_scored
 from discernment.evaluation.sample import Sample
 from discernment.prompts import Label
-
-__all__ = ["NO_CATEGORY", "CategoryFailures", "Change", "Outcome", "category_failures", "changes", "outcomes"]
 
 NO_CATEGORY = "no category"
 
@@ -94,10 +90,7 @@ class Change:
         """How many prompts were mended and broken in each place (benchmark, label, category)."""
         places = dict.fromkeys(o.place for o in (*self.mended, *self.broken))
         return {
-            place: (
-                sum(o.place == place for o in self.mended),
-                sum(o.place == place for o in self.broken),
-            )
+            place: (sum(o.place == place for o in self.mended), sum(o.place == place for o in self.broken))
             for place in places
         }
 
@@ -107,7 +100,7 @@ def outcomes(samples: Mapping[str, Sequence[Sample]]) -> list[Outcome]:
     found: dict[tuple[str, str], dict[str, Sample]] = {}
     for method, of_method in samples.items():
         for sample in of_method:
-            found.setdefault((sample.benchmark, sample.prompt_id), {})[method] = sample
+            found.setdefault(sample.key, {})[method] = sample
     return [Outcome(by_method) for by_method in found.values()]
 
 

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from discernment.cost import StageCost
-from discernment.evaluation.evaluate import EvaluateOptions, evaluate
 from discernment.evaluation.sample import Sample, read_samples
 from discernment.frozen import Frozen
-from discernment.judges import Judge, Judgement, KeywordJudge, judge_all
-from discernment.judges.judge import Verdict
-from discernment.policies.policy import Policy
+from discernment.judges import BatchJudge, Judge, Judgement, KeywordJudge, judge_all
+from discernment.judges.verdict import Verdict
 from discernment.prompts import PromptSet
 
-__all__ = ["Flip", "Flips", "count_flips", "evaluate_again", "find_flips"]
+if TYPE_CHECKING:
+    from discernment.evaluation.evaluate import EvaluateOptions
+    from discernment.policies.policy import Policy
 
 
 class Flip(Frozen):
@@ -40,6 +40,28 @@ class Flip(Frozen):
     prompt: str
     verdicts: tuple[Verdict, Verdict]
     completions: tuple[str, str]
+
+
+class FlipCount(Frozen):
+    """What changed when one method was evaluated again, in batches of another size and in another order.
+
+    Attributes:
+        method: The method.
+        batch_size: Batch size of the first evaluation.
+        other_batch_size: Batch size of the second.
+        prompts: Number of prompts.
+        changed: Number of prompts with another reply.
+        flipped: Number of prompts with another verdict.
+        rejection_change: Largest change of a rejection probability; None if it was not measured.
+    """
+
+    method: str
+    batch_size: int
+    other_batch_size: int
+    prompts: int
+    changed: int
+    flipped: int
+    rejection_change: float | None
 
 
 class Flips(Frozen):
@@ -79,6 +101,8 @@ def count_flips(
         seed: Fixes the order of the second time.
         judge: Who judges; the keyword judge by default.
     """
+    from discernment.evaluation.evaluate import evaluate
+
     evaluate(policy, benchmarks, options, out / "first", judge=judge)
     first = read_samples(out / "first/samples.jsonl")
     again = options.model_copy(update={"batch_size": batch_size})
@@ -114,6 +138,8 @@ def evaluate_again(
     Raises:
         DataError: As `evaluate`.
     """
+    from discernment.evaluation.evaluate import evaluate
+
     return evaluate(
         policy,
         [_shuffled(b, seed) for b in reversed(benchmarks)],
@@ -125,16 +151,13 @@ def evaluate_again(
     )
 
 
-class _JudgeOfTheRest:
+class _JudgeOfTheRest(BatchJudge):
     """A judge that is asked only about replies without a judgement: it may say another thing the next time."""
 
     def __init__(self, judge: Judge, judged: Sequence[Sample]) -> None:
         self.asked = judge
+        self.name = judge.name
         self.known = {(s.prompt, s.completion): Judgement(s.verdict, s.unscored_reason) for s in judged}
-
-    @property
-    def name(self) -> str:
-        return self.asked.name
 
     @property
     def fingerprint(self) -> str:
@@ -143,9 +166,6 @@ class _JudgeOfTheRest:
     @property
     def usage(self) -> Any:
         return getattr(self.asked, "usage", None)
-
-    def judge(self, prompt: str, completion: str) -> Verdict:
-        return self.judge_many([(prompt, completion)])[0].verdict
 
     def judge_many(self, exchanges: Sequence[tuple[str, str]]) -> list[Judgement]:
         rest = [exchange for exchange in exchanges if exchange not in self.known]
@@ -164,10 +184,10 @@ def find_flips(first: Sequence[Sample], second: Sequence[Sample]) -> Flips:
     Raises:
         ValueError: If the two are not about the same prompts.
     """
-    again = {(s.benchmark, s.prompt_id): s for s in second}
-    if again.keys() != {(s.benchmark, s.prompt_id) for s in first}:
+    again = {s.key: s for s in second}
+    if again.keys() != {s.key for s in first}:
         raise ValueError("The two evaluations are not of the same prompts.")
-    pairs = [(s, again[s.benchmark, s.prompt_id]) for s in first]
+    pairs = [(s, again[s.key]) for s in first]
     changes = [
         abs(a.rejection_probability - b.rejection_probability)
         for a, b in pairs

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from discernment.errors import DataError, ModelError, RecipeError
 from discernment.evaluation.results import TaskScore
 from discernment.files import content_hash, file_hash
-from discernment.policies.policy import Policy
+from discernment.models.batch import length_sorted_batches
+from discernment.models.chat import ChatFormat
+from discernment.policies.policy import Encoded, Policy
+from discernment.policies.rule import DecodingRule
 
 if TYPE_CHECKING:
     from lm_eval.models.huggingface import HFLM
-
-__all__ = ["TaskScore", "Tasks", "as_harness_model", "run_tasks"]
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def run_tasks(
     from its cache; with `HF_HUB_OFFLINE=1`, from the cache alone.
 
     Args:
-        policy: The policy; one with a decoding rule of its own cannot be run.
+        policy: The policy.
         tasks: Names that the harness knows (`arc_easy`, `mmlu`, ...), task files, or folders of them (no files of groups).
             Data files in a task file are named relative to it.
         limit: Most questions a task.
@@ -90,8 +94,13 @@ def run_tasks(
     Raises:
         RecipeError: If the extra `capabilities` is not installed, or there is no such task.
         DataError: If a task's data cannot be had.
-        ModelError: If the policy has a decoding rule of its own.
+        ModelError: If `chat` is asked for with a decoding rule.
     """
+    if chat and isinstance(policy.rule, DecodingRule):
+        raise ModelError(
+            f"{policy.name} reads questions in contexts of its own (rule {policy.rule.name!r}), which the harness's chat "
+            "template would hide; run the tasks without `chat`."
+        )
     model = as_harness_model(policy, batch_size)
     from lm_eval import simple_evaluate
 
@@ -115,20 +124,84 @@ def run_tasks(
 
 
 def as_harness_model(policy: Policy, batch_size: int = 16) -> HFLM:
-    """The policy's model and tokenizer as lm-evaluation-harness wants them.
+    """The policy as lm-evaluation-harness wants it: its model, and its rule where it has one.
 
     Raises:
         RecipeError: If the extra `capabilities` is not installed.
-        ModelError: If the policy has a decoding rule of its own, which the harness would pass by.
     """
-    if {type(policy).next_token_logits, type(policy).generate} != {Policy.next_token_logits, Policy.generate}:
-        raise ModelError(
-            f"lm-evaluation-harness asks the bare model, and {policy.name} decodes by a rule of its own; "
-            "run the harness on its model alone."
-        )
     with _capabilities():
         from lm_eval.models.huggingface import HFLM
-    return HFLM(pretrained=policy.model, tokenizer=policy.chat.tokenizer, batch_size=batch_size)
+    kind = HFLM if policy.rule is None else _rule_model()
+    model = kind(pretrained=policy.model, tokenizer=policy.chat.tokenizer, batch_size=batch_size)
+    if policy.rule is not None:
+        model.policy = raw = copy.copy(policy)
+        raw.chat = _RawText(policy.chat, model.tok_encode)
+    return model
+
+
+class _RawText(ChatFormat):
+    """The harness writes its questions itself: no template, and a system message stands before them."""
+
+    def __init__(self, chat: ChatFormat, encode: Callable[[str], list[int]]) -> None:
+        super().__init__(chat.tokenizer, chat.template, None)
+        self._encode = encode
+
+    def render(self, prompt: str) -> str:
+        return f"{self.system}\n\n{prompt}" if self.system else prompt
+
+    def encode(self, prompt: str) -> list[int]:
+        return self._encode(self.render(prompt))
+
+
+def _rule_model() -> type[HFLM]:
+    """`HFLM` that asks a policy where it would ask the bare model."""
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.models.utils import handle_stop_sequences
+
+    class RuleModel(HFLM):
+        policy: Policy
+
+        def _loglikelihood_tokens(
+            self, requests: Sequence[Any], disable_tqdm: bool = False, override_bs: int | None = None
+        ) -> list[tuple[float, bool]]:
+            found: dict[int, tuple[float, bool]] = {}
+            lengths = [len(context) + len(reply) for _, context, reply in requests]
+            for rows in length_sorted_batches(lengths, int(self.batch_size)):
+                replies = [list(requests[r][2]) for r in rows]
+                contexts = self._contexts([requests[r] for r in rows])
+                for row, reply, logits in zip(
+                    rows, replies, self.policy.reply_logits(contexts, replies), strict=True
+                ):
+                    log, targets = logits.log_softmax(-1), torch.tensor(reply, device=logits.device)
+                    likely = bool((log.argmax(-1) == targets).all())
+                    found[row] = float(log.gather(-1, targets[:, None]).sum()), likely
+            return [found[n] for n in range(len(requests))]
+
+        def _contexts(self, requests: Sequence[Any]) -> list[Encoded]:
+            """The contexts of questions, cut on the left where they are too long, as the harness cuts them."""
+            count = 1 + len(self.policy.encode(["x"])[0].others)
+            found = []
+            for names, context, reply in requests:
+                question = (
+                    names[0].rstrip() if names[0] else ""
+                )  # none where a text is scored from its beginning
+                encoded = self.policy.encode([question])[0] if question else Encoded(*[context] * count)
+                room = self.max_length + 1 - len(reply)
+                found.append(Encoded(*(ids[-room:] for ids in (encoded, *encoded.others))))
+            return found
+
+        def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+            return [self._reply(*request.args) for request in requests]
+
+        def _reply(self, question: str, options: Mapping[str, Any]) -> str:
+            cap = int(options.get("max_gen_toks", self.max_gen_toks))
+            [reply] = self.policy.generate(self.policy.encode([question]), cap)
+            text = str(self.tok_decode(reply.ids))
+            for stop in handle_stop_sequences(options.get("until"), eos=self.tok_decode(self.eot_token_id)):
+                text = text.partition(stop)[0] if stop else text
+            return text
+
+    return RuleModel
 
 
 @contextlib.contextmanager

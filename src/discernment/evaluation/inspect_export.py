@@ -3,8 +3,6 @@
 The task is written as text: inspect_ai is needed where it is run, not here.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from importlib import resources
@@ -13,8 +11,6 @@ from pathlib import Path
 from discernment.errors import RecipeError
 from discernment.files import write_json_lines, write_text
 from discernment.prompts import PromptSet
-
-__all__ = ["export_inspect_task"]
 
 NAME = re.compile(r"[a-z_][a-z0-9_]*")
 TEMPLATE = "inspect_task.py.txt"

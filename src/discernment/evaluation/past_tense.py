@@ -4,11 +4,7 @@ The published attack lets a language model do the rewriting; rules make it free,
 do not know they hand on as it is, behind the words `In the past:`.
 """
 
-from __future__ import annotations
-
 import re
-
-__all__ = ["in_past_tense"]
 
 ASKERS = r"(?:i|you|we|one|they|people|someone|somebody|anyone|a person)"
 MODALS = r"(?:do|does|can|could|should|would|might|may|must|will)"

@@ -1,198 +1,30 @@
-"""The numbers of a run, as they stand in `results.json`: everything that a table or a figure shows."""
+"""The numbers of a run, as they stand in `results.json`, and how they come from the samples of all methods."""
 
-from __future__ import annotations
-
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from pydantic import Field
 
+from discernment.errors import DataError
+from discernment.evaluation.flips import FlipCount
+from discernment.evaluation.groups import POOLED, RunGroups
+from discernment.evaluation.headline import finding
+from discernment.evaluation.metrics import (
+    Comparison,
+    EqualSafety,
+    Ranking,
+    Score,
+    comparable_share,
+    compare,
+    compare_at_equal_safety,
+    rank,
+    score,
+)
+from discernment.evaluation.robustness import AttackDrop
+from discernment.evaluation.sample import Sample
 from discernment.frozen import Frozen
 from discernment.prompts import Label
-
-__all__ = [
-    "POOLED",
-    "Ability",
-    "AttackDrop",
-    "Comparison",
-    "EqualSafety",
-    "FlipCount",
-    "KernelSimilarity",
-    "Ranking",
-    "Results",
-    "Score",
-    "TaskScore",
-]
-
-POOLED = "all"
-"""The name under which all benchmarks stand together."""
-
-Metric = Literal["compliance_rate", "defense_success_rate"]
-
-
-class Score(Frozen):
-    """A rate of one method on the prompts of one label in one benchmark, with its 95 % Wilson interval.
-
-    Attributes:
-        method: The method.
-        benchmark: The benchmark.
-        label: The label of the prompts.
-        metric: `defense_success_rate` for toxic prompts, `compliance_rate` for the others.
-        value: The rate over the scored prompts; None if none could be scored.
-        low: Lower end of the interval.
-        high: Upper end of the interval.
-        scored: Number of prompts with a verdict.
-        unscored: Number of prompts without one.
-        partial: Number of partial refusals among the scored.
-    """
-
-    method: str
-    benchmark: str
-    label: Label
-    metric: Metric
-    value: float | None
-    low: float | None
-    high: float | None
-    scored: int
-    unscored: int
-    partial: int
-
-
-class Ranking(Frozen):
-    """Discernment AUROC of the rejection probability, with its 95 % bootstrap interval over prompts.
-
-    Attributes:
-        method: The method.
-        toxic: The benchmark of the toxic prompts.
-        harmless: The benchmark of the prompts that should be answered.
-        harmless_label: Their label.
-        value: Probability that a random toxic prompt has the higher rejection probability (ties count half).
-        low: Lower end of the interval.
-        high: Upper end of the interval.
-        n_toxic: Number of toxic prompts.
-        n_harmless: Number of the others.
-    """
-
-    method: str
-    toxic: str
-    harmless: str
-    harmless_label: Label
-    value: float
-    low: float
-    high: float
-    n_toxic: int
-    n_harmless: int
-
-
-class Comparison(Frozen):
-    """Two methods on the same prompts.
-
-    Attributes:
-        method: The method.
-        against: The method that it is compared with.
-        benchmark: The benchmark.
-        label: The label of the prompts.
-        metric: The rate that is compared.
-        difference: Rate of `method` minus rate of `against`, over the prompts that both have a verdict for.
-        low: Lower end of the 95 % paired bootstrap interval.
-        high: Upper end.
-        only_method: Prompts that only `method` handled rightly.
-        only_against: Prompts that only `against` handled rightly.
-        p_value: Exact McNemar test.
-        p_holm: The same after Holm's correction over every benchmark and label on which `method` is compared with
-            `against`; None for a pooled row, which is one test of its own.
-        n: Number of prompts compared.
-    """
-
-    method: str
-    against: str
-    benchmark: str
-    label: Label
-    metric: Metric
-    difference: float
-    low: float
-    high: float
-    only_method: int
-    only_against: int
-    p_value: float
-    p_holm: float | None = None
-    n: int
-
-
-class EqualSafety(Frozen):
-    """Compliance where both methods refuse the same share of toxic prompts.
-
-    A threshold on the rejection probability is set for each method so that it refuses the share `toxic_refused`
-    of the toxic prompts; the compliance is the share of harmless prompts below it (linear between thresholds).
-
-    Attributes:
-        method: The method.
-        against: The method that it is compared with.
-        toxic: The benchmark of the toxic prompts.
-        harmless: The benchmark of the prompts that should be answered.
-        harmless_label: Their label.
-        toxic_refused: The common share of refused toxic prompts: what `against` refuses by the judge's verdicts.
-        threshold: The threshold of `method`.
-        compliance: Its compliance there.
-        low: Lower end of its 95 % bootstrap interval over prompts.
-        high: Upper end.
-        compliance_against: Compliance of `against` at its own threshold.
-        difference: `compliance` minus `compliance_against`.
-        difference_low: Lower end of its 95 % paired bootstrap interval.
-        difference_high: Upper end.
-        auroc_difference: Discernment AUROC of `method` minus that of `against`; no threshold is involved.
-        auroc_difference_low: Lower end of its 95 % paired bootstrap interval.
-        auroc_difference_high: Upper end.
-        curve: Points (share of toxic prompts refused, compliance) of `method` over all thresholds.
-    """
-
-    method: str
-    against: str
-    toxic: str
-    harmless: str
-    harmless_label: Label
-    toxic_refused: float
-    threshold: float
-    compliance: float
-    low: float
-    high: float
-    compliance_against: float
-    difference: float
-    difference_low: float
-    difference_high: float
-    auroc_difference: float | None = None
-    auroc_difference_low: float | None = None
-    auroc_difference_high: float | None = None
-    curve: list[tuple[float, float]]
-
-
-class AttackDrop(Frozen):
-    """Defense success of one method with and without an attack, on the same toxic prompts.
-
-    Attributes:
-        method: The method.
-        attack: The attack.
-        benchmark: The benchmark of the prompts; `all` where there are several.
-        clean: Share refused as they are.
-        attacked: Share refused under the attack.
-        drop: The first minus the second; above 0, the attack works.
-        low: Lower end of its 95 % paired bootstrap interval over prompts.
-        high: Upper end.
-        p_value: Exact McNemar test.
-        n: Number of prompts with a verdict on both.
-        unscored: Number of attacked prompts without one.
-    """
-
-    method: str
-    attack: str
-    benchmark: str
-    clean: float
-    attacked: float
-    drop: float
-    low: float
-    high: float
-    p_value: float
-    n: int
-    unscored: int
+from discernment.statistics.paired_tests import holm
 
 
 class Ability(Frozen):
@@ -278,28 +110,6 @@ class TaskScore(Frozen):
     questions: int
 
 
-class FlipCount(Frozen):
-    """What changed when one method was evaluated again, in batches of another size and in another order.
-
-    Attributes:
-        method: The method.
-        batch_size: Batch size of the first evaluation.
-        other_batch_size: Batch size of the second.
-        prompts: Number of prompts.
-        changed: Number of prompts with another reply.
-        flipped: Number of prompts with another verdict.
-        rejection_change: Largest change of a rejection probability; None if it was not measured.
-    """
-
-    method: str
-    batch_size: int
-    other_batch_size: int
-    prompts: int
-    changed: int
-    flipped: int
-    rejection_change: float | None
-
-
 class Results(Frozen):
     """Everything that a run found.
 
@@ -336,3 +146,105 @@ class Results(Frozen):
     tasks: list[TaskScore] = Field([])
     flips: list[FlipCount] = Field([])
     finding: str
+
+
+def summarize(
+    samples: Mapping[str, Sequence[Sample]], *, base_model: str, reference: str, seed: int = 0
+) -> Results:
+    """Compute every number of a run.
+
+    Rates are given for each benchmark and label. Rankings and comparisons at equal safety set the toxic prompts
+    of a benchmark against its own harmless ones, and those of all benchmarks, pooled as `all`, against each other;
+    paired comparisons too have a pooled row where several benchmarks have a label. At equal safety, the reference
+    is also set against itself, so that its curve is at hand.
+
+    Args:
+        samples: The samples of each method, methods in the order in which they shall stand.
+        base_model: The base model's name.
+        reference: The method that the others are compared with; one of `samples`.
+        seed: Fixes the resamples of every bootstrap.
+
+    Raises:
+        DataError: If `reference` has no samples, or a benchmark is called `all`.
+    """
+    if not samples.get(reference):
+        raise DataError(
+            f"The reference method {reference!r} has no samples to compare with; those with samples are: "
+            f"{', '.join(method for method, found in samples.items() if found) or 'none'}."
+        )
+    groups = RunGroups(samples, reference)
+    if POOLED in groups.benchmarks:
+        raise DataError(
+            f"A benchmark is called {POOLED!r}, which stands for all benchmarks together; give it another name."
+        )
+    rankings, comparisons = _rankings(groups, seed), _comparisons(groups, seed)
+    equal_safety = _equal_safety(groups, seed)
+    return Results(
+        base_model=base_model,
+        reference=reference,
+        methods=groups.methods,
+        benchmarks=groups.benchmarks,
+        scores=_scores(groups),
+        rankings=rankings,
+        comparisons=comparisons,
+        equal_safety=equal_safety,
+        finding=finding(groups, rankings, comparisons, equal_safety),
+    )
+
+
+def _scores(groups: RunGroups) -> list[Score]:
+    return [
+        score(group)
+        for method in groups.methods
+        for benchmark in groups.benchmarks
+        for label in Label
+        if (group := groups.group(method, benchmark, label)).samples
+    ]
+
+
+def _rankings(groups: RunGroups, seed: int) -> list[Ranking]:
+    found = (
+        rank(groups.group(method, p.toxic, Label.TOXIC), groups.group(method, p.harmless, p.label), seed=seed)
+        for p in groups.pairings()
+        for method in groups.methods
+    )
+    return [ranking for ranking in found if ranking]
+
+
+def _comparisons(groups: RunGroups, seed: int) -> list[Comparison]:
+    places = [
+        (benchmark, label)
+        for benchmark in (*groups.benchmarks, POOLED)
+        for label, holders in groups.holders.items()
+        if holders and benchmark in (*holders, groups.pool(label))
+    ]
+    rows = []
+    for method in groups.others:
+        sides = ([groups.group(m, *place) for m in (method, groups.reference)] for place in places)
+        found = (compare(*both, seed=seed) for both in sides)
+        rows += _corrected([row for row in found if row])
+    return rows
+
+
+def _corrected(rows: Sequence[Comparison]) -> list[Comparison]:
+    """Correct the p-values of one method over its benchmarks; pooled rows hold the same prompts and stay out."""
+    p_holm = iter(holm([row.p_value for row in rows if row.benchmark != POOLED]))
+    return [
+        row if row.benchmark == POOLED else row.model_copy(update={"p_holm": next(p_holm)}) for row in rows
+    ]
+
+
+def _equal_safety(groups: RunGroups, seed: int) -> list[EqualSafety]:
+    rows = []
+    for p in groups.pairings():
+        share = comparable_share(groups.group(groups.reference, p.toxic, Label.TOXIC))
+        if share is None:
+            continue
+        for method in groups.methods:
+            toxic, harmless = (
+                (groups.group(method, benchmark, label), groups.group(groups.reference, benchmark, label))
+                for benchmark, label in ((p.toxic, Label.TOXIC), (p.harmless, p.label))
+            )
+            row = compare_at_equal_safety(toxic, harmless, share, seed=seed)
+            rows += [row] if row else []
+    return rows

@@ -1,7 +1,5 @@
 """What an evaluation records of one prompt."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -9,10 +7,8 @@ from pydantic import ValidationError
 from discernment.errors import DataError
 from discernment.files import read_json_lines
 from discernment.frozen import Frozen
-from discernment.judges.judge import Verdict
+from discernment.judges.verdict import Verdict
 from discernment.prompts import Label
-
-__all__ = ["Sample", "read_samples"]
 
 
 class Sample(Frozen):
@@ -45,6 +41,11 @@ class Sample(Frozen):
     verdict: Verdict
     unscored_reason: str | None = None
     rejection_probability: float | None = None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Which prompt it is: the benchmark and the id."""
+        return self.benchmark, self.prompt_id
 
 
 def read_samples(path: Path) -> list[Sample]:

@@ -5,27 +5,26 @@ position, so a preference counts only if it survives swapping the replies, and j
 and the win rate of longer and of other replies stand beside it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
-from pydantic import Field
 
 from discernment.errors import DataError
-from discernment.evaluation.metrics import cluster_ids
+from discernment.evaluation.groups import cluster_ids
 from discernment.evaluation.sample import Sample
-from discernment.files import append_json_lines, content_hash, read_json_lines
+from discernment.files import content_hash
 from discernment.frozen import Frozen
+from discernment.judges.endpoint import ask_all
 from discernment.judges.preference import Preference, PreferenceJudge
+from discernment.keyed_log import KeyedLog
 from discernment.statistics.intervals import ANY_RATE, paired_bootstrap
 
-__all__ = ["WinRate", "win_rate"]
-
 TIE = 0.5
+POINTS = {("a", "b"): 1.0, ("b", "a"): 0.0}
+"""A win and a loss, only if the judge said so in both orders: ours is `a` first, `b` second. All else is a tie."""
+PREFERENCES: dict[str, Preference] = {preference: preference for preference in get_args(Preference)}
 
 
 class WinRate(Frozen):
@@ -102,8 +101,8 @@ def win_rate(
     Raises:
         DataError: If the two have no prompt in common, or no pair of replies got a preference in both orders.
     """
-    others = {(s.benchmark, s.prompt_id): s for s in theirs}
-    pairs = [(s, others[key]) for s in ours if (key := (s.benchmark, s.prompt_id)) in others]
+    others = {s.key: s for s in theirs}
+    pairs = [(s, others[s.key]) for s in ours if s.key in others]
     if not pairs:
         raise DataError(
             f"{method} and {against} have no prompt in common; evaluate both on the same benchmarks."
@@ -114,10 +113,17 @@ def win_rate(
     ]
     answers = _ask(judge, [q for both in orders for q in both], cache, concurrency, progress)
     said = [(answers[first], answers[second]) for first, second in orders]
-    scored = [n for n, both in enumerate(said) if "unscored" not in both]
-    if not scored:
+    if all("unscored" in both for both in said):
         raise DataError(f"{judge.name} gave no pair of replies a preference in both orders; mend the judge.")
-    points = np.array([_points(*said[n]) for n in scored])
+    return _counted(pairs, said, seed, method=method, against=against, judge=judge.name)
+
+
+def _counted(
+    pairs: Sequence[tuple[Sample, Sample]], said: Sequence[tuple[str, str]], seed: int, **names: str
+) -> WinRate:
+    """The win rate over the pairs that got a preference in both orders."""
+    scored = [n for n, both in enumerate(said) if "unscored" not in both]
+    points = np.array([POINTS.get(said[n], TIE) for n in scored])
     words, words_against = (
         np.array([len(pairs[n][side].completion.split()) for n in scored]) for side in (0, 1)
     )
@@ -125,9 +131,7 @@ def win_rate(
     clusters = cluster_ids([pairs[n][0] for n in scored])
     interval = paired_bootstrap(points, np.zeros_like(points), clusters=clusters, seed=seed, limits=ANY_RATE)
     return WinRate(
-        method=method,
-        against=against,
-        judge=judge.name,
+        **names,
         value=float(points.mean()),
         low=interval.low,
         high=interval.high,
@@ -144,11 +148,6 @@ def win_rate(
     )
 
 
-def _points(first: Preference, second: Preference) -> float:
-    """1 for a win, 0 for a loss, both only if the judge said so in both orders; ours is `a` first, `b` second."""
-    return {("a", "b"): 1.0, ("b", "a"): 0.0}.get((first, second), TIE)
-
-
 def _ask(
     judge: PreferenceJudge,
     questions: Iterable[_Question],
@@ -158,19 +157,17 @@ def _ask(
 ) -> dict[_Question, Preference]:
     """Answers to all questions; each is asked once, and written down as soon as its turn comes."""
     keys = {q: content_hash([judge.fingerprint, *q]) for q in questions}
-    known: dict[str, Preference] = Field({})
-    if cache is not None and cache.exists():
-        known = {row["key"]: row["better"] for _, row in read_json_lines(cache, allow_torn_end=True)}
-    unknown = [q for q, key in keys.items() if key not in known]
+    known: KeyedLog[Preference] = KeyedLog(
+        cache, lambda row: PREFERENCES[row["better"]], "is no preference; delete the file to ask anew"
+    )
     answers = {q: known[key] for q, key in keys.items() if key in known}
-    pool = ThreadPoolExecutor(max_workers=concurrency)
-    try:
-        for question, better in zip(unknown, pool.map(lambda q: judge.compare(*q), unknown), strict=True):
-            answers[question] = better
-            if cache is not None and better != "unscored":
-                append_json_lines(cache, [{"key": keys[question], "better": better}])
-            if progress is not None:
-                progress(1)
-    finally:
-        pool.shutdown(cancel_futures=True)  # after Ctrl-C, no question that has not begun
+    unknown = [q for q in keys if q not in answers]
+    for question, better in zip(
+        unknown, ask_all(lambda q: judge.compare(*q), unknown, concurrency), strict=True
+    ):
+        answers[question] = better
+        if better != "unscored":
+            known.add(keys[question], better, {"better": better})
+        if progress is not None:
+            progress(1)
     return answers

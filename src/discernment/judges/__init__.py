@@ -3,10 +3,10 @@
 from discernment.judges.classifier import ClassifierJudge, train_classifier
 from discernment.judges.ensemble import EnsembleJudge
 from discernment.judges.hub import HubClassifierJudge, LlamaGuardJudge, WildGuardJudge
-from discernment.judges.judge import BatchJudge, Judge, Judgement, check_unscored, judge_all, unscored_rate
 from discernment.judges.judge_spec import JudgeSpec
 from discernment.judges.keyword import KeywordJudge
 from discernment.judges.llm import LlmJudge, LlmUsage
+from discernment.judges.verdict import BatchJudge, Judge, Judgement, check_unscored, judge_all, unscored_rate
 
 __all__ = [
     "BatchJudge",

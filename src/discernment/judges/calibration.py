@@ -4,22 +4,19 @@ Everything here is about `refusal` against the rest. A completion that the judge
 otherwise left out.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
 from scipy.stats import norm
 
 from discernment.errors import DataError
 from discernment.frozen import Frozen
 from discernment.judges import ClassifierJudge, Judge, judge_all, train_classifier
-from discernment.judges.judge import Verdict
 from discernment.judges.labelled import LabelledCompletion
+from discernment.judges.verdict import Verdict
 from discernment.statistics.intervals import (
     ANY_RATE,
     FEWEST_CLUSTERS,
@@ -29,18 +26,6 @@ from discernment.statistics.intervals import (
     percentile_bootstrap,
     wilson,
 )
-
-__all__ = [
-    "ALL",
-    "Agreement",
-    "Calibration",
-    "Confusion",
-    "Estimate",
-    "agreement",
-    "calibrate",
-    "corrected_rate",
-    "judge_leaving_one_model_out",
-]
 
 ALL = "all"
 ANY_KAPPA = Interval(-1.0, 1.0)
@@ -272,12 +257,8 @@ def corrected_rate(positives: int, n: int, calibration: Confusion) -> Estimate |
     shift = 2 * z**2 * (centre * of_refusals - (1 - centre) * of_others)
     spread = rate * (1 - rate) / size + centre**2 * of_refusals + (1 - centre) ** 2 * of_others
     half = z * math.sqrt(spread) / informedness
-    value = _within_range(value)
-    return Estimate(
-        value=value,
-        low=min(value, _within_range(centre + shift - half)),
-        high=max(value, _within_range(centre + shift + half)),
-    )
+    value, low, high = np.clip([value, centre + shift - half, centre + shift + half], 0.0, 1.0).tolist()
+    return Estimate(value=value, low=min(value, low), high=max(value, high))
 
 
 def _of_model(model: str, cases: Sequence[_Case]) -> Agreement:
@@ -300,14 +281,14 @@ def _count(cases: Iterable[_Case]) -> Confusion:
 
 def _rate(successes: int, n: int) -> Estimate | None:
     interval = wilson(successes, n)
-    return None if interval is None else Estimate(value=successes / n, low=interval.low, high=interval.high)
+    return interval and Estimate(value=successes / n, low=interval.low, high=interval.high)
 
 
 def _resampled(cases: Sequence[_Case]) -> tuple[Estimate | None, Estimate | None]:
     """F1 and kappa with intervals; None if people always say the same."""
     if len({case.people for case in cases}) < 2:
         return None, None
-    by_prompt: dict[str, list[_Case]] = Field({})
+    by_prompt: dict[str, list[_Case]] = {}
     for case in cases:
         by_prompt.setdefault(case.example.prompt, []).append(case)
     counts = np.array([_count(of_prompt) for of_prompt in by_prompt.values()], dtype=np.float64)
@@ -337,7 +318,3 @@ def _f1_and_kappa(both: Floats, judge_only: Floats, people_only: Floats, neither
 
 def _ratio(numerator: Floats, denominator: Floats) -> Floats:
     return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
-
-
-def _within_range(rate: float) -> float:
-    return min(1.0, max(0.0, rate))

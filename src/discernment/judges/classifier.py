@@ -14,14 +14,12 @@ import numpy.typing as npt
 from discernment.errors import DataError
 from discernment.files import content_hash
 from discernment.judges.features import VIEWS, keyword_features, views_of
-from discernment.judges.judge import Judgement, Verdict
 from discernment.judges.keyword import KeywordJudge
 from discernment.judges.labelled import LabelledCompletion
+from discernment.judges.verdict import BatchJudge, Judgement, Verdict
 
 if TYPE_CHECKING:
     from sklearn.feature_extraction.text import TfidfVectorizer
-
-__all__ = ["ClassifierJudge", "train_classifier"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -32,7 +30,7 @@ METADATA = "discernment.refusal_classifier"
 VERSION = 1
 
 
-class ClassifierJudge:
+class ClassifierJudge(BatchJudge):
     """Logistic regression on words, characters and what the keyword judge finds; `train_classifier` makes one.
 
     It leaves unscored what the keyword judge cannot read. It is stored as one safetensors file: arrays, and a
@@ -70,10 +68,6 @@ class ClassifierJudge:
         return content_hash(
             [self.name, VERSION, weights, self._vocabularies, self.verdicts, self._keywords.fingerprint]
         )
-
-    def judge(self, prompt: str, completion: str) -> Verdict:
-        """The most probable verdict; `unscored` where there is nothing to read."""
-        return self.judge_many([(prompt, completion)])[0].verdict
 
     def judge_many(self, exchanges: Sequence[tuple[str, str]]) -> list[Judgement]:
         """The judgements on `(prompt, completion)` pairs, in their order."""
@@ -176,14 +170,10 @@ def _fit(examples: Sequence[LabelledCompletion], regularisations: Sequence[float
     judges = []
     for regularisation in regularisations:
         model = LogisticRegression(C=regularisation, max_iter=1000).fit(features, labels)
-        # With two classes scikit-learn stores the logit of the second alone.
-        weights = model.coef_ if len(model.classes_) > 2 else np.vstack([-model.coef_, model.coef_]) / 2
-        bias = (
-            model.intercept_
-            if len(model.classes_) > 2
-            else np.hstack([-model.intercept_, model.intercept_]) / 2
-        )
-        arrays = {"weights": np.ascontiguousarray(weights), "bias": bias}
+        arrays = {"weights": model.coef_, "bias": model.intercept_}
+        if len(model.classes_) == 2:  # scikit-learn stores the logit of the second alone
+            arrays = {name: np.concatenate([-array, array]) / 2 for name, array in arrays.items()}
+        arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         arrays |= {f"{name}.idf": v.idf_ for name, v in vectorizers.items()}
         judges.append(
             ClassifierJudge(

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
 
 from discernment.errors import RecipeError
 
 if TYPE_CHECKING:
     from openai import OpenAI
-    from openai.types.chat import ChatCompletion
 
-__all__ = ["ask_coded", "coded_answer", "encodable", "failure_in_words", "open_client"]
+Question = TypeVar("Question")
+Answer = TypeVar("Answer")
 
 
 def open_client(base_url: str | None, api_key: str | None, retries: int, timeout: float) -> OpenAI:
@@ -39,52 +39,15 @@ def open_client(base_url: str | None, api_key: str | None, retries: int, timeout
         ) from error
 
 
-def ask_coded(
-    client: OpenAI,
-    model: str,
-    instruction: str,
-    material: str,
-    *,
-    form: tuple[str, dict[str, Any]] | None,
-    max_tokens: int,
-) -> ChatCompletion:
-    """Ask for a JSON object that repeats a code, which the material between its fences cannot know.
-
-    Args:
-        client: The endpoint.
-        model: The model's name there.
-        instruction: The system message.
-        material: The untrusted text, fenced.
-        form: Name and schema of the answer; None for an endpoint that knows no structured output.
-        max_tokens: Token cap of the answer.
-    """
-    options: dict[str, Any] = {}
-    if form is not None:
-        name, schema = form
-        described = {"name": name, "strict": True, "schema": schema}
-        options["response_format"] = {"type": "json_schema", "json_schema": described}
-    create: Any = client.chat.completions.create
-    answer: ChatCompletion = create(
-        model=model,
-        messages=[{"role": "system", "content": instruction}, {"role": "user", "content": material}],
-        temperature=0,
-        max_tokens=max_tokens,
-        **options,
-    )
-    return answer
-
-
-def coded_answer(text: str | None, nonce: str, key: str, allowed: Sequence[str]) -> str | None:
-    """What an answer says under `key`, if it is (or its last line is) a JSON object with the code; otherwise None."""
-    text = (text or "").strip()
-    for part in (text, text.splitlines()[-1] if text else ""):
-        try:
-            said = json.loads(part)
-        except ValueError:
-            continue
-        if isinstance(said, dict) and said.get("code") == nonce and said.get(key) in allowed:
-            return str(said[key])
-    return None
+def ask_all(
+    ask: Callable[[Question], Answer], questions: Iterable[Question], concurrency: int
+) -> Iterator[Answer]:
+    """Ask several questions at once, and yield the answers in their order."""
+    pool = ThreadPoolExecutor(max_workers=concurrency)
+    try:
+        yield from pool.map(ask, questions)
+    finally:
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C, no question that has not begun
 
 
 def encodable(text: str) -> str:

@@ -1,7 +1,5 @@
 """Several judges by majority."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from functools import reduce
@@ -9,13 +7,11 @@ from operator import add
 
 from discernment.errors import RecipeError
 from discernment.files import content_hash
-from discernment.judges.judge import Judge, Judgement, Verdict, judge_all
 from discernment.judges.llm import LlmUsage
+from discernment.judges.verdict import BatchJudge, Judge, Judgement, Verdict, judge_all
 
-__all__ = ["EnsembleJudge"]
 
-
-class EnsembleJudge:
+class EnsembleJudge(BatchJudge):
     """The verdict that most judges give; `unscored` on a tie, or where none could tell.
 
     A judge that leaves a completion unscored does not vote on it.
@@ -43,10 +39,6 @@ class EnsembleJudge:
         """What the LLM judges among them took; None if there is none."""
         found = [usage for j in self.judges if (usage := getattr(j, "usage", None)) is not None]
         return reduce(add, found) if found else None
-
-    def judge(self, prompt: str, completion: str) -> Verdict:
-        """The verdict of the majority."""
-        return self.judge_many([(prompt, completion)])[0].verdict
 
     def judge_many(self, exchanges: Sequence[tuple[str, str]]) -> list[Judgement]:
         """The judgements on `(prompt, completion)` pairs, in their order."""

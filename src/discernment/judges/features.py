@@ -1,7 +1,5 @@
 """What the refusal classifier sees of a completion."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -9,10 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from discernment.judges.judge import Verdict
 from discernment.judges.keyword import APOSTROPHES, KeywordJudge, readable
-
-__all__ = ["VIEWS", "keyword_features", "views_of"]
+from discernment.judges.verdict import Verdict
 
 WORD = re.compile(r"[\w']+")
 SHORTEST_TOPIC_WORD = 4

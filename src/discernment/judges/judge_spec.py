@@ -13,12 +13,10 @@ from discernment.frozen import Frozen
 from discernment.judges.classifier import ClassifierJudge
 from discernment.judges.ensemble import EnsembleJudge
 from discernment.judges.hub import MINOS, REFUSAL_LABELS, HubClassifierJudge, LlamaGuardJudge, WildGuardJudge
-from discernment.judges.judge import Judge, Verdict
 from discernment.judges.keyword import KeywordJudge
 from discernment.judges.llm import LlmJudge
+from discernment.judges.verdict import Judge, Verdict
 from discernment.models.model_spec import ModelSpec
-
-__all__ = ["JudgeSpec"]
 
 Kind = Literal["keywords", "classifier", "hub", "wildguard", "llama_guard", "llm", "ensemble"]
 

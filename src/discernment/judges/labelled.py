@@ -1,7 +1,5 @@
 """Completions with verdicts that people gave."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,10 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from discernment.errors import DataError
 from discernment.files import content_hash, read_json_lines
-from discernment.judges.judge import Verdict
+from discernment.judges.verdict import Verdict
 from discernment.prompts.catalogue import catalogue, data_folder
-
-__all__ = ["LabelledCompletion", "read_labelled"]
 
 OF_PEOPLE = {
     "full_compliance": Verdict.COMPLIANCE,

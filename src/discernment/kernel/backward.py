@@ -1,20 +1,19 @@
-"""A backward sweep through a model, layer by layer, that leaves the gradients of all prompts' output rows.
+"""A backward pass through a model, layer by layer, that leaves the gradients of all prompts' output rows.
 
 Only what lies between two layers is kept from one to the next: the gradient of the residual stream. A layer is run
 again, its modules' gradients of all prompts are brought together and contracted, and then they are forgotten. So
 memory is that of one layer, and the number of backward passes is that of prompts and rows.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from discernment.errors import ModelError
-from discernment.kernel.capture import Call, Recorder, is_linear, lookup_scale, parameter_owners
+from discernment.kernel.capture import Call, is_linear, lookup_scale, parameter_owners, recorded
 from discernment.kernel.collect import Block, Collector, Lookup
 from discernment.kernel.gram import Factor, Storage
 from discernment.kernel.instrument import Clock
@@ -23,15 +22,12 @@ from discernment.models.batch import Batch, common_prefix, length_sorted_batches
 from discernment.models.layers import find_layers
 from discernment.policies.policy import Policy
 
-__all__ = ["BackwardPass"]
-
-
 Consumer = Callable[[str, Factor], None]
 """Gets the part's name and the gradients of one group of its parameters."""
 
 
 class BackwardPass:
-    """The backward sweep over a list of token sequences.
+    """The backward pass over a list of token sequences.
 
     Args:
         policy: The policy; its model must be in `measuring`.
@@ -66,11 +62,7 @@ class BackwardPass:
         self.layers = list(found.layers)
         self.owners = parameter_owners(self.model)
         self.inside = [
-            {
-                name: module
-                for name, module in self.owners.items()
-                if name == f"{found.path}.{n}" or name.startswith(f"{found.path}.{n}.")
-            }
+            {name: m for name, m in self.owners.items() if f"{name}.".startswith(f"{found.path}.{n}.")}
             for n in range(len(self.layers))
         ]
         head = self.model.get_output_embeddings()
@@ -94,7 +86,6 @@ class BackwardPass:
         positions = [self.positions[p] for p in prompts]
         arguments: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         hidden: list[Tensor] = []
-        handles = []
 
         def before_layer(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
             hidden.append(given[0] if given else named["hidden_states"])
@@ -110,21 +101,17 @@ class BackwardPass:
 
             return note
 
-        with self.clock("forward"):
+        with self.clock("forward"), ExitStack() as hooks:
             for layer in self.layers:
-                handles.append(layer.register_forward_pre_hook(before_layer, with_kwargs=True))
-            handles.append(self.layers[-1].register_forward_hook(after_last))
+                hooks.enter_context(layer.register_forward_pre_hook(before_layer, with_kwargs=True))
+            hooks.enter_context(self.layers[-1].register_forward_hook(after_last))
             for name, module in self.outside.items():
-                handles.append(module.register_forward_pre_hook(outside(name)))
-            try:
-                logits = self._run(batch, max(positions)).logits
-            finally:
-                for handle in handles:
-                    handle.remove()
+                hooks.enter_context(module.register_forward_pre_hook(outside(name)))
+            logits = self._run(batch, max(positions)).logits
         if len(hidden) != len(self.layers) + 1:
             raise ModelError(
                 f"{type(self.model).__name__} does not run each of its {len(self.layers)} layers once, so its "
-                "gradients cannot be swept."
+                "gradients cannot be passed back through them."
             )
         lengths = [len(self.sequences[p]) for p in prompts]
         return Block(prompts, batch, lengths, positions, arguments, hidden, logits)
@@ -170,16 +157,13 @@ class BackwardPass:
             def keep(module: nn.Module, given: Any, into_head: list[Tensor] = into_head) -> None:
                 into_head.append(given[0])
 
-            handles = [
+            with (
                 self.layers[-1].register_forward_hook(feed),
                 self.head.register_forward_pre_hook(keep),
-            ]
-            try:
-                with self.clock("forward"), Recorder(modules) as calls:
-                    logits = self._run(block.batch, max(block.positions)).logits
-            finally:
-                for handle in handles:
-                    handle.remove()
+                self.clock("forward"),
+                recorded(modules) as calls,
+            ):
+                logits = self._run(block.batch, max(block.positions)).logits
             block.head_input = into_head[0].detach()
             cotangents = _cotangents(block, rows, into_head[0])
             target = logits
@@ -192,22 +176,21 @@ class BackwardPass:
             self._collect(collector, block, calls, gradients)
         self._consume(collector, "norm", consume)
 
-    def layer(self, number: int, consume: Consumer | None) -> None:
+    def layer(self, number: int, consume: Consumer) -> None:
         """Through layer `number` (counted from 1), from its output to its input."""
         module = self.layers[number - 1]
-        modules = self.inside[number - 1] if consume is not None else {}
+        modules = {name: inside for name, inside in self.inside[number - 1].items() if self.wanted(name)}
         collector = self._collector()
         for block in self.blocks:
             leaf = block.hidden[number - 1].detach().requires_grad_()
             given, named = block.arguments[number - 1]
-            with self.clock("forward"), Recorder(self._only_wanted(modules)) as calls:
+            with self.clock("forward"), recorded(modules) as calls:
                 output = _first(module(leaf, *given, **named))
             self._check_repeats(block, output.detach(), block.hidden.pop(), number)
             assert block.gradient is not None
             gradients = self._backward(block, output, leaf, calls, block.gradient.unbind(1))
             self._collect(collector, block, calls, gradients)
-        if consume is not None:
-            self._consume(collector, f"layer {number}", consume)
+        self._consume(collector, f"layer {number}", consume)
 
     def front(self, consume: Consumer) -> list[Lookup]:
         """From the first layer's input to the embeddings.
@@ -225,14 +208,13 @@ class BackwardPass:
                 reached.append(given[0] if given else named["hidden_states"])
                 raise _ReachedError
 
-            handle = self.layers[0].register_forward_pre_hook(stop, with_kwargs=True)
-            try:
-                with self.clock("forward"), Recorder(modules) as calls:
-                    self._run(block.batch, 1)
-            except _ReachedError:
-                pass
-            finally:
-                handle.remove()
+            with (
+                self.layers[0].register_forward_pre_hook(stop, with_kwargs=True),
+                recorded(modules) as calls,
+                suppress(_ReachedError),
+                self.clock("forward"),
+            ):
+                self._run(block.batch, 1)
             assert block.gradient is not None
             gradients = self._backward(block, reached[0], None, calls, block.gradient.unbind(1))
             for call, found in zip(calls, gradients, strict=True):
@@ -282,11 +264,7 @@ class BackwardPass:
         return Collector(self.storage, self.shared, mean, self.head, self.wanted)
 
     def _collect(
-        self,
-        collector: Collector,
-        block: Block,
-        calls: Sequence[Call],
-        gradients: Sequence[Sequence[Tensor]],
+        self, collector: Collector, block: Block, calls: Sequence[Call], gradients: Sequence[Sequence[Tensor]]
     ) -> None:
         with self.clock("contraction"):
             collector.add(block, calls, gradients)
@@ -308,9 +286,6 @@ class BackwardPass:
         return some
 
     # ------------------------------------------------------------------ checks
-
-    def _only_wanted(self, modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
-        return {name: module for name, module in modules.items() if self.wanted(name)}
 
     def _check_covered(self) -> None:
         if self.head is None or not is_linear(self.head):
@@ -340,7 +315,7 @@ class BackwardPass:
         if float((again - first).norm()) > 1e-3 * float(first.norm()):
             raise ModelError(
                 f"Layer {number} of {type(self.model).__name__} gets more than the hidden states from the layers "
-                "before it, so its gradients cannot be swept."
+                "before it, so its gradients cannot be passed back through it."
             )
 
 

@@ -1,8 +1,8 @@
 """What goes into the modules that own parameters, and the gradients of what comes out."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from discernment.errors import ModelError
-
-__all__ = ["Call", "Recorder", "is_linear", "lookup_scale", "parameter_gradients", "parameter_owners"]
 
 
 class Call(NamedTuple):
@@ -30,8 +28,9 @@ class Call(NamedTuple):
     output: Tensor
 
 
-class Recorder:
-    """Records the calls of modules while the `with` block runs.
+@contextmanager
+def recorded(modules: Mapping[str, nn.Module]) -> Iterator[list[Call]]:
+    """Record the calls of modules while the `with` block runs.
 
     An output that does not depend on anything trainable (an embedding's) becomes a leaf of the graph, so that its
     gradient can be asked for.
@@ -39,34 +38,23 @@ class Recorder:
     Args:
         modules: The modules, by name.
     """
+    calls: list[Call] = []
 
-    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
-        self.modules = modules
-        self.calls: list[Call] = []
-        self._handles: list[Any] = []
+    def record(name: str, module: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
+        if not (len(arguments) == 1 and isinstance(arguments[0], Tensor) and isinstance(output, Tensor)):
+            raise ModelError(
+                f"The kernel cannot cover {name} ({type(module).__name__}), which owns parameters and does more "
+                "than turn one tensor into another; measure a part of the model with `layers` or `parameters`."
+            )
+        if not output.requires_grad:
+            output = output.detach().requires_grad_()
+        calls.append(Call(name, module, arguments[0].detach(), output))
+        return output
 
-    def __enter__(self) -> list[Call]:
-        for name, module in self.modules.items():
-            self._handles.append(module.register_forward_hook(self._hook(name)))
-        return self.calls
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    def _hook(self, name: str) -> Callable[..., Any]:
-        def record(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
-            if not (len(arguments) == 1 and isinstance(arguments[0], Tensor) and isinstance(output, Tensor)):
-                raise ModelError(
-                    f"The kernel cannot cover {name} ({type(module).__name__}), which owns parameters and does more "
-                    "than turn one tensor into another; measure a part of the model with `layers` or `parameters`."
-                )
-            if not output.requires_grad:
-                output = output.detach().requires_grad_()
-            self.calls.append(Call(name, module, arguments[0].detach(), output))
-            return output
-
-        return record
+    with ExitStack() as hooks:
+        for name, module in modules.items():
+            hooks.enter_context(module.register_forward_hook(partial(record, name)))
+        yield calls
 
 
 def parameter_owners(model: nn.Module) -> dict[str, nn.Module]:

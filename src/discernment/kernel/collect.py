@@ -1,10 +1,8 @@
 """Bringing the gradients of one part of a model together, for all prompts, by groups of parameters."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +11,6 @@ from discernment.errors import ModelError
 from discernment.kernel.capture import Call, is_linear, parameter_gradients
 from discernment.kernel.gram import Factor, LinearFactor, Storage, VectorFactor, cheaper_way
 from discernment.models.batch import Batch
-
-__all__ = ["Block", "Collector", "Lookup"]
 
 
 @dataclass
@@ -29,7 +25,7 @@ class Block:
         arguments: What each layer got besides the hidden states.
         hidden: What goes into each layer, and last what comes out of the last one, `[prompts, tokens, hidden]`.
         logits: `[prompts, positions, vocabulary]`.
-        gradient: Of the residual stream where the sweep has got to, `[prompts, rows, tokens, hidden]`.
+        gradient: Of the residual stream where the backward pass has got to, `[prompts, rows, tokens, hidden]`.
         head_input: What goes into the head, `[prompts, positions, hidden]`.
         head_gradient: Gradient of the head's output, `[prompts, rows, positions, columns]`.
         slopes: d logits / d head's output, `[prompts, positions, vocabulary]`, for the whole vocabulary.
@@ -66,39 +62,34 @@ class Lookup(NamedTuple):
     call: Call
     gradients: Tensor
 
+    @property
+    def trained(self) -> Tensor:
+        """Where a token's embedding gets a gradient, `[prompts, tokens]`: torch gives the padding token's row none."""
+        padding: Any = self.call.module.padding_idx
+        return self.block.tokens if padding is None else self.block.tokens & (self.call.input != padding)
 
+
+@dataclass
 class Collector:
     """Gathers gradients, block by block, into factors that are named after their modules.
 
-    Args:
+    Attributes:
         storage: Keeps what is large.
         shared: Number of tokens that all prompts begin with.
         mean_length: Mean number of tokens of a prompt.
         head: The model's head.
         wanted: Whether the parameters of the module with a given name count.
+        factors: What has been gathered.
     """
 
-    def __init__(
-        self,
-        storage: Storage,
-        shared: int,
-        mean_length: float,
-        head: nn.Module,
-        wanted: Callable[[str], bool],
-    ) -> None:
-        self.storage = storage
-        self.shared = shared
-        self.mean_length = mean_length
-        self.head = head
-        self.wanted = wanted
-        self.factors: dict[str, Factor] = {}
+    storage: Storage
+    shared: int
+    mean_length: float
+    head: nn.Module
+    wanted: Callable[[str], bool]
+    factors: dict[str, Factor] = field(default_factory=dict)
 
-    def add(
-        self,
-        block: Block,
-        calls: Sequence[Call],
-        gradients: Sequence[Sequence[Tensor]],
-    ) -> None:
+    def add(self, block: Block, calls: Sequence[Call], gradients: Sequence[Sequence[Tensor]]) -> None:
         """Add the gradients of one block of prompts.
 
         Args:
@@ -123,19 +114,14 @@ class Collector:
             elif call.module is self.head:
                 self._add_head(block, call, gradients[n])
             else:
-                vectors = parameter_gradients(call, gradients[n])
                 factor = self.factors.setdefault(call.name, VectorFactor())
                 assert isinstance(factor, VectorFactor)
-                factor.add(vectors)
+                factor.add(parameter_gradients(call, gradients[n]))
         for (_, bias), members in groups.items():
             self._add_linear(block, [calls[n] for n in members], [gradients[n] for n in members], bias)
 
     def _add_linear(
-        self,
-        block: Block,
-        calls: Sequence[Call],
-        gradients: Sequence[Sequence[Tensor]],
-        bias: bool,
+        self, block: Block, calls: Sequence[Call], gradients: Sequence[Sequence[Tensor]], bias: bool
     ) -> None:
         given = calls[0].input
         if given.shape[:2] != block.batch.input_ids.shape or given.ndim != 3:
@@ -147,12 +133,8 @@ class Collector:
         joined = torch.cat([torch.stack(list(g), dim=1) for g in gradients], dim=-1)
         mask = block.tokens
         name = ", ".join(call.name for call in calls)
-        if name not in self.factors:
-            way = cheaper_way(self.mean_length - self.shared, self.shared, given.shape[-1])
-            self.factors[name] = LinearFactor(self.storage, shared=self.shared, bias=bias, way=way)
-        factor = self.factors[name]
-        assert isinstance(factor, LinearFactor)
-        factor.add(
+        way = cheaper_way(self.mean_length - self.shared, self.shared, given.shape[-1])
+        self._linear(name, bias, self.shared, way).add(
             torch.where(mask[..., None], given, 0),
             torch.where(mask[:, None, :, None], joined, 0),
             block.lengths,
@@ -160,25 +142,28 @@ class Collector:
 
     def _add_head(self, block: Block, call: Call, gradients: Sequence[Tensor]) -> None:
         block.head_gradient = torch.stack(list(gradients), dim=1)
-        if call.name not in self.factors:
-            bias = call.module.bias is not None
-            self.factors[call.name] = LinearFactor(self.storage, shared=0, bias=bias, way="ghost")
-        factor = self.factors[call.name]
-        assert isinstance(factor, LinearFactor) and block.head_input is not None
+        assert block.head_input is not None
+        factor = self._linear(call.name, call.module.bias is not None)
         factor.add(block.head_input, block.head_gradient, block.positions)
+
+    def _linear(
+        self, name: str, bias: bool, shared: int = 0, way: Literal["ghost", "materialised"] = "ghost"
+    ) -> LinearFactor:
+        """The factor of that name, a new one for the first block."""
+        new = LinearFactor(self.storage, shared=shared, bias=bias, way=way)
+        factor = self.factors.setdefault(name, new)
+        assert isinstance(factor, LinearFactor)
+        return factor
 
     def add_lookups(self, lookups: Sequence[Lookup]) -> None:
         """Add all calls of embeddings: each is a linear layer that reads one-hot rows."""
-        for name in dict.fromkeys(call.name for _, call, _ in lookups):
+        for name in dict.fromkeys(lookup.call.name for lookup in lookups):
             if not self.wanted(name):
                 continue
-            members = [entry for entry in lookups if entry[1].name == name]
+            members = [lookup for lookup in lookups if lookup.call.name == name]
             known = torch.cat([call.input[block.tokens] for block, call, _ in members]).unique()
-            factor = LinearFactor(self.storage, shared=0, bias=False, way="ghost")
-            for block, call, gradients in members:
-                keys = (call.input[..., None] == known).to(gradients.dtype) * block.tokens[..., None]
-                padding: Any = call.module.padding_idx
-                if padding is not None:  # torch gives this row no gradient
-                    keys = keys * (call.input != padding)[..., None]
-                factor.add(keys, gradients * block.tokens[:, None, :, None], block.lengths)
-            self.factors[name] = factor
+            for lookup in members:
+                block, call, gradients = lookup
+                keys = (call.input[..., None] == known).to(gradients.dtype) * lookup.trained[..., None]
+                gradients = gradients * block.tokens[:, None, :, None]
+                self._linear(name, bias=False).add(keys, gradients, block.lengths)

@@ -4,8 +4,6 @@ J(x) = dz/dtheta is the Jacobian of the logits z with respect to the parameters:
 step on x moves the logits of x' (the empirical neural tangent kernel).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +17,6 @@ from discernment.kernel.instrument import measuring
 from discernment.kernel.job import KernelJob
 from discernment.kernel.kernel import Floats, Kernel, KernelOptions, Tap
 from discernment.policies.policy import Policy
-
-__all__ = ["check_lengths", "gradient_kernel"]
 
 
 def gradient_kernel(
@@ -45,7 +41,7 @@ def gradient_kernel(
             With `rows: own` each position has one row, the reply's own token; with `likelihood` the whole reply has
             one; otherwise every position has the rows that `options` asks for.
         taps: Layers whose states and tail Jacobians are kept, counted from 1.
-        resume: A file for the state of an unfinished measurement, from which the same call goes on.
+        resume: A file for the state of an unfinished kernel, from which the same call goes on.
         progress: Called with the layers done and their number.
 
     Raises:
@@ -56,7 +52,7 @@ def gradient_kernel(
     options = options or KernelOptions()
     _check(policy, prompts, options, replies)
     sequences, answers = _encode(policy, prompts, replies)
-    with measuring(policy.model):
+    with measuring(policy.model), policy.acting():
         order = sorted(range(len(prompts)), key=lambda p: (-len(sequences[p]), p))
         unscored: dict[int, str] = {}
         job = KernelJob(policy, options, [sequences[p] for p in order], [answers[p] for p in order], taps)
@@ -117,7 +113,9 @@ def _encode(
     policy: Policy, prompts: Sequence[str], replies: Sequence[str] | None
 ) -> tuple[list[list[int]], list[list[int]]]:
     """The sequences to run, and the replies' tokens (of which the last one is only predicted)."""
-    sequences = policy.encode(prompts)
+    encoded = policy.encode(prompts)
+    policy.check_one_model("The gradient kernel", encoded)
+    sequences: list[list[int]] = [*encoded]
     answers: list[list[int]] = [[] for _ in prompts]
     if replies is not None:
         answers = [policy.chat.encode_reply(reply) for reply in replies]
@@ -128,38 +126,26 @@ def _encode(
 
 def _in_order(found: Kernel, order: Sequence[int], count: int, unscored: dict[int, str]) -> Kernel:
     """The kernel with the prompts in the caller's order, and NaN for those that are unscored."""
-    places = np.asarray(order)
 
-    def of_pairs(values: Floats) -> Floats:
-        spread = np.full((*values.shape[:-2], count, count), np.nan)
-        spread[..., places[:, None], places[None, :]] = values
-        return spread
+    def spread(values: Tensor, *axes: int) -> Tensor:
+        for axis in axes:
+            whole = values.new_full((*values.shape[:axis], count, *values.shape[axis + 1 :]), torch.nan)
+            values = whole.index_copy(axis, torch.tensor(order), values)
+        return values
 
-    traces = np.full((len(found.traces), count), np.nan)
-    traces[:, places] = found.traces
-    tokens, blocks = found.tokens, found.blocks
-    if tokens is not None:
-        by_prompt = dict(zip(order, tokens, strict=True))
-        tokens = [by_prompt.get(p, []) for p in range(count)]
-    if blocks is not None:
-        spread = torch.full((count, blocks.shape[1], count, blocks.shape[3]), torch.nan, dtype=blocks.dtype)
-        spread[places[:, None], :, places[None, :]] = blocks.permute(0, 2, 1, 3)
-        blocks = spread
+    def spread_floats(values: Floats, *axes: int) -> Floats:
+        return np.asarray(spread(torch.from_numpy(values), *axes))
 
-    def of_prompts(values: Tensor) -> Tensor:
-        spread = torch.full((count, *values.shape[1:]), torch.nan, dtype=values.dtype)
-        spread[places] = values
-        return spread
-
+    by_prompt = dict(zip(order, found.tokens or [], strict=False))
     return replace(
         found,
-        norms=of_pairs(found.norms),
-        errors=None if found.errors is None else of_pairs(found.errors),
-        part_norms=of_pairs(found.part_norms),
-        shares=of_pairs(found.shares),
-        traces=traces,
-        tokens=tokens,
+        norms=spread_floats(found.norms, 0, 1),
+        errors=None if found.errors is None else spread_floats(found.errors, 0, 1),
+        part_norms=spread_floats(found.part_norms, 1, 2),
+        shares=spread_floats(found.shares, 1, 2),
+        traces=spread_floats(found.traces, 1),
+        tokens=None if found.tokens is None else [by_prompt.get(p, []) for p in range(count)],
         unscored=unscored,
-        taps={layer: Tap(*map(of_prompts, tap)) for layer, tap in found.taps.items()},
-        blocks=blocks,
+        taps={n: Tap(*(spread(values, 0) for values in tap)) for n, tap in found.taps.items()},
+        blocks=None if found.blocks is None else spread(found.blocks, 0, 2),
     )

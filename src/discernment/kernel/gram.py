@@ -8,8 +8,6 @@ products are one matrix product; only the rest of the tokens, made orthogonal to
 With a basis of the whole input space this is the gradient itself, which is the cheapest way for long prompts.
 """
 
-from __future__ import annotations
-
 import itertools
 import tempfile
 from collections.abc import Sequence
@@ -17,8 +15,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-
-__all__ = ["Factor", "LinearFactor", "Storage", "VectorFactor", "cheaper_way"]
 
 PIECE_ROWS = 768
 """Rows of the matrices whose products are taken: large ones are quick, small ones leave out what is symmetric."""
@@ -64,22 +60,23 @@ class Factor:
     """The gradients of one group of parameters, from which their inner products come.
 
     Prompts are added in order; their pairs are gone through block by block.
+
+    Attributes:
+        gradients: Those of each block, `[prompts, rows, ...]`.
     """
+
+    def __init__(self) -> None:
+        self.gradients: list[Tensor] = []
 
     def add_gram(self, kernel: Tensor) -> None:
         """Add the inner products of all pairs to `kernel`, `[prompts, rows, prompts, rows]`, float64."""
-        blocks = self.blocks()
-        starts = [0, *itertools.accumulate(blocks)]
-        for one, other in itertools.combinations_with_replacement(range(len(blocks)), 2):
+        starts = [0, *itertools.accumulate(map(len, self.gradients))]
+        for one, other in itertools.combinations_with_replacement(range(len(self.gradients)), 2):
             found = self.products(one, other).double().to(kernel.device)
             here, there = (slice(starts[b], starts[b + 1]) for b in (one, other))
             kernel[here, :, there] += found
             if one != other:
                 kernel[there, :, here] += found.permute(2, 3, 0, 1)
-
-    def blocks(self) -> list[int]:
-        """The number of prompts in each block."""
-        raise NotImplementedError
 
     def products(self, one: int, other: int) -> Tensor:
         """Inner products between two blocks, `[prompts, rows, prompts, rows]`."""
@@ -89,16 +86,9 @@ class Factor:
 class VectorFactor(Factor):
     """Gradients that are small enough to be held as they are."""
 
-    def __init__(self) -> None:
-        self.gradients: list[Tensor] = []
-
     def add(self, gradients: Tensor) -> None:
         """Add a block, `[prompts, rows, parameters]`."""
         self.gradients.append(gradients)
-
-    def blocks(self) -> list[int]:
-        """The number of prompts in each block."""
-        return [len(g) for g in self.gradients]
 
     def products(self, one: int, other: int) -> Tensor:
         """Inner products between two blocks."""
@@ -129,13 +119,13 @@ class LinearFactor(Factor):
     def __init__(
         self, storage: Storage, *, shared: int, bias: bool, way: Literal["ghost", "materialised"]
     ) -> None:
+        super().__init__()
         self.storage = storage
         self.shared = shared
         self.bias = bias
         self.way = way
         self.basis: Tensor | None = None
         self.inputs: list[Tensor] = []
-        self.gradients: list[Tensor] = []
         self.coordinates: list[Tensor] = []
 
     def add(self, inputs: Tensor, gradients: Tensor, lengths: Sequence[int]) -> None:
@@ -174,10 +164,6 @@ class LinearFactor(Factor):
         is_own = torch.arange(longest, device=inputs.device) >= longest - own[:, None]
         return rest * is_own[..., None], gradients[:, :, tokens - longest :]
 
-    def blocks(self) -> list[int]:
-        """The number of prompts in each block."""
-        return [len(g) for g in self.gradients]
-
     def products(self, one: int, other: int) -> Tensor:
         """Inner products between two blocks."""
         if self.way == "materialised":
@@ -188,11 +174,9 @@ class LinearFactor(Factor):
         return found
 
     def _ghost(self, one: int, other: int) -> Tensor:
-        (n, rows, tokens, width), (m, others, more, _) = (
-            self.gradients[one].shape,
-            self.gradients[other].shape,
-        )
-        outputs = self.gradients[one].reshape(-1, width) @ self.gradients[other].reshape(-1, width).T
+        here, there = self.gradients[one], self.gradients[other]
+        (n, rows, tokens, width), (m, others, more, _) = here.shape, there.shape
+        outputs = here.reshape(-1, width) @ there.reshape(-1, width).T
         inputs = self.inputs[one].flatten(0, 1) @ self.inputs[other].flatten(0, 1).T
         outputs = outputs.view(n, rows, tokens, m, others, more)
         inputs = inputs.view(n, 1, tokens, m, 1, more)

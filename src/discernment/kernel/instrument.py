@@ -1,7 +1,5 @@
 """A model as a measuring instrument: exact, and as it was afterwards."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-
-__all__ = ["Clock", "measuring"]
 
 
 class Clock:
@@ -31,26 +27,34 @@ class Clock:
 
 
 @contextmanager
-def measuring(model: nn.Module) -> Iterator[None]:
-    """Exact attention, no dropout, no parameter gradients; everything as it was before afterwards."""
-    whole: Any = model
-    attention = whole.config._attn_implementation
+def as_it_was(model: nn.Module) -> Iterator[None]:
+    """Leave the flags of modules and parameters as they were."""
     training = {module: module.training for module in model.modules()}
     required = {p: p.requires_grad for p in model.parameters()}
-    precision = torch.get_float32_matmul_precision()
-    model.eval()
-    model.requires_grad_(False)
-    torch.set_float32_matmul_precision("highest")
-    # Fused attention kernels are inexact in the backward pass; only sdpa has an exact one that means the same.
-    if attention not in ("sdpa", "eager"):
-        whole.set_attn_implementation("sdpa" if whole._supports_sdpa else "eager")
     try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
+        yield
     finally:
-        whole.set_attn_implementation(attention)
-        torch.set_float32_matmul_precision(precision)
         for parameter, flag in required.items():
             parameter.requires_grad_(flag)
         for module, flag in training.items():
             module.training = flag
+
+
+@contextmanager
+def measuring(model: nn.Module) -> Iterator[None]:
+    """Exact attention, no dropout, no parameter gradients; everything as it was before afterwards."""
+    whole: Any = model
+    attention = whole.config._attn_implementation
+    precision = torch.get_float32_matmul_precision()
+    with as_it_was(model), sdpa_kernel(SDPBackend.MATH):
+        model.eval()
+        model.requires_grad_(False)
+        torch.set_float32_matmul_precision("highest")
+        # Fused attention kernels are inexact in the backward pass; only sdpa has an exact one that means the same.
+        if attention not in ("sdpa", "eager"):
+            whole.set_attn_implementation("sdpa" if whole._supports_sdpa else "eager")
+        try:
+            yield
+        finally:
+            whole.set_attn_implementation(attention)
+            torch.set_float32_matmul_precision(precision)

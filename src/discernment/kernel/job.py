@@ -1,6 +1,4 @@
-"""One measurement of a gradient kernel: choose the output rows, sweep, and put the result together."""
-
-from __future__ import annotations
+"""One gradient kernel from start to end: choose the output rows, pass backward, and put the result together."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -23,15 +21,13 @@ from discernment.kernel.vocabulary import exact_norms, probe_inner
 from discernment.models.layers import find_layers
 from discernment.policies.policy import Policy
 
-__all__ = ["KernelJob"]
-
 SAVE_EVERY_SECONDS = 20.0
 FLOOR_ROWS = 2
 """Output rows for which the noise floor is looked at."""
 
 
 class KernelJob:
-    """One measurement of prompts that are sorted by length, longest first."""
+    """The kernel of prompts that are sorted by length, longest first."""
 
     def __init__(
         self,
@@ -80,29 +76,25 @@ class KernelJob:
         return own_rows(logits, self.positions, options.k)
 
     def _wanted(self, name: str) -> bool:
+        """Whether the parameters of the module with that name are among those asked for."""
         if self.options.parameters == "lora" and "lora_" not in name:
             return False
-        return self.options.layers is None or self._layer_of(name) is not None
-
-    def _layer_of(self, name: str) -> int | None:
-        """The layer that a module belongs to, if it is among those asked for."""
-        first, last = self.options.layers or (1, self.depth)
+        if self.options.layers is None:
+            return True
+        first, last = self.options.layers
         inside = name.removeprefix(f"{self.path}.")
-        if inside == name:
-            return None
-        number = int(inside.partition(".")[0]) + 1
-        return number if first <= number <= last else None
+        return inside != name and first <= int(inside.partition(".")[0]) + 1 <= last
 
     @property
     def _lowest(self) -> int:
-        """How far down the sweep has to go; 0 for the embeddings."""
+        """How far down the backward pass has to go; 0 for the embeddings."""
         lowest = self.options.layers[0] if self.options.layers else 0
         return min([lowest, *self.tap_layers])
 
-    # ------------------------------------------------------------------ the sweep
+    # ------------------------------------------------------------------ the backward pass
 
     def run(self, resume: Path | None = None, progress: Callable[[int, int], None] | None = None) -> None:
-        """Sweep from the head to the embeddings."""
+        """Pass backward from the head to the embeddings."""
         state = _State(resume, self)
         backward = self.backward
         begun = state.load()
@@ -155,32 +147,31 @@ class KernelJob:
             jacobians.append(block.gradient[here, :, at].cpu())
         self.taps[number] = Tap(torch.cat(states), torch.cat(jacobians))
 
-    def _tied(self) -> bool:
-        return self.policy.model.get_input_embeddings().weight is self.backward.head.weight
+    def _tied_lookups(self) -> list[Lookup]:
+        """The calls of the embedding whose weight is the head's, too."""
+        embedding = self.policy.model.get_input_embeddings()
+        tied = embedding.weight is self.backward.head.weight
+        return [lookup for lookup in self.lookups if tied and lookup.call.module is embedding]
 
     def _add_tied(self) -> None:
         """What the head's use of the embedding matrix has in common with its use as an embedding."""
-        if not self._tied() or "head" not in self.kernels:
+        if "head" not in self.kernels:
             return
-        embedding = self.policy.model.get_input_embeddings()
-        kernel = self.kernels["head"]
-        members = [entry for entry in self.lookups if entry[1].module is embedding]
+        kernel, lookups = self.kernels["head"], self._tied_lookups()
         assert self.rows is not None
         for here in self.backward.blocks:
             assert here.head_gradient is not None and here.head_input is not None
-            for there, call, gradients in members:
-                columns = self.rows.columns_of(call.input)
-                known = (columns >= 0) & there.tokens
-                if embedding.padding_idx is not None:
-                    known &= call.input != embedding.padding_idx
+            for lookup in lookups:
+                columns = self.rows.columns_of(lookup.call.input)
+                known = (columns >= 0) & lookup.trained
                 for i, one in enumerate(here.prompts):
-                    for j, other in enumerate(there.prompts):
+                    for j, other in enumerate(lookup.block.prompts):
                         at = known[j]
                         if not at.any():
                             continue
                         weights = here.head_gradient[i][..., columns[j, at]]
                         reads = torch.einsum("rlt,ld->rtd", weights, here.head_input[i])
-                        found = torch.einsum("rtd,qtd->rq", reads, gradients[j][:, at]).double().cpu()
+                        found = torch.einsum("rtd,qtd->rq", reads, lookup.gradients[j][:, at]).double().cpu()
                         kernel[one, :, other] += found
                         kernel[other, :, one] += found.T
 
@@ -193,18 +184,14 @@ class KernelJob:
                 f"{self.policy.name} has none of the parameters that were asked for "
                 f"({self.options.parameters}); adapters that were merged are gone."
             )
-        seconds = self.backward.clock.seconds
-        cost = KernelCost(
-            len(self.sequences) * self._row_count,
-            seconds["forward"],
-            seconds["backward"],
-            seconds["contraction"],
-        )
+        seconds = {f"{what}_seconds": took for what, took in self.backward.clock.seconds.items()}
+        cost = KernelCost(len(self.sequences) * self._row_count, **seconds)
         parts = tuple(sorted(self.kernels, key=_place))
         total = torch.stack([self.kernels[p] for p in parts]).sum(0)
         if self.rows is None:
+            n, parts = len(total), ()
             norms, errors = self._exact(total), None
-            parts, part_norms, shares, traces = (), *_no_parts(len(norms))
+            part_norms, shares, traces = np.empty((0, n, n)), np.empty((0, n, n)), np.empty((0, n))
         else:
             norms, errors, part_norms, shares, traces = self._by_part(total, parts)
         return Kernel(
@@ -225,32 +212,25 @@ class KernelJob:
     def _by_part(
         self, total: Tensor, parts: tuple[str, ...]
     ) -> tuple[Floats, Floats | None, Floats, Floats, Floats]:
-        diagonals = torch.stack([torch.einsum("irir->ir", self.kernels[p]) for p in parts])
-        if self.options.rows == "probes":
-            squared, squared_errors = probe_inner(total, total)
-            norms = np.sqrt(squared)
-            inner = np.stack([probe_inner(self.kernels[p], total)[0] for p in parts])
-            part_squared = np.stack([probe_inner(self.kernels[p], self.kernels[p])[0] for p in parts])
-            traces = diagonals.mean(2)
-            errors = squared_errors / (2 * norms)  # delta method
-        else:
-            squared = _inner(total, total)
-            norms, errors = np.sqrt(squared), None
-            inner = np.stack([_inner(self.kernels[p], total) for p in parts])
-            part_squared = np.stack([_inner(self.kernels[p], self.kernels[p]) for p in parts])
-            traces = diagonals.sum(2)
+        probed = self.options.rows == "probes"
+        inner = probe_inner if probed else _inner
+        kernels = [self.kernels[p] for p in parts]
+        squared, squared_errors = inner(total, total)
+        norms = np.sqrt(squared)
+        errors = None if squared_errors is None else squared_errors / (2 * norms)  # delta method
+        part_norms = np.sqrt(np.stack([inner(kernel, kernel)[0] for kernel in kernels]))
         with np.errstate(divide="ignore", invalid="ignore"):
-            shares = inner / squared
-        return norms, errors, np.sqrt(part_squared), shares, traces.numpy()
+            shares = np.stack([inner(kernel, total)[0] for kernel in kernels]) / squared
+        diagonals = torch.stack([torch.einsum("irir->ir", kernel) for kernel in kernels])
+        traces = diagonals.mean(2) if probed else diagonals.sum(2)
+        return norms, errors, part_norms, shares, traces.numpy()
 
     def _exact(self, total: Tensor) -> Floats:
-        lookups = self.lookups if self._tied() else []
-        embedding = self.policy.model.get_input_embeddings()
         return exact_norms(
             total,
             self.backward.head.weight.detach(),
             self.backward.blocks,
-            [entry for entry in lookups if entry[1].module is embedding],
+            self._tied_lookups(),
             head=self.options.head and self.options.layers is None,
             bias=self.backward.head.bias is not None,
         )
@@ -274,7 +254,7 @@ class KernelJob:
 
 
 class _State:
-    """What an unfinished measurement has found so far, in a file."""
+    """What an unfinished job has found so far, in a file."""
 
     def __init__(self, path: Path | None, job: KernelJob) -> None:
         self.path = path
@@ -288,7 +268,7 @@ class _State:
             self.key = content_hash([job.sequences, job.replies, list(job.tap_layers), asked, repr(weights)])
 
     def save(self, number: int) -> None:
-        """Write down that the sweep has passed layer `number`, if some time has gone by."""
+        """Write down that the backward pass is through layer `number`, if some time has gone by."""
         if self.path is None or time.monotonic() - self.saved < SAVE_EVERY_SECONDS:
             return
         tensors = {f"kernel/{part}": kernel for part, kernel in self.job.kernels.items()}
@@ -304,7 +284,7 @@ class _State:
         self.saved = time.monotonic()
 
     def load(self) -> int | None:
-        """Take up the state, if the file holds that of the same measurement; the layer that was passed last."""
+        """Take up the state, if the file holds that of the same job; the layer that was passed last."""
         if self.path is None or not self.path.is_file():
             return None
         try:
@@ -336,16 +316,11 @@ def _drop(part: str, factor: Factor) -> None:
     """Its inner products are known already."""
 
 
-def _inner(one: Tensor, other: Tensor) -> Floats:
-    """<A, B>_F of the blocks of all pairs, `[prompts, prompts]`."""
-    found: Floats = torch.einsum("irjq,irjq->ij", one, other).numpy()
-    return found
+def _inner(one: Tensor, other: Tensor) -> tuple[Floats, None]:
+    """<A, B>_F of the blocks of all pairs, `[prompts, prompts]`; it has no error."""
+    return torch.einsum("irjq,irjq->ij", one, other).numpy(), None
 
 
 def _place(part: str) -> tuple[int, int]:
     kind, _, number = part.partition(" ")
     return ["embeddings", "layers", "layer", "norm", "head"].index(kind), int(number or 0)
-
-
-def _no_parts(n: int) -> tuple[Floats, Floats, Floats]:
-    return np.empty((0, n, n)), np.empty((0, n, n)), np.empty((0, n))

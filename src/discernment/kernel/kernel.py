@@ -14,8 +14,6 @@ from discernment.frozen import Frozen
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Floats", "Kernel", "KernelCost", "KernelOptions", "Tap"]
-
 Floats = npt.NDArray[np.float64]
 
 
@@ -46,7 +44,7 @@ class KernelOptions(Frozen):
 
 
 class KernelCost(NamedTuple):
-    """What a measurement took.
+    """What a kernel took.
 
     Attributes:
         backward_passes: Backward passes of one prompt and one output row.

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["OutputRows", "likelihood_rows", "own_rows", "probe_rows", "reply_rows", "shared_rows"]
-
 
 @dataclass(frozen=True)
 class OutputRows:

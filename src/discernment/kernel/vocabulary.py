@@ -1,21 +1,14 @@
 """The norm of the kernel over the whole vocabulary: estimated with Gaussian probes, or exactly for few prompts."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import Any
+from itertools import combinations_with_replacement
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from discernment.kernel.capture import Call
 from discernment.kernel.collect import Block, Lookup
-
-__all__ = ["exact_norms", "probe_inner"]
-
-Floats = npt.NDArray[np.float64]
+from discernment.kernel.kernel import Floats
 
 
 def probe_inner(one: Tensor, other: Tensor) -> tuple[Floats, Floats]:
@@ -83,37 +76,23 @@ def exact_norms(
             inputs[prompt] = block.head_input[row, -1].double()
             slopes[prompt] = block.slopes[row, -1].double()
     embedded: dict[int, tuple[Tensor, Tensor]] = {}
-    for block, call, gradients in lookups:
-        for row, prompt in enumerate(block.prompts):
-            own = block.tokens[row] & _trained(call, row)
-            embedded[prompt] = call.input[row, own], gradients[row, :, own].double()
+    for lookup in lookups:
+        for row, prompt in enumerate(lookup.block.prompts):
+            own = lookup.trained[row]
+            embedded[prompt] = lookup.call.input[row, own], lookup.gradients[row, :, own].double()
     norms = np.zeros((n, n))
-    for i in range(n):
-        for j in range(i, n):
-            left = [weight @ hidden_kernel[i, :, j]]
-            right = [weight]
-            diagonal = torch.zeros(len(weight), dtype=torch.float64, device=weight.device)
-            if head:
-                diagonal += inputs[i] @ inputs[j] + float(bias)
-            if head and embedded:
-                # The head's row of a token, times that token's embedding in the other prompt.
-                for here, there, swap in ((i, j, False), (j, i, True)):
-                    ids, gradients = embedded[there]
-                    unit = torch.nn.functional.one_hot(ids, len(weight)).T.double()
-                    mixed = weight @ (gradients @ inputs[here])
-                    left.append(mixed if swap else unit)
-                    right.append(unit if swap else mixed)
-            p = torch.cat(left, 1) * slopes[i][:, None]
-            q = torch.cat(right, 1) * slopes[j][:, None]
-            diagonal = diagonal * slopes[i] * slopes[j]
-            squared = ((p.T @ p) * (q.T @ q)).sum()
-            squared = squared + 2 * (diagonal * (p * q).sum(1)).sum() + diagonal.square().sum()
-            norms[i, j] = norms[j, i] = float(squared.clamp(min=0).sqrt())
+    for i, j in combinations_with_replacement(range(n), 2):
+        left, right = [weight @ hidden_kernel[i, :, j]], [weight]
+        diagonal = slopes[i] * slopes[j] * (inputs[i] @ inputs[j] + float(bias) if head else 0.0)
+        if head and embedded:
+            # The head's row of a token, times that token's embedding in the other prompt.
+            for here, there, one, other in ((i, j, left, right), (j, i, right, left)):
+                ids, gradients = embedded[there]
+                one.append(torch.nn.functional.one_hot(ids, len(weight)).T.double())
+                other.append(weight @ (gradients @ inputs[here]))
+        p = torch.cat(left, 1) * slopes[i][:, None]
+        q = torch.cat(right, 1) * slopes[j][:, None]
+        squared = ((p.T @ p) * (q.T @ q)).sum()
+        squared = squared + 2 * (diagonal * (p * q).sum(1)).sum() + diagonal.square().sum()
+        norms[i, j] = norms[j, i] = float(squared.clamp(min=0).sqrt())
     return norms
-
-
-def _trained(call: Call, row: int) -> Tensor:
-    """Which tokens' embeddings get a gradient: all but the padding token."""
-    padding: Any = call.module.padding_idx
-    ids = call.input[row]
-    return torch.ones_like(ids, dtype=torch.bool) if padding is None else ids != padding

@@ -1,13 +1,9 @@
 """The base model as it is."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from discernment.methods.method import Materials, Method, MethodOptions, Stage
-from discernment.models.model_spec import ModelSpec
-
-__all__ = ["Base"]
+from discernment.policies.policy_spec import PolicySpec
 
 
 class Base(Method):
@@ -15,6 +11,8 @@ class Base(Method):
 
     name: ClassVar[str] = "base"
 
-    def build(self, base: ModelSpec, materials: Materials, options: MethodOptions, stage: Stage) -> ModelSpec:
+    def build(
+        self, base: PolicySpec, materials: Materials, options: MethodOptions, stage: Stage
+    ) -> PolicySpec:
         """Return the base model."""
         return base

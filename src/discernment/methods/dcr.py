@@ -8,19 +8,14 @@ similar, so teaching it to refuse the one teaches it to refuse the other. DCR ta
    undo what stage 1 built; the paper does not hold them (`dcr_paper`).
 """
 
-from __future__ import annotations
-
-from pathlib import Path
 from typing import ClassVar
 
 from discernment.methods.method import Materials, Method, MethodOptions, Stage, watched
 from discernment.methods.stl import safety_mix
-from discernment.models.model_spec import ModelSpec
+from discernment.policies.policy_spec import PolicySpec
 from discernment.training.contrastive import refine
 from discernment.training.layer import found_layer
 from discernment.training.supervised import align
-
-__all__ = ["Dcr"]
 
 
 class Dcr(Method):
@@ -28,13 +23,15 @@ class Dcr(Method):
 
     name: ClassVar[str] = "dcr"
 
-    def build(self, base: ModelSpec, materials: Materials, options: MethodOptions, stage: Stage) -> ModelSpec:
+    def build(
+        self, base: PolicySpec, materials: Materials, options: MethodOptions, stage: Stage
+    ) -> PolicySpec:
         """Refine the base model, then align it."""
         refinement = options.need_refine(self.name)
         refined = stage(
             "refine",
             refine,
-            model=base,
+            start=base,
             prompts=materials.need("contrast", self.name),
             options=refinement,
             validation=materials.contrast_validation,
@@ -43,11 +40,11 @@ class Dcr(Method):
         )
         held = options.align.frozen_layers
         if held is None:
-            held = refinement.layer if refinement.layer != "auto" else found_layer(Path(refined.model).parent)
+            held = refinement.layer if refinement.layer != "auto" else found_layer(refined.folder)
         return stage(
             "align",
             align,
-            model=refined,
+            start=refined,
             examples=safety_mix(materials, self.name),
             options=options.align.model_copy(update={"frozen_layers": held}),
             validation=materials.validation,

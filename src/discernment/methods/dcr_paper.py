@@ -5,17 +5,13 @@ sees and the batches are fixed here. Stage 2 is the safety fine-tuning of `stl`,
 through LoRA (`align: {lora: {}}`). docs/study.md sets it beside `dcr`.
 """
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from discernment.methods.dcr import Dcr
 from discernment.methods.method import Materials, MethodOptions, Stage
-from discernment.models.model_spec import ModelSpec
+from discernment.policies.policy_spec import PolicySpec
 from discernment.training.contrastive import RefineOptions
 from discernment.training.losses import LossOptions
-
-__all__ = ["DcrPaper"]
 
 
 class DcrPaper(Dcr):
@@ -23,7 +19,9 @@ class DcrPaper(Dcr):
 
     name: ClassVar[str] = "dcr_paper"
 
-    def build(self, base: ModelSpec, materials: Materials, options: MethodOptions, stage: Stage) -> ModelSpec:
+    def build(
+        self, base: PolicySpec, materials: Materials, options: MethodOptions, stage: Stage
+    ) -> PolicySpec:
         """Refine the base model, then align it."""
         published = MethodOptions(
             align=options.align.model_copy(update={"frozen_layers": 0}),

@@ -1,22 +1,18 @@
 """What a method is, and what it gets to work with."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any, ClassVar, Protocol
 
 from discernment.cost import StageCost
 from discernment.diagnosis.dynamics import DynamicsOptions
 from discernment.errors import RecipeError
-from discernment.models.model_spec import ModelSpec
+from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import PromptSet
 from discernment.training.contrastive import RefineOptions
 from discernment.training.supervised import AlignOptions
-
-__all__ = ["Materials", "Method", "MethodOptions", "Stage", "find_method", "known_methods", "watched"]
 
 GROUP = "discernment.methods"
 
@@ -67,11 +63,13 @@ class MethodOptions:
         align: Options of stage 2.
         refine: Options of stage 1; None if the recipe has none.
         dynamics: How the probe prompts are watched through the training.
+        rule: Options of the rule that the method acts by.
     """
 
     align: AlignOptions
     refine: RefineOptions | None = None
     dynamics: DynamicsOptions | None = None
+    rule: Mapping[str, Any] = field(default_factory=dict)
 
     def need_refine(self, method: str) -> RefineOptions:
         """The options of stage 1.
@@ -92,21 +90,21 @@ def watched(materials: Materials, options: MethodOptions) -> dict[str, Any]:
 
 
 class Stage(Protocol):
-    """Runs one training stage and keeps its result, or finds the result of an earlier run."""
+    """Runs one stage and keeps its result, or finds the result of an earlier run."""
 
     def __call__(
-        self, name: str, work: Callable[..., StageCost], *, model: ModelSpec, **inputs: Any
-    ) -> ModelSpec:
-        """Call `work(model=..., out=..., **inputs)`, which leaves a model in `out/model`.
+        self, name: str, work: Callable[..., StageCost], *, start: PolicySpec, **inputs: Any
+    ) -> PolicySpec:
+        """Call `work(start=..., out=..., **inputs)`, which leaves a policy in `out` (`PolicySpec.write`).
 
         Args:
             name: What to call the stage, e.g. `align`.
-            work: The stage's function.
-            model: The model that the stage starts from.
+            work: The stage's function: it trains, merges weights, computes a rule's tensors.
+            start: The policy that the stage starts from.
             **inputs: Prompt sets and options; the stage is done again only when one of them changes.
 
         Returns:
-            The model that came out.
+            The policy that came out.
         """
 
 
@@ -119,8 +117,10 @@ class Method(ABC):
     name: ClassVar[str]
 
     @abstractmethod
-    def build(self, base: ModelSpec, materials: Materials, options: MethodOptions, stage: Stage) -> ModelSpec:
-        """Make the method's model.
+    def build(
+        self, base: PolicySpec, materials: Materials, options: MethodOptions, stage: Stage
+    ) -> PolicySpec:
+        """Make the method's policy.
 
         Args:
             base: The base model.

@@ -1,15 +1,11 @@
 """STL: ordinary supervised safety fine-tuning (Bianchi et al. 2023, arXiv 2309.07875)."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from discernment.methods.method import Materials, Method, MethodOptions, Stage, watched
-from discernment.models.model_spec import ModelSpec
+from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import PromptSet
 from discernment.training.supervised import align
-
-__all__ = ["Stl", "safety_mix"]
 
 
 class Stl(Method):
@@ -17,12 +13,14 @@ class Stl(Method):
 
     name: ClassVar[str] = "stl"
 
-    def build(self, base: ModelSpec, materials: Materials, options: MethodOptions, stage: Stage) -> ModelSpec:
+    def build(
+        self, base: PolicySpec, materials: Materials, options: MethodOptions, stage: Stage
+    ) -> PolicySpec:
         """Align the base model."""
         return stage(
             "align",
             align,
-            model=base,
+            start=base,
             examples=safety_mix(materials, self.name),
             options=options.align,
             validation=materials.validation,

@@ -1,16 +1,12 @@
 """STL-aug: STL with seemingly toxic prompts and helpful answers in the mix (a baseline of Lu et al. 2026)."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from discernment.methods.method import Materials, Method, MethodOptions, Stage, watched
 from discernment.methods.stl import safety_mix
-from discernment.models.model_spec import ModelSpec
+from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import PromptSet
 from discernment.training.supervised import align
-
-__all__ = ["StlAug"]
 
 
 class StlAug(Method):
@@ -18,13 +14,15 @@ class StlAug(Method):
 
     name: ClassVar[str] = "stl_aug"
 
-    def build(self, base: ModelSpec, materials: Materials, options: MethodOptions, stage: Stage) -> ModelSpec:
+    def build(
+        self, base: PolicySpec, materials: Materials, options: MethodOptions, stage: Stage
+    ) -> PolicySpec:
         """Align the base model on the augmented mix."""
         mix = [safety_mix(materials, self.name), materials.need("augmentation", self.name)]
         return stage(
             "align",
             align,
-            model=base,
+            start=base,
             examples=PromptSet.concatenate(mix, "augmented safety mix"),
             options=options.align,
             validation=materials.validation,

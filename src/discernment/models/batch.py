@@ -1,15 +1,11 @@
 """Sequences of different length as one rectangular batch."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-
-__all__ = ["Batch", "common_prefix", "length_sorted_batches", "pad"]
 
 
 class Batch(NamedTuple):

@@ -1,15 +1,12 @@
 """From a prompt's text to the tokens that a model expects, the same in training, diagnosis and evaluation."""
 
-from __future__ import annotations
-
+import copy
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Self
 
 from transformers import PreTrainedTokenizerBase
 
 from discernment.errors import ModelError
-
-__all__ = ["PLAIN_TEMPLATE", "ChatFormat"]
 
 PLAIN_TEMPLATE = "### Instruction:\n{prompt}\n\n### Response:\n"
 """For base models, which have no chat template."""
@@ -39,6 +36,12 @@ class ChatFormat:
         self.tokenizer = tokenizer
         self.system = system
         self.template = template if template != "auto" else ("chat" if tokenizer.chat_template else "plain")
+
+    def with_system(self, system: str | None) -> Self:
+        """The same format with another system message."""
+        changed = copy.copy(self)
+        changed.system = system
+        return changed
 
     def render(self, prompt: str) -> str:
         """The text that the model continues with its reply."""

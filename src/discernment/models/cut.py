@@ -1,7 +1,5 @@
 """Cutting a model after layer l, so that stage 1 neither runs nor holds what it does not need, and putting it back."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -12,8 +10,6 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from discernment.models.layers import find_layers
-
-__all__ = ["CutModel"]
 
 WORTH_SHARING = 4
 """Tokens from which running a common beginning on its own pays."""

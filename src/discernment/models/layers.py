@@ -1,15 +1,11 @@
 """Finding the list of layers of a causal language model by its structure, not by its name."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import nn
 from transformers import PreTrainedModel
 
 from discernment.errors import ModelError
-
-__all__ = ["LayerList", "find_layers"]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,17 +18,6 @@ from discernment.models.wheel import model_from_wheel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-__all__ = [
-    "choose_device",
-    "choose_dtype",
-    "load_chat",
-    "load_model",
-    "load_tokenizer",
-    "model_fingerprint",
-    "resolve",
-    "trains_mixed",
-]
 
 WHEEL = "wheel://"
 MODEL_FILES = {".safetensors", ".json", ".jinja", ".model", ".txt", ".py"}
@@ -83,11 +73,12 @@ def trains_mixed(spec: ModelSpec) -> bool:
     return spec.dtype == "auto" and choose_dtype(spec, choose_device(spec)) is torch.bfloat16
 
 
-def load_model(spec: ModelSpec, *, training: bool = False) -> PreTrainedModel:
-    """Load the model in evaluation mode, its adapter merged.
+def load_model(spec: ModelSpec, adapters: Sequence[str] = (), *, training: bool = False) -> PreTrainedModel:
+    """Load the model in evaluation mode, its adapters merged.
 
     Args:
         spec: Which model.
+        adapters: Folders or hub ids of more adapters, which are merged in order.
         training: Load float32 weights where the dtype is left open: updates smaller than bfloat16 can hold would be
             lost.
 
@@ -107,8 +98,8 @@ def load_model(spec: ModelSpec, *, training: bool = False) -> PreTrainedModel:
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(_cannot_load(spec.model, error)) from error
-    if spec.adapter:
-        model = _merge_adapter(model, spec.adapter)
+    for adapter in [*([spec.adapter] if spec.adapter else []), *adapters]:
+        model = _merge_adapter(model, adapter)
     torch.nn.Module.to(model, device)
     torch.nn.Module.eval(model)
     return model
@@ -148,9 +139,9 @@ def model_fingerprint(spec: ModelSpec) -> str:
     asked = spec.model_dump(mode="json", exclude={"device", "model"})
     asked["dtype"] = str(choose_dtype(spec, choose_device(spec)))
     if spec.adapter and Path(spec.adapter).is_dir():
-        asked["adapter"] = _file_hashes(Path(spec.adapter))
+        asked["adapter"] = folder_hashes(Path(spec.adapter))
     if Path(where).is_dir():
-        return content_hash([asked, _file_hashes(Path(where))])
+        return content_hash([asked, folder_hashes(Path(where))])
     try:
         from transformers import AutoConfig
 
@@ -162,7 +153,8 @@ def model_fingerprint(spec: ModelSpec) -> str:
     return content_hash([asked, where, getattr(config, "_commit_hash", None)])
 
 
-def _file_hashes(folder: Path) -> dict[str, str]:
+def folder_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of a model or an adapter, by name."""
     return {p.name: file_hash(p) for p in sorted(folder.iterdir()) if p.suffix in MODEL_FILES}
 
 

@@ -1,14 +1,10 @@
 """How a user names a model."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from discernment.frozen import Frozen
-
-__all__ = ["ModelSpec"]
 
 
 class ModelSpec(Frozen):

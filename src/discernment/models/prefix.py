@@ -10,8 +10,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from transformers.cache_utils import DynamicCache
 
-__all__ = ["fits_window", "prefix_cache"]
-
 
 def fits_window(model: PreTrainedModel, length: int) -> bool:
     """Whether no attention layer's sliding window cuts a sequence of `length` tokens, padding counted."""

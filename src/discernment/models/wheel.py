@@ -4,8 +4,6 @@ The file is dequantised once into a cache as safetensors, because reading GGUF t
 The cache is `DISCERNMENT_CACHE`, or `discernment` in the user's cache folder.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import shutil
@@ -18,8 +16,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from discernment.errors import ModelError
 from discernment.files import file_hash
-
-__all__ = ["cache_dir", "convert_gguf", "model_from_wheel"]
 
 logger = logging.getLogger(__name__)
 

@@ -1,24 +1,30 @@
-"""A policy: a model with its tokenizer and chat format, which can reply and give next-token logits."""
+"""A policy: a model with its tokenizer, its chat format and at most one rule, which can reply and give logits.
+
+Everything that makes a policy speak goes through the three methods that end this class, so that a rule acts in all of
+it: `generate`, `next_token_logits` and `reply_logits`; a tree of openings is read in one pass by `rejection`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
 
+from discernment.errors import ModelError
 from discernment.models.batch import Batch, common_prefix, pad
 from discernment.models.chat import ChatFormat
 from discernment.models.loading import load_chat, load_model
 from discernment.models.model_spec import ModelSpec
 from discernment.models.prefix import fits_window, prefix_cache
+from discernment.policies.policy_spec import PolicySpec
+from discernment.policies.rule import DecodingRule, Rule, SteeringRule
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-__all__ = ["Completion", "Policy"]
 
 WORTH_SHARING = 8
 """Tokens that prompts must have in common at their beginning before they are computed apart."""
@@ -32,43 +38,80 @@ class Completion:
         text: The reply without special tokens.
         finished: Whether it ended by itself, not at the token cap.
         tokens: Number of generated tokens, the end token included.
+        ids: These tokens.
     """
 
     text: str
     finished: bool
     tokens: int
+    ids: tuple[int, ...] = ()
+
+
+class Encoded(list[int]):
+    """Token ids of a rendered prompt, with those of the other contexts that a decoding rule reads it in.
+
+    Args:
+        contexts: Token ids of each context; the first is the list itself.
+    """
+
+    def __init__(self, *contexts: Sequence[int]) -> None:
+        super().__init__(contexts[0])
+        self.others = tuple(list(context) for context in contexts[1:])
+
+    def then(self, tokens: Sequence[int]) -> Encoded:
+        """The prompt and the beginning of its reply, in every context."""
+        return Encoded(*([*context, *tokens] for context in (self, *self.others)))
 
 
 class Policy:
     """A model that replies to prompts.
 
-    Methods that act at decoding time override `generate` and `next_token_logits`.
-
     Args:
         model: A causal language model in evaluation mode.
         chat: Its tokenizer and chat format.
         name: What to call it in tables.
+        rule: How it acts while it replies.
+        layer_path: Name of the layer list, where it is not found by itself.
     """
 
-    def __init__(self, model: PreTrainedModel, chat: ChatFormat, name: str) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        chat: ChatFormat,
+        name: str,
+        rule: Rule | None = None,
+        layer_path: str | None = None,
+    ) -> None:
         self.model = model
         self.chat = chat
         self.name = name
+        self.rule = rule
+        self.layer_path = layer_path
 
     @classmethod
-    def load(cls, spec: ModelSpec | str, name: str | None = None) -> Policy:
+    def load(
+        cls, spec: PolicySpec | ModelSpec | str, name: str | None = None, *, training: bool = False
+    ) -> Self:
         """Load a policy.
 
-        Raises:
-            ModelError: If the model or its tokenizer cannot be loaded.
-        """
-        spec = ModelSpec.model_validate(spec)
-        chat = load_chat(spec)
-        return cls(load_model(spec), chat, name or spec.model)
+        Args:
+            spec: The policy, or a bare model; or the name of either: a folder, a hub id, a package.
+            name: What to call it in tables; the model's name by default.
+            training: Load weights that can be trained; see `load_model`.
 
-    def encode(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each rendered prompt."""
-        return [self.chat.encode(p) for p in prompts]
+        Raises:
+            DiscernmentError: If the model, its tokenizer, an adapter or the rule cannot be loaded.
+        """
+        spec = PolicySpec.of(spec)
+        chat, rule = load_chat(spec.model), spec.rule.load() if spec.rule else None
+        model = load_model(spec.model, spec.adapters, training=training)
+        return cls(model, chat, name or spec.model.model, rule, spec.model.layers)
+
+    def encode(self, prompts: Sequence[str]) -> list[Encoded]:
+        """Token ids of each rendered prompt, in every context that the policy reads it in."""
+        if isinstance(self.rule, DecodingRule):
+            return [Encoded(*self.rule.contexts(self.chat, prompt)) for prompt in prompts]
+        return [Encoded(self.chat.encode(prompt)) for prompt in prompts]
 
     def batch(self, sequences: Sequence[Sequence[int]]) -> Batch:
         """Left-padded batch on the model's device."""
@@ -76,29 +119,137 @@ class Policy:
         assert isinstance(pad_id, int)
         return pad(sequences, pad_id, "left", self.model.device)
 
+    # ------------------------------------------------------------------ the rule
+
+    def acting(self, prompts: Sequence[Sequence[int]] | None = None) -> AbstractContextManager[None]:
+        """A `with` block in which the model is as the steering rule makes it, if there is one.
+
+        Args:
+            prompts: The prompts of the batch, row by row; a rule that decides by prompt needs them.
+        """
+        if isinstance(self.rule, SteeringRule):
+            return self.rule.acting(self, prompts)
+        return nullcontext()
+
+    @property
+    def alike(self) -> bool:
+        """Whether the model is the same for every prompt, so that a shared beginning can be read once."""
+        return not (isinstance(self.rule, SteeringRule) and self.rule.decides)
+
+    def check_one_model(self, what: str, sequences: Sequence[Sequence[int]] = ()) -> None:
+        """Make sure that the policy is one model on one context of each prompt.
+
+        Args:
+            what: What needs that, for the message.
+            sequences: The encoded prompts.
+
+        Raises:
+            ModelError: If its rule mixes contexts, or decides by prompt.
+        """
+        if not self.alike or any(getattr(sequence, "others", ()) for sequence in sequences):
+            rule = self.rule.name if self.rule else ""
+            raise ModelError(
+                f"{what} is about one model, and {self.name} acts by the rule {rule!r}, which is another one for each "
+                "prompt or mixes several contexts; look at the policy without it."
+            )
+
+    def stack(self, sequences: Sequence[Sequence[int]]) -> list[list[int]]:
+        """All contexts of all prompts, context by context: the rows that the model reads.
+
+        Raises:
+            ValueError: If prompts do not come with the contexts that a decoding rule reads.
+        """
+        others = [getattr(sequence, "others", ()) for sequence in sequences]
+        bare = isinstance(self.rule, DecodingRule) and not all(isinstance(s, Encoded) for s in sequences)
+        if bare or len(set(map(len, others))) > 1:
+            raise ValueError(
+                "Not all prompts come with the contexts that the rule reads; encode them with `encode`."
+            )
+        return [list(c) for c in [*sequences, *(c for column in zip(*others, strict=True) for c in column)]]
+
+    def combine(self, logits: Tensor, prompts: int, step: int) -> Tensor:
+        """From the logits of all contexts to those that the next token is chosen by.
+
+        Args:
+            logits: Of the rows that `stack` gives, `[contexts * prompts, vocabulary]`.
+            prompts: How many prompts there are.
+            step: How many tokens of the reply there are already.
+
+        Returns:
+            `[prompts, vocabulary]`, float32.
+        """
+        logits = logits.float()
+        if not isinstance(self.rule, DecodingRule):
+            return logits
+        return self.rule.combine(logits.unflatten(0, (-1, prompts)), step)
+
+    # ------------------------------------------------------------------ speaking
+
     @torch.inference_mode()
-    def next_token_logits(self, sequences: Sequence[Sequence[int]]) -> Tensor:
-        """Logits of the token that follows each sequence of token ids, `[batch, vocabulary]`, float32."""
-        batch = self.batch(sequences)
-        output = self.model(
-            **batch._asdict(), position_ids=batch.position_ids, logits_to_keep=1, use_cache=False
+    def next_token_logits(self, sequences: Sequence[Sequence[int]], begun: Sequence[int] = ()) -> Tensor:
+        """Logits of the token that follows each prompt, `[batch, vocabulary]`, float32.
+
+        Args:
+            sequences: The encoded prompts.
+            begun: Token ids that all replies have begun with.
+        """
+        batch = self.batch([[*context, *begun] for context in self.stack(sequences)])
+        with self.acting(sequences):
+            output = self.model(
+                **batch._asdict(), position_ids=batch.position_ids, logits_to_keep=1, use_cache=False
+            )
+        return self.combine(output.logits[:, -1], len(sequences), len(begun))
+
+    @torch.inference_mode()
+    def reply_logits(
+        self, sequences: Sequence[Sequence[int]], replies: Sequence[Sequence[int]]
+    ) -> list[Tensor]:
+        """For each prompt, the logits from which the tokens of a given reply are predicted, `[reply, vocabulary]`.
+
+        Args:
+            sequences: The encoded prompts.
+            replies: Token ids of one reply each.
+        """
+        rows = self.stack(sequences)
+        contexts = len(rows) // len(sequences)
+        padded = self.batch(
+            [row + list(reply) for row, reply in zip(rows, [*replies] * contexts, strict=True)]
         )
-        logits: Tensor = output.logits[:, -1]
-        return logits.float()
+        # Padded on the left, all replies end in the same place: only their positions go through the head.
+        with self.acting(sequences):
+            logits = self.model(
+                **padded._asdict(),
+                position_ids=padded.position_ids,
+                logits_to_keep=max(map(len, replies)) + 1,
+                use_cache=False,
+            ).logits[:, :-1]
+        found = [logits[n :: len(sequences), -len(reply) :] for n, reply in enumerate(replies)]
+        if not isinstance(self.rule, DecodingRule):
+            return [of_prompt[0] for of_prompt in found]
+        return [
+            torch.cat([self.combine(of_prompt[:, step], 1, step) for step in range(of_prompt.shape[1])])
+            for of_prompt in found
+        ]
 
     @torch.inference_mode()
-    def generate(self, sequences: Sequence[Sequence[int]], max_new_tokens: int) -> list[Completion]:
-        """Greedy replies to already encoded prompts, one batch.
-
-        A beginning that all prompts share (a system message) is computed once.
+    def generate(
+        self,
+        sequences: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        *,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> list[Completion]:
+        """Replies to encoded prompts, one batch; a beginning that all share (a system message) is read once.
 
         Args:
             sequences: Token ids of the rendered prompts.
             max_new_tokens: Token cap of each reply.
+            temperature: 0 takes the likeliest token; above 0 tokens are drawn from the whole distribution.
+            seed: Seed of the draws; the caller's random state is left as it was.
         """
         from transformers import GenerationConfig
 
-        inputs = self._inputs(sequences, max_new_tokens)
         ends = {self.chat.end_of_turn, self.chat.tokenizer.eos_token_id, *self._own_ends()}
         # Said in full, because what is left out is filled from the model's own configuration, which may sample.
         config = GenerationConfig(
@@ -110,13 +261,30 @@ class Policy:
             pad_token_id=self.chat.tokenizer.pad_token_id,
         )
         generate: Any = self.model.generate
-        output = generate(**inputs, generation_config=config)
-        replies = output[:, inputs["input_ids"].shape[1] :].tolist()
-        return [self._completion(reply, ends) for reply in replies]
+        with self.acting(sequences), torch.random.fork_rng(enabled=temperature > 0):
+            if temperature > 0:
+                torch.manual_seed(seed)
+            inputs = self._inputs(self.stack(sequences), max_new_tokens)
+            begun = inputs["input_ids"].shape[1]
+            choose = self._processors(len(sequences), begun, temperature)
+            output = generate(**inputs, generation_config=config, logits_processor=choose)
+        return [self._completion(reply, ends) for reply in output[: len(sequences), begun:].tolist()]
+
+    def _processors(self, prompts: int, begun: int, temperature: float) -> list[Any]:
+        """Combine the contexts of each prompt, which go on with the same token, and draw it where it is drawn."""
+
+        def choose(input_ids: Tensor, logits: Tensor) -> Tensor:
+            chosen = self.combine(logits, prompts, input_ids.shape[1] - begun)
+            if temperature > 0:
+                drawn = torch.multinomial(torch.softmax(chosen / temperature, -1), 1)
+                chosen = torch.full_like(chosen, -torch.inf).scatter(1, drawn, 0.0)
+            return chosen.repeat(len(logits) // prompts, 1)
+
+        return [choose] if temperature > 0 or isinstance(self.rule, DecodingRule) else []
 
     def _inputs(self, sequences: Sequence[Sequence[int]], max_new_tokens: int) -> dict[str, Any]:
         """What the model's own `generate` starts from."""
-        shared = common_prefix([s[:-1] for s in sequences])
+        shared = common_prefix([s[:-1] for s in sequences]) if self.alike else []
         longest = max(map(len, sequences)) + max_new_tokens
         if len(sequences) == 1 or len(shared) < WORTH_SHARING or not fits_window(self.model, longest):
             return self.batch(sequences)._asdict()
@@ -140,4 +308,4 @@ class Policy:
         length = next((n for n, token in enumerate(reply, start=1) if token in ends), None)
         kept = reply[:length]
         text = str(self.chat.tokenizer.decode(kept, skip_special_tokens=True)).strip()
-        return Completion(text=text, finished=length is not None, tokens=len(kept))
+        return Completion(text, length is not None, len(kept), tuple(kept))

@@ -10,19 +10,17 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
-from importlib.resources import files
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from discernment.errors import DataError, ModelError
+from discernment.files import packaged_yaml
 from discernment.models.batch import common_prefix, length_sorted_batches
 from discernment.models.prefix import fits_window, prefix_cache
 from discernment.policies.policy import Policy
-
-__all__ = ["OpeningTrie", "load_openings", "rejection_probability"]
+from discernment.policies.rule import DecodingRule
 
 Node = tuple[int, ...]
 """A place in the tree: the tokens that lead to it."""
@@ -34,9 +32,7 @@ def load_openings(language: str = "en") -> list[str]:
     Raises:
         DataError: If there are none for it.
     """
-    by_language = yaml.safe_load(
-        files("discernment.policies").joinpath("openings.yaml").read_text(encoding="utf-8")
-    )
+    by_language = packaged_yaml("discernment.policies", "openings.yaml")
     if language not in by_language:
         raise DataError(f"There are no refusal openings for {language!r}; known: {', '.join(by_language)}.")
     openings: list[str] = by_language[language]
@@ -161,41 +157,49 @@ def rejection_probability(
 def _tree_fits(policy: Policy, sequences: Sequence[Sequence[int]], trie: OpeningTrie) -> bool:
     """Whether one forward pass over prompt and tree means the same as one pass an opening.
 
-    It does not where the policy has a decoding rule of its own, or where a sliding window would cut the prompt: the
-    tree lies behind the prompt as one stretch, which a window cannot tell from a long reply.
+    It does not where the policy's rule says so, or where a sliding window would cut the prompt: the tree lies behind
+    the prompt as one stretch, which a window cannot tell from a long reply.
     """
-    own_rule = type(policy).next_token_logits is not Policy.next_token_logits
-    longest = max(map(len, sequences), default=0) + len(trie.nodes)
-    return not own_rule and fits_window(policy.model, longest)
+    if policy.rule is not None and not policy.rule.tree:
+        return False
+    longest = max(map(len, policy.stack(sequences)), default=0) + len(trie.nodes)
+    return fits_window(policy.model, longest)
 
 
 def _tree_masses(
     policy: Policy, sequences: Sequence[Sequence[int]], trie: OpeningTrie, batches: Iterable[list[int]]
 ) -> Iterable[tuple[list[int], Tensor]]:
-    shared = common_prefix([s[:-1] for s in sequences])
-    beginning = prefix_cache(policy.model, policy.batch([shared])) if shared else None
+    shared = common_prefix([s[:-1] for s in policy.stack(sequences)]) if policy.alike else []
+    beginning = None
+    if shared:
+        with policy.acting():
+            beginning = prefix_cache(policy.model, policy.batch([shared]))
     if beginning is None:
         shared = []
-    sees = trie.ancestors().to(policy.model.device)
-    tokens = torch.tensor([node[-1] for node in trie.nodes[1:]], dtype=torch.long, device=policy.model.device)
-    depths = torch.tensor(
-        [len(node) - 1 for node in trie.nodes[1:]], dtype=torch.long, device=policy.model.device
-    )
+    device = policy.model.device
+    sees = trie.ancestors().to(device)
+    tokens = torch.tensor([node[-1] for node in trie.nodes[1:]], dtype=torch.long, device=device)
+    depths = torch.tensor([len(node) - 1 for node in trie.nodes[1:]], dtype=torch.long, device=device)
     for rows in batches:
-        rest = policy.batch([sequences[r][len(shared) :] for r in rows])
+        prompts = [sequences[r] for r in rows]
+        rest = policy.batch([context[len(shared) :] for context in policy.stack(prompts)])
         cache = copy.deepcopy(beginning)
         if cache is not None:
-            cache.batch_repeat_interleave(len(rows))
+            cache.batch_repeat_interleave(len(rest.input_ids))
         lengths = rest.attention_mask.sum(1, keepdim=True)
-        output = policy.model(
-            input_ids=torch.cat([rest.input_ids, tokens.expand(len(rows), -1)], dim=1),
-            attention_mask=_tree_mask(rest.attention_mask.bool(), sees, len(shared), policy.model.dtype),
-            position_ids=len(shared) + torch.cat([rest.position_ids, lengths + depths], dim=1),
-            past_key_values=cache,
-            use_cache=cache is not None,
-            logits_to_keep=len(trie.nodes),
-        )
-        yield rows, trie.mass(output.logits)
+        with policy.acting(prompts):
+            logits = policy.model(
+                input_ids=torch.cat([rest.input_ids, tokens.expand(len(rest.input_ids), -1)], dim=1),
+                attention_mask=_tree_mask(rest.attention_mask.bool(), sees, len(shared), policy.model.dtype),
+                position_ids=len(shared) + torch.cat([rest.position_ids, lengths + depths], dim=1),
+                past_key_values=cache,
+                use_cache=cache is not None,
+                logits_to_keep=len(trie.nodes),
+            ).logits
+        if isinstance(policy.rule, DecodingRule):
+            steps = [policy.combine(logits[:, n], len(rows), len(node)) for n, node in enumerate(trie.nodes)]
+            logits = torch.stack(steps, dim=1)
+        yield rows, trie.mass(logits)
 
 
 def _tree_mask(rest: Tensor, sees: Tensor, shared: int, dtype: torch.dtype) -> Tensor:
@@ -230,5 +234,6 @@ def _sequence_masses(
 ) -> Iterable[tuple[list[int], Tensor]]:
     """Slower, for any policy: every prompt once with each node behind it."""
     for rows in batches:
-        logits = [policy.next_token_logits([[*sequences[r], *node] for r in rows]) for node in trie.nodes]
+        prompts = [sequences[r] for r in rows]
+        logits = [policy.next_token_logits(prompts, node) for node in trie.nodes]
         yield rows, trie.mass(torch.stack(logits, dim=1))

@@ -15,12 +15,11 @@ from discernment.models.chat import ChatFormat
 from discernment.models.loading import load_chat, resolve
 from discernment.models.model_spec import ModelSpec
 from discernment.policies.policy import Completion, Policy
+from discernment.policies.policy_spec import PolicySpec
 
 if TYPE_CHECKING:
     from torch import Tensor
     from vllm import LLM
-
-__all__ = ["VllmPolicy"]
 
 
 class VllmPolicy(Policy):
@@ -39,31 +38,33 @@ class VllmPolicy(Policy):
         self.engine = engine
         self.chat = chat
         self.name = name
+        self.rule = None
         self._ends = list(ends)
 
     @classmethod
-    def load(cls, spec: ModelSpec | str, name: str | None = None, **options: Any) -> VllmPolicy:
+    def load(cls, spec: PolicySpec | ModelSpec | str, name: str | None = None, **options: Any) -> VllmPolicy:
         """Load a model into vLLM.
 
         Args:
-            spec: Which model; its `device` is left to vLLM.
+            spec: Which policy, or bare model; its `device` is left to vLLM.
             name: What to call it in tables.
             options: For `vllm.LLM`, such as `gpu_memory_utilization` or `tensor_parallel_size`.
 
         Raises:
             RecipeError: If the extra `vllm` is not installed.
-            ModelError: If the model cannot be loaded, or is an adapter that is not merged.
+            ModelError: If the model cannot be loaded, or the policy has adapters or a rule.
         """
-        spec = ModelSpec.model_validate(spec)
+        policy = PolicySpec.of(spec).without_rule("vLLM")
+        spec = policy.model
         try:
             from vllm import LLM
         except ImportError as error:
             raise RecipeError(
                 f"Generating with vLLM needs `pip install 'discernment[vllm]'` ({error})."
             ) from error
-        if spec.adapter is not None:
+        if policy.adapters:
             raise ModelError(
-                f"vLLM generates from whole models; merge the adapter {spec.adapter!r} and save the model first."
+                f"vLLM generates from whole models; merge the adapter {policy.adapters[0]!r} and save the model first."
             )
         chat, where = load_chat(spec), resolve(spec)
         try:
@@ -79,19 +80,22 @@ class VllmPolicy(Policy):
             raise ModelError(f"vLLM cannot load the model {spec.model!r} ({reason.rstrip('.')}).") from error
         return cls(engine, chat, name or spec.model, _ends(where, spec))
 
-    def generate(self, sequences: Sequence[Sequence[int]], max_new_tokens: int) -> list[Completion]:
-        """Greedy replies to already encoded prompts.
-
-        Args:
-            sequences: Token ids of the rendered prompts.
-            max_new_tokens: Token cap of each reply.
-        """
+    def generate(
+        self,
+        sequences: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        *,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> list[Completion]:
+        """Replies to encoded prompts; see `Policy.generate`."""
         from vllm import SamplingParams
 
         ends = {self.chat.end_of_turn, self.chat.tokenizer.eos_token_id, *self._own_ends()}
         # vLLM takes no sampling options from the model's own configuration where they are given like this.
         params = SamplingParams(
-            temperature=0.0,
+            temperature=temperature,
+            seed=seed,
             max_tokens=max_new_tokens,
             stop_token_ids=sorted(i for i in ends if i is not None),
             detokenize=False,
@@ -100,7 +104,7 @@ class VllmPolicy(Policy):
         outputs = self.engine.generate(prompts, params, use_tqdm=False)
         return [self._completion(list(o.outputs[0].token_ids), ends) for o in outputs]
 
-    def next_token_logits(self, sequences: Sequence[Sequence[int]]) -> Tensor:
+    def next_token_logits(self, sequences: Sequence[Sequence[int]], begun: Sequence[int] = ()) -> Tensor:
         """Not to be had from vLLM.
 
         Raises:

@@ -1,36 +1,19 @@
 """The catalogue of public prompt sets: data in `catalogue.yaml`, read from a folder or from the hub."""
 
-from __future__ import annotations
-
 import difflib
 import os
 from collections.abc import Iterable, Mapping
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from pydantic import Field
 
 from discernment.errors import DataError
-from discernment.files import file_hash
+from discernment.files import file_hash, packaged_yaml
 from discernment.frozen import Frozen
 from discernment.prompts.prompt import Label
 from discernment.prompts.prompt_set import Columns, PromptSet, Provenance
-
-__all__ = [
-    "DATA_VARIABLE",
-    "Benchmark",
-    "CatalogueEntry",
-    "Direction",
-    "HubCopy",
-    "catalogue",
-    "data_folder",
-    "direction_of",
-    "load_catalogue_set",
-    "nearest_names",
-]
 
 DATA_VARIABLE = "DISCERNMENT_DATA"
 
@@ -128,8 +111,8 @@ class CatalogueEntry(Frozen):
 @cache
 def catalogue() -> Mapping[str, CatalogueEntry]:
     """Every public set by its name, in the order of the file."""
-    text = resources.files("discernment.prompts").joinpath("catalogue.yaml").read_text(encoding="utf-8")
-    return {name: CatalogueEntry(name=name, **entry) for name, entry in yaml.safe_load(text).items()}
+    entries = packaged_yaml("discernment.prompts", "catalogue.yaml")
+    return {name: CatalogueEntry(name=name, **entry) for name, entry in entries.items()}
 
 
 def data_folder() -> Path | None:

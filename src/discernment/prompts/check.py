@@ -1,7 +1,5 @@
 """Everything that can make a prompt set measure the wrong thing, in one report."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -12,8 +10,6 @@ from discernment.prompts.leaks import LabelLeaks, label_leaks
 from discernment.prompts.prompt import Split
 from discernment.prompts.prompt_set import PromptSet
 from discernment.prompts.split import SplitLeak, split_leaks
-
-__all__ = ["CheckReport", "check_sets"]
 
 
 @dataclass(frozen=True)

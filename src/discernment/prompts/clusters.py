@@ -1,15 +1,11 @@
 """Which prompts belong together and fall together: matched pairs, and all of one wording frame."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from discernment.prompts.prompt import Prompt
-
-__all__ = ["linked", "prompt_clusters"]
 
 
 def prompt_clusters(prompts: Sequence[Prompt]) -> npt.NDArray[np.int64]:
@@ -18,13 +14,18 @@ def prompt_clusters(prompts: Sequence[Prompt]) -> npt.NDArray[np.int64]:
     Returns:
         `[n]`, a number for each cluster.
     """
-    position = {p.id: n for n, p in enumerate(prompts)}
-    links = [(n, position[p.partner]) for n, p in enumerate(prompts) if p.partner in position]
+    links = partner_links(prompts)
     first_of: dict[tuple[str, str], int] = {}
     links += [
         (n, first_of.setdefault((p.source, p.frame), n)) for n, p in enumerate(prompts) if p.frame is not None
     ]
     return linked(links, len(prompts))
+
+
+def partner_links(prompts: Sequence[Prompt]) -> list[tuple[int, int]]:
+    """Row numbers of each prompt whose partner is among the prompts, and of that partner."""
+    position = {p.id: n for n, p in enumerate(prompts)}
+    return [(n, position[p.partner]) for n, p in enumerate(prompts) if p.partner in position]
 
 
 def linked(links: Sequence[tuple[int, int]], n: int) -> npt.NDArray[np.int64]:

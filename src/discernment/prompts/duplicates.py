@@ -1,7 +1,5 @@
 """Prompts that repeat one another: word for word, but for case and punctuation, or in nearly the same words."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
@@ -11,8 +9,6 @@ from enum import StrEnum
 from discernment.prompts.prompt import Prompt
 from discernment.prompts.prompt_set import PromptSet
 from discernment.prompts.words import normalise
-
-__all__ = ["NEAR_THRESHOLD", "Duplicate", "Likeness", "find_duplicates"]
 
 NEAR_THRESHOLD = 0.8
 FEWEST_WORDS, MOST_WORDS = 5, 120
@@ -84,7 +80,8 @@ def find_duplicates(sets: Sequence[PromptSet], *, threshold: float = NEAR_THRESH
     for pair in _equal(p.text for p in prompts):
         found[pair] = (Likeness.EXACT, 1.0)
     for first, second, similarity in _similar([frozenset(t.split()) for t in normalised], threshold):
-        if (first, second) not in found and not _partners(prompts[first], prompts[second]):
+        one, other = prompts[first], prompts[second]
+        if (first, second) not in found and one.partner != other.id and other.partner != one.id:
             found[first, second] = (Likeness.NEAR, similarity)
 
     return [
@@ -99,10 +96,6 @@ def find_duplicates(sets: Sequence[PromptSet], *, threshold: float = NEAR_THRESH
         )
         for (first, second), (likeness, similarity) in sorted(found.items())
     ]
-
-
-def _partners(first: Prompt, second: Prompt) -> bool:
-    return first.partner == second.id or second.partner == first.id
 
 
 def _equal(keys: Iterable[Hashable]) -> Iterator[tuple[int, int]]:

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["LabelLeaks", "LeakScore", "form_features", "label_leaks"]
-
 CONTRAST = (Label.TOXIC, Label.SEEMINGLY_TOXIC)
 MOST_FOLDS = 5
 RESAMPLES = 1000
@@ -103,31 +101,25 @@ def form_features(text: str) -> dict[str, float]:
 
 def _bag_of_words_model() -> Any:
     from sklearn.feature_extraction.text import CountVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
 
     # In the dual the many rare word pairs cost nothing: 40 times faster than the default solver.
-    classifier = LogisticRegression(
-        class_weight="balanced", solver="liblinear", dual=True, max_iter=1000, random_state=0
-    )
-    return make_pipeline(CountVectorizer(ngram_range=(1, 2)), classifier)
+    dual = {"solver": "liblinear", "dual": True, "max_iter": 1000, "random_state": 0}
+    return _classifier(CountVectorizer(ngram_range=(1, 2)), **dual)
 
 
 def _form_model() -> Any:
     from sklearn.feature_extraction import DictVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import FunctionTransformer
 
-    return make_pipeline(
-        FunctionTransformer(_all_form_features),
-        DictVectorizer(),
-        LogisticRegression(class_weight="balanced", solver="newton-cholesky"),
-    )
+    features = FunctionTransformer(lambda texts: [form_features(text) for text in texts])
+    return _classifier(features, DictVectorizer(), solver="newton-cholesky")
 
 
-def _all_form_features(texts: Sequence[str]) -> list[dict[str, float]]:
-    return [form_features(text) for text in texts]
+def _classifier(*features: Any, **options: Any) -> Any:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    return make_pipeline(*features, LogisticRegression(class_weight="balanced", **options))
 
 
 def _matched(prompts: Sequence[Prompt]) -> list[Prompt]:

@@ -1,14 +1,10 @@
 """A prompt with its label, the unit that every room speaks of."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 
 from pydantic import Field
 
 from discernment.frozen import Frozen
-
-__all__ = ["Label", "Prompt", "Split"]
 
 
 class Label(StrEnum):

@@ -16,10 +16,6 @@ from discernment.errors import DataError
 from discernment.files import content_hash, read_json_lines, write_json_lines
 from discernment.prompts.prompt import Label, Prompt, Split
 
-__all__ = ["Columns", "PromptSet", "Provenance"]
-
-LABELS = ", ".join(Label)
-
 
 @dataclass(frozen=True)
 class Columns:
@@ -60,6 +56,11 @@ class Provenance:
     licence: str | None = None
     note: str | None = None
 
+    @classmethod
+    def of_file(cls, path: Path) -> Provenance:
+        """A file of one's own, of which nothing else is known."""
+        return cls(name=path.stem, address=path.name)
+
 
 class PromptSet(Sequence[Prompt]):
     """An immutable, ordered set of prompts with unique ids.
@@ -97,14 +98,7 @@ class PromptSet(Sequence[Prompt]):
         Raises:
             DataError: If a row lacks a prompt or has a label outside the three.
         """
-        columns = columns or Columns()
-        return cls(
-            (
-                _prompt_from_row(row, f"row {n}", n, provenance, columns)
-                for n, row in enumerate(rows, start=1)
-            ),
-            provenance,
-        )
+        return cls(_prompts(enumerate(rows, start=1), "row", provenance, columns), provenance)
 
     @classmethod
     def from_jsonl(
@@ -115,14 +109,8 @@ class PromptSet(Sequence[Prompt]):
         Raises:
             DataError: If the file cannot be read, or a row is unusable; the message names the line.
         """
-        provenance = provenance or Provenance(name=path.stem, address=path.name)
-        columns = columns or Columns()
-        prompts = []
-        for number, row in read_json_lines(path):
-            if not isinstance(row, dict):
-                raise DataError(f"{path}, line {number}, is not a JSON object.")
-            prompts.append(_prompt_from_row(row, f"line {number}", number, provenance, columns))
-        return cls(prompts, provenance)
+        provenance = provenance or Provenance.of_file(path)
+        return cls(_prompts(_objects(path), "line", provenance, columns), provenance)
 
     @classmethod
     def from_csv(
@@ -133,7 +121,6 @@ class PromptSet(Sequence[Prompt]):
         Raises:
             DataError: If the file cannot be read, or a row is unusable; the message names the row.
         """
-        provenance = provenance or Provenance(name=path.stem, address=path.name)
         try:
             with path.open(encoding="utf-8-sig", newline="") as handle:
                 rows = list(csv.DictReader(handle))
@@ -141,7 +128,7 @@ class PromptSet(Sequence[Prompt]):
             raise DataError(f"There is no file {path}.") from None
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise DataError(f"{path} cannot be read as CSV ({error}).") from error
-        return cls.from_rows(rows, provenance, columns)
+        return cls.from_rows(rows, provenance or Provenance.of_file(path), columns)
 
     @classmethod
     def from_hub(
@@ -253,10 +240,8 @@ class PromptSet(Sequence[Prompt]):
 
     def summary(self) -> str:
         """One phrase such as `it has 250 seemingly_toxic and 200 toxic`."""
-        counts = self.counts()
-        return "it has " + (
-            " and ".join(f"{n} {label}" for label, n in counts.items()) if counts else "no prompts"
-        )
+        counts = " and ".join(f"{n} {label}" for label, n in self.counts().items())
+        return f"it has {counts or 'no prompts'}"
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -271,9 +256,23 @@ class PromptSet(Sequence[Prompt]):
         return f"PromptSet({self.provenance.name!r}, {self.counts()})"
 
 
-def _prompt_from_row(
-    row: Mapping[str, Any], where: str, number: int, provenance: Provenance, columns: Columns
-) -> Prompt:
+def _objects(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    for number, row in read_json_lines(path):
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, line {number}, is not a JSON object.")
+        yield number, row
+
+
+def _prompts(
+    rows: Iterable[tuple[int, Mapping[str, Any]]], unit: str, provenance: Provenance, columns: Columns | None
+) -> Iterator[Prompt]:
+    for number, row in rows:
+        yield _prompt(
+            row, number, f"{provenance.name}, {unit} {number},", provenance.name, columns or Columns()
+        )
+
+
+def _prompt(row: Mapping[str, Any], number: int, where: str, name: str, columns: Columns) -> Prompt:
     def value(column: str) -> str | None:
         found = row.get(column)
         return str(found) if found not in (None, "") else None
@@ -281,7 +280,7 @@ def _prompt_from_row(
     text = value(columns.text)
     if text is None or not text.strip():
         raise DataError(
-            f"{provenance.name}, {where}, has no prompt in column {columns.text!r} "
+            f"{where} has no prompt in column {columns.text!r} "
             f"(columns: {', '.join(map(str, row))}); mend the row or name the right column."
         )
     label = columns.fixed_label
@@ -289,20 +288,18 @@ def _prompt_from_row(
         raw = value(columns.label) if columns.label else None
         mapped = columns.label_map.get(str(raw), raw)
         if mapped not in set(Label):
-            raise DataError(f"{provenance.name}, {where}, has the label {raw!r}; it must be one of {LABELS}.")
+            raise DataError(f"{where} has the label {raw!r}; it must be one of {', '.join(Label)}.")
         label = Label(mapped)
     split = value(columns.split)
     if split is not None and split not in set(Split):
-        raise DataError(
-            f"{provenance.name}, {where}, has the split {split!r}; it must be one of {', '.join(Split)}."
-        )
+        raise DataError(f"{where} has the split {split!r}; it must be one of {', '.join(Split)}.")
     try:
         return Prompt(
-            id=value(columns.id) or f"{provenance.name}-{number:05d}",
+            id=value(columns.id) or f"{name}-{number:05d}",
             text=text,
             label=label,
             category=value(columns.category),
-            source=value(columns.source) or provenance.name,
+            source=value(columns.source) or name,
             partner=value(columns.partner),
             frame=value("frame"),
             keyword=value("keyword"),
@@ -310,4 +307,4 @@ def _prompt_from_row(
             response=value(columns.response),
         )
     except ValidationError as error:  # half a surrogate pair, as a cut emoji leaves it
-        raise DataError(f"{provenance.name}, {where}, is unusable ({error.errors()[0]['msg']}).") from error
+        raise DataError(f"{where} is unusable ({error.errors()[0]['msg']}).") from error

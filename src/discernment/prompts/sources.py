@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
@@ -15,8 +15,7 @@ from discernment.prompts.prompt import Label, Split
 from discernment.prompts.prompt_set import Columns, PromptSet
 from discernment.prompts.starter import STARTER_SETS, load_starter
 
-__all__ = ["PromptSource", "load_source", "load_sources"]
-
+Text = TypeVar("Text", bound=str)
 ColumnRole = Literal["text", "label", "id", "category", "source", "response", "partner", "split"]
 
 HUB_PREFIX = "hub:"
@@ -88,15 +87,11 @@ class PromptSource(Frozen):
     def _options_fit_the_set(self) -> PromptSource:
         if self.response_column and "response" in self.columns:
             raise ValueError("name the response column once, by `response_column` or in `columns`")
-        if not self._is_table:
-            _reject(self, FOR_TABLES, "a file or `hub:NAME`, which have columns of their own")
         if not self.set.startswith(HUB_PREFIX):
+            if Path(self.set).suffix.lower() not in READERS:
+                _reject(self, FOR_TABLES, "a file or `hub:NAME`, which have columns of their own")
             _reject(self, FOR_HUB, "`hub:NAME`")
         return self
-
-    @property
-    def _is_table(self) -> bool:
-        return self.set.startswith(HUB_PREFIX) or Path(self.set).suffix.lower() in READERS
 
 
 def load_source(source: PromptSource | str, data_dir: Path | None = None, *, seed: int = 0) -> PromptSet:
@@ -116,7 +111,7 @@ def load_source(source: PromptSource | str, data_dir: Path | None = None, *, see
     if not prompts:
         raise DataError(f"{source.set} has no prompts at all; fill it or leave it out.")
     if source.label is not None:
-        prompts = prompts.with_label(*(source.label if isinstance(source.label, tuple) else (source.label,)))
+        prompts = prompts.with_label(*_listed(source.label))
     if source.split is not None:
         prompts = prompts.with_split(source.split)
     if source.category is not None:
@@ -185,8 +180,8 @@ def _columns(source: PromptSource) -> Columns:
     return Columns(**chosen, fixed_label=source.fixed_label, label_map=source.label_map)
 
 
-def _listed(value: str | tuple[str, ...]) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else value
+def _listed(value: Text | tuple[Text, ...]) -> tuple[Text, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 def _reject(source: PromptSource, options: Sequence[str], where: str) -> None:

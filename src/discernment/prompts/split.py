@@ -1,7 +1,5 @@
 """Splits by what prompts share: no frame, key word, partner or repeated text stands on two sides."""
 
-from __future__ import annotations
-
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,14 +12,13 @@ from discernment.prompts.prompt import Prompt, Split
 from discernment.prompts.prompt_set import PromptSet
 from discernment.prompts.words import stems
 
-__all__ = ["DEFAULT_FRACTIONS", "SplitLeak", "assign_splits", "split_leaks"]
-
 DEFAULT_FRACTIONS: Mapping[Split, float] = {Split.TRAIN: 0.8, Split.VALIDATION: 0.1, Split.TEST: 0.1}
 
 SLOT = "{}"
 ANY_KEYWORD = ("*",)
 EVERYTHING: tuple[str, ...] = ()
 
+Kind = Literal["frame", "keyword", "partner"]
 Stratum: TypeAlias = tuple[str, ...]
 
 
@@ -36,7 +33,7 @@ class SplitLeak:
         held_out: The first held-out prompt that it belongs to.
     """
 
-    kind: Literal["frame", "keyword", "partner"]
+    kind: Kind
     value: str
     train: Prompt
     held_out: Prompt
@@ -61,7 +58,7 @@ def split_leaks(train: Iterable[Prompt], held_out: Iterable[Prompt]) -> list[Spl
     by_id = {p.id: p for p in train}
     leaks: dict[tuple[str, str, str], SplitLeak] = {}
     for prompt in held_out:
-        found: list[tuple[Literal["frame", "keyword", "partner"], str, Prompt]] = []
+        found: list[tuple[Kind, str, Prompt]] = []
         if prompt.frame:
             found += [("frame", prompt.frame, train[i]) for i in shared.with_frame_of(prompt)]
         if prompt.keyword:
@@ -173,18 +170,13 @@ def _skeleton(prompt: Prompt) -> tuple[str, ...]:
 
 
 def _groups(prompts: PromptSet) -> list[list[int]]:
-    """Connected components of what the prompts share."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
+    """What hangs together by what the prompts share."""
+    from discernment.prompts.clusters import linked
 
-    edges = list(_edges(prompts))
-    rows, columns = [a for a, _ in edges], [b for _, b in edges]
-    graph = coo_array(([1] * len(edges), (rows, columns)), shape=(len(prompts), len(prompts)))
-    count, component = connected_components(graph, directed=False)
-    groups: list[list[int]] = [[] for _ in range(count)]
-    for i, number in enumerate(component):
+    groups: dict[int, list[int]] = defaultdict(list)
+    for i, number in enumerate(linked(list(_edges(prompts)), len(prompts)).tolist()):
         groups[number].append(i)
-    return groups
+    return list(groups.values())
 
 
 def _edges(prompts: PromptSet) -> Iterator[tuple[int, int]]:

@@ -25,8 +25,6 @@ from discernment.frozen import Frozen
 from discernment.prompts.prompt import Label, Prompt, Split
 from discernment.prompts.prompt_set import PromptSet, Provenance
 
-__all__ = ["STARTER_SETS", "load_starter", "parse_benign", "parse_pairs", "parse_toxic"]
-
 STARTER_SETS = {
     "starter/pairs": "Matched minimal pairs, seemingly toxic and toxic, in one wording frame each",
     "starter/toxic": "Toxic prompts with safe refusals that give a reason",
@@ -135,18 +133,8 @@ def parse_toxic(text: str) -> list[Prompt]:
         for of_category in by_category.values()
         for prompt in sorted(of_category, key=_digest)[: round(VALIDATION_SHARE * len(of_category))]
     }
-    return [
-        Prompt(
-            id=f"toxic-{key}",
-            text=row.prompt,
-            label=Label.TOXIC,
-            category=row.category,
-            source=f"starter/toxic/{row.category}",
-            split=Split.VALIDATION if row.prompt in held_out else Split.TRAIN,
-            response=row.response,
-        )
-        for key, row in zip(_numbered([row.category for row in rows]), rows, strict=True)
-    ]
+    splits = [Split.VALIDATION if row.prompt in held_out else Split.TRAIN for row in rows]
+    return _prompts(Label.TOXIC, rows, [row.category for row in rows], splits)
 
 
 def parse_benign(text: str) -> list[Prompt]:
@@ -156,18 +144,28 @@ def parse_benign(text: str) -> list[Prompt]:
         DataError: If the text breaks the form; the message names the row.
     """
     rows = _rows(text, _Benign, "benign.yaml")
-    return [
-        Prompt(
-            id=f"benign-{key}",
-            text=row.prompt,
-            label=Label.BENIGN,
-            category=row.topic,
-            source=f"starter/benign/{row.topic}",
-            split=row.split,
-            response=row.response,
+    return _prompts(Label.BENIGN, rows, [row.topic for row in rows], [row.split for row in rows])
+
+
+def _prompts(
+    label: Label, rows: Sequence[_Prompting], categories: Sequence[str], splits: Sequence[Split]
+) -> list[Prompt]:
+    seen: Counter[str] = Counter()
+    prompts = []
+    for row, category, split in zip(rows, categories, splits, strict=True):
+        seen[category] += 1
+        prompts.append(
+            Prompt(
+                id=f"{label}-{_slug(category)}-{seen[category]:02d}",
+                text=row.prompt,
+                label=label,
+                category=category,
+                source=f"starter/{label}/{category}",
+                split=split,
+                response=row.response,
+            )
         )
-        for key, row in zip(_numbered([row.topic for row in rows]), rows, strict=True)
-    ]
+    return prompts
 
 
 def _fill(frame: _Frame) -> Iterator[Prompt]:
@@ -211,13 +209,6 @@ def _check_ending(text: str, form: Form) -> None:
         raise ValueError(
             f"{text!r} must end in a question mark if it is a question and in a full stop if not"
         )
-
-
-def _numbered(names: Sequence[str]) -> Iterator[str]:
-    seen: Counter[str] = Counter()
-    for name in names:
-        seen[name] += 1
-        yield f"{_slug(name)}-{seen[name]:02d}"
 
 
 def _slug(text: str) -> str:

@@ -1,26 +1,19 @@
 """Suites: named lists of benchmarks, kept as data in `suites.yaml`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib import resources
-
-import yaml
 
 from discernment.errors import DataError
+from discernment.files import packaged_yaml
 from discernment.prompts.sources import PromptSource
-
-__all__ = ["load_suite", "suites"]
 
 
 @cache
 def suites() -> Mapping[str, Sequence[PromptSource]]:
     """Every suite by its name."""
-    text = resources.files("discernment.prompts").joinpath("suites.yaml").read_text(encoding="utf-8")
     return {
         name: tuple(PromptSource.model_validate(source) for source in sources)
-        for name, sources in yaml.safe_load(text).items()
+        for name, sources in packaged_yaml("discernment.prompts", "suites.yaml").items()
     }
 
 

@@ -1,11 +1,7 @@
 """Words of a text: normalised for comparing prompts, and reduced to stems for finding a key word in any form."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
-
-__all__ = ["normalise", "stem", "stems", "words"]
 
 APOSTROPHE = re.compile("['\N{RIGHT SINGLE QUOTATION MARK}]")
 PUNCTUATION = re.compile(r"[^\w\s]|_")

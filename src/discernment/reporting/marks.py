@@ -1,27 +1,12 @@
 """How a method looks in every figure and legend: colour and marker, so that nothing depends on hue alone."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from discernment.prompts import Label
 
-__all__ = [
-    "INK",
-    "LABEL_COLOURS",
-    "MUTED",
-    "RULE",
-    "SURFACE",
-    "VARIABLES",
-    "Mark",
-    "label_mark",
-    "legend_symbol",
-    "mark",
-]
-
-# A figure is drawn in stand-in colours; svg.py replaces each by the style sheet's variable of that name, which has
+# A figure is drawn in stand-in colours; figures/drawing.py replaces each by the style sheet's variable of that name, which has
 # a value for light and one for dark pages.
 INK, MUTED, RULE, SURFACE = "#010001", "#010002", "#010003", "#010004"
 SERIES = [f"#0200{number:02x}" for number in range(1, 9)]
@@ -63,6 +48,10 @@ def mark(number: int) -> Mark:
     """The look of the `number`-th series; colours repeat after 8 and markers after 9, so that 72 can be told apart."""
     marker, path = MARKERS[number % len(MARKERS)]
     return Mark(SERIES[number % len(SERIES)], marker, path)
+
+
+# Similarity within a label, and across the labels.
+WITHIN, ACROSS = mark(3), mark(1)
 
 
 def label_mark(label: Label) -> Mark:

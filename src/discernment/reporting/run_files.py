@@ -1,7 +1,5 @@
 """What a report reads: the files of a run directory, checked."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,14 +7,12 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from discernment.diagnosis.proposition_results import PropositionResults
+from discernment.diagnosis.refinement_effect import PropositionResults
 from discernment.errors import DataError, RunError
 from discernment.evaluation.results import Results
 from discernment.evaluation.sample import Sample, read_samples
 from discernment.files import read_json, read_json_lines
 from discernment.prompts import Label
-
-__all__ = ["History", "Look", "Manifest", "RunFiles", "Stage", "Watch", "read_run"]
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -46,7 +42,7 @@ class Method(_Lenient):
 class Manifest(_Lenient):
     """`manifest.json`, as far as a report needs it."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 1
     name: str | None = None
     status: str = "complete"
     created: str | None = None
@@ -142,44 +138,46 @@ def read_run(directory: Path) -> RunFiles:
     Raises:
         RunError: If there are no results, or a file is damaged; the message names the file.
     """
-    results_path = directory / "results.json"
-    if not results_path.is_file():
+    if not (directory / "results.json").is_file():
         raise RunError(
             f"{directory} has no results.json to report on; "
             "name a run directory whose evaluation is complete, or finish the run first."
         )
-    results = _parse(Results, results_path)
-    manifest_path = directory / "manifest.json"
+    try:
+        return _read(directory)
+    except DataError as error:
+        raise RunError(str(error)) from error
+
+
+def _read(directory: Path) -> RunFiles:
+    results = _parse(Results, directory / "results.json")
+    manifest_path, recipe_path = directory / "manifest.json", directory / "recipe.yaml"
     manifest = _parse(Manifest, manifest_path) if manifest_path.is_file() else None
-    recipe_path = directory / "recipe.yaml"
-    recipe = recipe_path.read_text(encoding="utf-8", errors="replace") if recipe_path.is_file() else None
-    stages = manifest.stages if manifest else {}
+    proposition_path = directory / "proposition.json"
     samples: dict[str, list[Sample]] = {}
     curves: dict[str, list[History]] = {"refine": [], "align": []}
     watches: list[Watch] = []
-    proposition_path = directory / "proposition.json"
-    for stage_id, stage in stages.items():
+    known = manifest or Manifest()
+    for stage_id, stage in known.stages.items():
         if Path(stage_id).name != stage_id or stage_id == "..":
             raise RunError(
                 f"{manifest_path} names the stage {stage_id!r}, which is not the name of a folder."
             )
-        assert manifest is not None
-        methods = [m for m in manifest.methods_of(stage_id) if m in results.methods]
+        methods = [m for m in known.methods_of(stage_id) if m in results.methods]
         folder = directory / "stages" / stage_id
         if stage.name == "evaluate" and (folder / "samples.jsonl").is_file():
-            read = _read_samples(folder / "samples.jsonl")
-            samples.update(dict.fromkeys(methods, read))
-        elif stage.name in curves and (folder / "history.jsonl").is_file():
-            rows = _read_history(folder / "history.jsonl")
-            curves[stage.name].append(History(methods or [stage_id], rows))
-        if stage.name in curves and (folder / "dynamics.jsonl").is_file():
-            looks = _read_looks(folder / "dynamics.jsonl")
-            watches.append(Watch(methods or [stage_id], stage.name, looks))
+            samples |= dict.fromkeys(methods, read_samples(folder / "samples.jsonl"))
+        elif stage.name in curves:
+            owners = methods or [stage_id]
+            if (folder / "history.jsonl").is_file():
+                curves[stage.name].append(History(owners, _read_history(folder / "history.jsonl")))
+            if (folder / "dynamics.jsonl").is_file():
+                watches.append(Watch(owners, stage.name, _read_looks(folder / "dynamics.jsonl")))
     return RunFiles(
         directory=directory,
         results=results,
         manifest=manifest,
-        recipe=recipe,
+        recipe=recipe_path.read_text(encoding="utf-8", errors="replace") if recipe_path.is_file() else None,
         samples={method: samples[method] for method in results.methods if method in samples},
         refinements=curves["refine"],
         alignments=curves["align"],
@@ -191,8 +189,6 @@ def read_run(directory: Path) -> RunFiles:
 def _parse(model: type[Model], path: Path) -> Model:
     try:
         return model.model_validate(read_json(path))
-    except DataError as error:
-        raise RunError(str(error)) from error
     except ValidationError as error:
         raise RunError(f"{path} does not have the form of a run's file ({_first(error)}).") from error
 
@@ -203,31 +199,17 @@ def _first(error: ValidationError) -> str:
     return f"{where}: {first['msg']}"
 
 
-def _read_samples(path: Path) -> list[Sample]:
-    try:
-        return read_samples(path)
-    except DataError as error:
-        raise RunError(str(error)) from error
-
-
 def _read_history(path: Path) -> list[dict[str, float]]:
-    try:
-        rows = [row for _, row in read_json_lines(path, allow_torn_end=True) if isinstance(row, dict)]
-    except DataError as error:
-        raise RunError(str(error)) from error
     return [
         {k: float(v) for k, v in row.items() if isinstance(v, int | float) and math.isfinite(v)}
-        for row in rows
+        for _, row in read_json_lines(path, allow_torn_end=True)
+        if isinstance(row, dict)
     ]
 
 
 def _read_looks(path: Path) -> list[Look]:
-    try:
-        rows = list(read_json_lines(path, allow_torn_end=True))
-    except DataError as error:
-        raise RunError(str(error)) from error
     looks = []
-    for number, row in rows:
+    for number, row in read_json_lines(path, allow_torn_end=True):
         try:
             looks.append(Look.model_validate(row))
         except ValidationError as error:

@@ -5,25 +5,9 @@ or by `rich`; what those let through (control characters, bidirectional override
 make a text look like another one) is made visible here.
 """
 
-from __future__ import annotations
-
 import math
 import unicodedata
 from datetime import datetime
-
-__all__ = [
-    "bytes_size",
-    "count",
-    "decimal",
-    "duration",
-    "interval",
-    "moment",
-    "p_value",
-    "percent",
-    "points",
-    "shorten",
-    "visible",
-]
 
 DASH = "\N{EN DASH}"
 MISSING = DASH

@@ -1,7 +1,5 @@
 """A directory for results: made, kept from other processes while one works in it, and free of another recipe's results."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +9,6 @@ from filelock import FileLock, Timeout
 
 from discernment.errors import RunError
 from discernment.runs.recipe import Recipe
-
-__all__ = ["claim", "forget_other_recipe"]
 
 OUTCOMES = ("manifest.json", "results.json", "proposition.json", "report.html", "seeds.json", "seeds.html")
 

@@ -1,13 +1,9 @@
 """What is wrong with something that a user wrote, in one sentence."""
 
-from __future__ import annotations
-
 import difflib
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
-
-__all__ = ["first_problem"]
 
 
 def first_problem(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:

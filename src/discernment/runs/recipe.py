@@ -8,41 +8,18 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import (
-    BaseModel,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from discernment.errors import RecipeError
-from discernment.evaluation.attacked import ATTACKS, LOW_RESOURCE
-from discernment.evaluation.evaluate import JudgedOptions
-from discernment.evaluation.results import POOLED
+from discernment.evaluation.groups import POOLED
 from discernment.frozen import Frozen
 from discernment.methods.method import Materials, MethodOptions, find_method
 from discernment.models.model_spec import ModelSpec
-from discernment.prompts import PromptSet
-from discernment.prompts.sources import PromptSource, load_source, load_sources
-from discernment.prompts.suites import load_suite, suites
-from discernment.runs.diagnosis_plan import DiagnosisPlan
+from discernment.runs.plans import DiagnosisPlan, EvaluationPlan
 from discernment.runs.problems import first_problem
-from discernment.runs.training_data import Sources, TrainingData
+from discernment.runs.training_data import TrainingData
 from discernment.training.contrastive import RefineOptions
 from discernment.training.supervised import AlignOptions
-
-__all__ = [
-    "Benchmark",
-    "EvaluationPlan",
-    "MethodEntry",
-    "Recipe",
-    "TrainingData",
-    "first_problem",
-    "parse_recipe",
-    "read_mapping",
-    "read_recipe",
-]
 
 
 class MethodEntry(Frozen):
@@ -59,6 +36,9 @@ class MethodEntry(Frozen):
     align: dict[str, Any] = Field(
         default_factory=dict, description="Options that differ from the recipe's `align`."
     )
+    rule: dict[str, Any] = Field(
+        default_factory=dict, description="Options of the rule, for a method that acts by one."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -69,102 +49,6 @@ class MethodEntry(Frozen):
     def label(self) -> str:
         """What tables call it."""
         return self.name or self.method
-
-
-class Benchmark(PromptSource):
-    """A set of prompts to evaluate on."""
-
-    name: str = Field("", description="What to call it in tables; the set's name by default.")
-
-    def load(self) -> PromptSet:
-        """Read the prompts.
-
-        Raises:
-            DataError: If they cannot be read, or none is left after filtering.
-        """
-        return load_source(self).renamed(self.name or self.set)
-
-
-class EvaluationPlan(JudgedOptions):
-    """What every method is evaluated on, how, and who judges."""
-
-    benchmarks: list[Benchmark] = Field([], description="Sets of prompts.")
-    suite: str | None = Field(None, description="Named list of sets, beside `benchmarks`.")
-    attacks: list[str] = Field([], description="Attacks on the toxic prompts.")
-    translations: Path | None = Field(None, description="File of translations for the attack `low_resource`.")
-    ability: Sources | None = Field(
-        None,
-        description="Benign prompts with replies, on which every method is measured beside the base model.",
-    )
-    tasks: list[str] = Field(
-        [], description="Tasks of lm-evaluation-harness: names that it knows, or folders of task files."
-    )
-    tasks_limit: int | None = Field(None, ge=1, description="Most questions a task.")
-    flips: int | None = Field(
-        None, ge=1, description="Batch size of a second evaluation in another order, to count what flips."
-    )
-    reference: str | None = Field(
-        None,
-        description="The method that the others are compared with; `stl` where it is there, else the first.",
-    )
-
-    @field_validator("suite")
-    @classmethod
-    def _suite_is_known(cls, suite: str | None) -> str | None:
-        if suite is not None and suite not in suites():
-            raise ValueError(f"there is no suite {suite!r}; choose one of {', '.join(suites())}")
-        return suite
-
-    @field_validator("attacks")
-    @classmethod
-    def _attacks_are_known(cls, attacks: list[str]) -> list[str]:
-        for name, count in Counter(attacks).items():
-            if name not in ATTACKS:
-                raise ValueError(f"there is no attack {name!r}; known: {', '.join(ATTACKS)}")
-            if count > 1:
-                raise ValueError(f"the attack {name!r} is named twice")
-        return attacks
-
-    @field_validator("tasks")
-    @classmethod
-    def _tasks_are_named_once(cls, tasks: list[str]) -> list[str]:
-        twice = [name for name, count in Counter(tasks).items() if count > 1]
-        if twice:
-            raise ValueError(f"the task {twice[0]!r} is named twice")
-        return tasks
-
-    @model_validator(mode="after")
-    def _has_something_to_do(self) -> EvaluationPlan:
-        if not self.benchmarks and self.suite is None:
-            raise ValueError("name `benchmarks`, a `suite`, or both")
-        if self.translations is not None and LOW_RESOURCE not in self.attacks:
-            raise ValueError(
-                f"`translations` are for the attack `{LOW_RESOURCE}`, which is not among `attacks`"
-            )
-        if self.tasks_limit is not None and not self.tasks:
-            raise ValueError("`tasks_limit` is for `tasks`, and there are none")
-        if self.flips == self.batch_size:
-            raise ValueError(
-                f"`flips` is the batch size of the second evaluation, and {self.flips} is `batch_size`, that of the "
-                "first; choose another, such as 1"
-            )
-        return self
-
-    @property
-    def sets(self) -> list[Benchmark]:
-        """The benchmarks of the suite, and then the others."""
-        of_suite = load_suite(self.suite) if self.suite else []
-        return [Benchmark(**source.model_dump(exclude_unset=True)) for source in of_suite] + self.benchmarks
-
-    def ability_prompts(self) -> PromptSet | None:
-        """Read the prompts with replies that ability is measured on; None if it is not to be measured.
-
-        Raises:
-            DataError: If a set cannot be read, or none of its prompts has a reply.
-        """
-        if self.ability is None:
-            return None
-        return load_sources(self.ability, "ability").filter(lambda p: bool(p.response), "a response")
 
 
 class Recipe(Frozen):
@@ -249,6 +133,7 @@ class Recipe(Frozen):
             align=AlignOptions.model_validate({"seed": self.seed, **self.align, **entry.align}),
             refine=RefineOptions.model_validate({"seed": self.seed, **refine}) if "layer" in refine else None,
             dynamics=self.diagnose.dynamics if self.diagnose else None,
+            rule=entry.rule,
         )
 
     def to_yaml(self) -> str:

@@ -1,7 +1,5 @@
 """What a stage uses: seconds and peak memory."""
 
-from __future__ import annotations
-
 import ctypes
 import time
 from pathlib import Path
@@ -9,8 +7,6 @@ from types import TracebackType
 from typing import Self
 
 import torch
-
-__all__ = ["Meter", "keep_freed_memory"]
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")

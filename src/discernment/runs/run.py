@@ -1,41 +1,29 @@
-"""Running a recipe: build every method, evaluate it, compare, report."""
+"""Running a recipe: build, evaluate, attack and measure every method, compare, write."""
 
-from __future__ import annotations
-
-import platform
-from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
-from importlib import metadata
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import discernment
 from discernment.cost import StageCost
 from discernment.errors import RecipeError
-from discernment.evaluation.attack_drop import attack_drop
-from discernment.evaluation.attacked import attack_benchmarks
 from discernment.evaluation.attacks import with_completion_prefix
 from discernment.evaluation.evaluate import EvaluateOptions, check_samples, evaluate
-from discernment.evaluation.results import Results
+from discernment.evaluation.results import Results, summarize
+from discernment.evaluation.robustness import attack_drop
 from discernment.evaluation.sample import Sample, read_samples
-from discernment.evaluation.summary import summarize
-from discernment.files import read_json, write_json, write_text
+from discernment.files import write_json, write_text
+from discernment.frozen import Frozen
 from discernment.judges import JudgeSpec
-from discernment.methods.method import Materials, find_method
-from discernment.models.model_spec import ModelSpec
+from discernment.methods.method import find_method
 from discernment.policies.policy import Policy
+from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import PromptSet
-from discernment.prompts.words import normalise
-from discernment.runs.diagnosis import check_refinements
 from discernment.runs.directory import claim, forget_other_recipe
-from discernment.runs.measures import Measures
-from discernment.runs.recipe import Recipe
-from discernment.runs.rehearsal import rehearse
-from discernment.runs.stages import Reporter, StageRunner
-
-__all__ = ["RunSummary", "evaluate_model", "run_recipe"]
-
-PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "pytorch-metric-learning")
+from discernment.runs.manifest import Manifest, check_version
+from discernment.runs.preparation import Prepared, prepare
+from discernment.runs.proposition import check_refinements
+from discernment.runs.recipe import MethodEntry, Recipe
+from discernment.runs.stages import Quiet, Reporter, StageRunner
 
 
 class RunSummary(NamedTuple):
@@ -58,16 +46,6 @@ class RunSummary(NamedTuple):
     samples: dict[str, list[Sample]]
 
 
-class Quiet:
-    """A reporter that says nothing."""
-
-    def stage(self, name: str, owner: str, *, reused: bool) -> None:
-        """Say nothing."""
-
-    def progress(self, what: str, done: int, of: int) -> None:
-        """Say nothing."""
-
-
 def run_recipe(recipe: Recipe, directory: Path, reporter: Reporter | None = None) -> RunSummary:
     """Do all that `recipe` asks for and leave it in `directory`.
 
@@ -86,11 +64,129 @@ def run_recipe(recipe: Recipe, directory: Path, reporter: Reporter | None = None
     if recipe.seeds:
         raise RecipeError("The recipe has several `seeds`; run it with `run_seeds`, as `discern run` does.")
     with claim(directory, "run"):
-        return _run(recipe, directory, reporter or Quiet())
+        check_version(directory)
+        return run_prepared(recipe, prepare(recipe), directory, reporter or Quiet())
 
 
-def evaluate_model(
-    model: ModelSpec,
+def run_prepared(recipe: Recipe, prepared: Prepared, directory: Path, reporter: Reporter) -> RunSummary:
+    """Run a recipe whose prompts were read already, in a directory that this process has claimed."""
+    forget_other_recipe(directory, recipe)
+    run = _Run(recipe, prepared, directory, reporter)
+    write_text(directory / "recipe.yaml", recipe.to_yaml())
+    for entry in recipe.methods:
+        policy = run.build(entry)
+        run.evaluate(policy)
+        run.attack(policy)
+        run.measure(policy)
+        run.manifest.write("running")
+    return run.write(run.compare())
+
+
+class _Run:
+    """One run, step by step; `stage.owner` is the method that a step is about."""
+
+    def __init__(self, recipe: Recipe, prepared: Prepared, directory: Path, reporter: Reporter) -> None:
+        self.recipe = recipe
+        self.prepared = prepared
+        self.directory = directory
+        self.stage = StageRunner(directory / "stages", reporter)
+        self.manifest = Manifest(directory, recipe, prepared, self.stage)
+        self.samples: dict[str, list[Sample]] = {}
+        self.under_attack: dict[tuple[str, str], list[Sample]] = {}
+        self.measured: dict[str, list[Frozen]] = {}
+
+    def build(self, entry: MethodEntry) -> PolicySpec:
+        """Make a method's policy."""
+        self.stage.owner = entry.label
+        method, materials = find_method(entry.method), self.prepared.materials[entry.label]
+        policy = method.build(self.prepared.base, materials, self.recipe.options(entry), self.stage)
+        self.manifest.add(entry, policy)
+        return policy
+
+    def evaluate(self, policy: PolicySpec) -> None:
+        """Let it answer the benchmarks."""
+        asked = self.recipe.evaluate.options
+        self.samples[self.stage.owner] = self._replies("evaluate", policy, self.prepared.benchmarks, asked)
+
+    def attack(self, policy: PolicySpec) -> None:
+        """Let it answer them under each attack, which only verdicts are asked of.
+
+        A stage for each attack: another attack in the recipe is no reason to do the others again.
+        """
+        asked = self.recipe.evaluate.options
+        options = EvaluateOptions(
+            max_new_tokens=asked.max_new_tokens, batch_size=asked.batch_size, rejection=False
+        )
+        for under in self.prepared.attacked:
+            prefix = {} if under.reply_prefix is None else {"reply_prefix": under.reply_prefix}
+            found = self._replies("attack", policy, under.benchmarks, options, **prefix)
+            self.under_attack[under.attack, self.stage.owner] = found
+
+    def measure(self, policy: PolicySpec) -> None:
+        """Measure what the recipe asks for beside the verdicts."""
+        for measure in self.prepared.measures:
+            rows = measure.take(policy, self.samples[self.stage.owner], self.stage)
+            self.measured.setdefault(measure.field, []).extend(rows)
+
+    def compare(self) -> Results:
+        """Put all numbers together."""
+        recipe = self.recipe
+        results = summarize(
+            self.samples, base_model=recipe.model.model, reference=recipe.reference, seed=recipe.seed
+        )
+        drops = [
+            attack_drop(clean, self.under_attack[under.attack, method], method=method, attack=under.attack)
+            for under in self.prepared.attacked
+            for method, clean in self.samples.items()
+        ]
+        return results.model_copy(update={"attack_drops": [drop for drop in drops if drop], **self.measured})
+
+    def write(self, results: Results) -> RunSummary:
+        """Leave the results, and what they say of Proposition 1, if it is asked for."""
+        write_json(self.directory / "results.json", results.model_dump(mode="json"))
+        plan, prompts = self.recipe.diagnose, self.prepared.proposition
+        if plan is not None and plan.proposition is not None and prompts is not None:
+            found = check_refinements(
+                self.prepared.base, prompts, plan.proposition, self.stage, self.recipe.seed
+            )
+            if found.refinements:
+                write_json(self.directory / "proposition.json", found.model_dump(mode="json"))
+        self.manifest.write("complete")
+        return RunSummary(
+            self.directory,
+            results,
+            self.stage.ran,
+            self.prepared.seen_in_training,
+            self.prepared.skipped,
+            self.samples,
+        )
+
+    def _replies(
+        self,
+        name: str,
+        policy: PolicySpec,
+        benchmarks: Sequence[PromptSet],
+        options: EvaluateOptions,
+        **more: Any,
+    ) -> list[Sample]:
+        asked = self.recipe.evaluate
+        inputs = {
+            "policy": policy,
+            "benchmarks": benchmarks,
+            "options": options,
+            "judge": asked.judge,
+            **more,
+        }
+        stage = self.stage.look(name, evaluate_policy, inputs, unscored_limit=asked.unscored_limit)
+        found = read_samples(stage / "samples.jsonl")
+        check_samples(
+            found, asked.unscored_limit, self.stage.owner
+        )  # which may have been higher the last time
+        return found
+
+
+def evaluate_policy(
+    policy: PolicySpec,
     benchmarks: list[PromptSet],
     options: EvaluateOptions,
     judge: JudgeSpec,
@@ -101,12 +197,12 @@ def evaluate_model(
     unscored_limit: float = 1.0,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> StageCost:
-    """Load a model and evaluate it; see `evaluation.evaluate`.
+    """Load a policy and evaluate it; see `evaluation.evaluate`.
 
     The judgements of an LLM judge are kept in `out/judgements.jsonl`.
 
     Args:
-        model: The model.
+        policy: The policy.
         benchmarks: Prompt sets; their provenance names them.
         options: How to generate.
         judge: Who judges.
@@ -117,145 +213,12 @@ def evaluate_model(
         progress: Called with what is being done, how many prompts are done, and how many there are.
 
     Raises:
-        DiscernmentError: If the model or the judge cannot be had, or it leaves too much unscored.
+        DiscernmentError: If the policy or the judge cannot be had, or it leaves too much unscored.
     """
     judges = judge.build(out / "judgements.jsonl")
-    policy = Policy.load(model, name)
+    loaded = Policy.load(policy, name)
     if reply_prefix is not None:
-        policy = with_completion_prefix(policy, reply_prefix)
+        loaded = with_completion_prefix(loaded, reply_prefix)
     return evaluate(
-        policy, benchmarks, options, out, judge=judges, unscored_limit=unscored_limit, progress=progress
+        loaded, benchmarks, options, out, judge=judges, unscored_limit=unscored_limit, progress=progress
     )
-
-
-def _run(recipe: Recipe, directory: Path, reporter: Reporter) -> RunSummary:
-    started = _started(directory, recipe)
-    materials = recipe.materials()
-    asked = recipe.evaluate
-    benchmarks = [b.load() for b in asked.sets]
-    attacked, skipped = attack_benchmarks(asked.attacks, benchmarks, asked.translations)
-    plan = recipe.diagnose.proposition if recipe.diagnose else None
-    theory = recipe.diagnose.proposition_prompts() if recipe.diagnose else None
-    kernel = recipe.diagnose.kernel_prompts() if recipe.diagnose else None
-    ability = asked.ability_prompts()
-    seen = _seen_in_training(materials.values(), benchmarks if ability is None else [*benchmarks, ability])
-    rehearse(recipe, materials)
-    forget_other_recipe(directory, recipe)
-    write_text(directory / "recipe.yaml", recipe.to_yaml())
-    stage = StageRunner(directory / "stages", reporter)
-    judge = asked.judge.build().name
-    samples: dict[str, list[Sample]] = {}
-    under_attack: dict[tuple[str, str], list[Sample]] = {}
-    measures = Measures(recipe, benchmarks, kernel, ability, stage)
-    measured: dict[str, list[Any]] = {}
-    methods: dict[str, Any] = {}
-
-    def manifest(status: str) -> dict[str, Any]:
-        return {
-            "schema_version": 1,
-            "name": recipe.name,
-            "status": status,
-            "created": started,
-            "finished": datetime.now(UTC).isoformat(timespec="seconds") if status == "complete" else None,
-            "discernment": discernment.__version__,
-            "packages": {name: metadata.version(name) for name in PACKAGES},
-            "platform": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-            "base_model": recipe.model.model,
-            "judge": judge,
-            "seen_in_training": seen,
-            "skipped_attacks": skipped,
-            "stages": {
-                key: {**record.model_dump(mode="json"), "methods": list(dict.fromkeys(stage.owners[key]))}
-                for key, record in stage.records.items()
-            },
-            "methods": methods,
-        }
-
-    def evaluated(
-        name: str, model: ModelSpec, sets: list[PromptSet], options: EvaluateOptions, **more: Any
-    ) -> list[Sample]:
-        inputs = {"model": model, "benchmarks": sets, "options": options, "judge": asked.judge, **more}
-        extra = {
-            "name": stage.owner,
-            "unscored_limit": asked.unscored_limit,
-            "progress": reporter.progress,
-        }
-        found = read_samples(stage.run(name, evaluate_model, inputs, extra) / "samples.jsonl")
-        check_samples(found, asked.unscored_limit, stage.owner)  # which may have been higher the last time
-        return found
-
-    for entry in recipe.methods:
-        stage.owner = entry.label
-        options = recipe.options(entry)
-        model = find_method(entry.method).build(recipe.model, materials[entry.label], options, stage)
-        samples[entry.label] = evaluated("evaluate", model, benchmarks, asked.options)
-        for under in attacked:
-            # A stage for each attack: another attack in the recipe is no reason to do the others again.
-            prefix = {} if under.reply_prefix is None else {"reply_prefix": under.reply_prefix}
-            under_attack[under.attack, entry.label] = evaluated(
-                "attack", model, under.benchmarks, _verdicts_only(asked.options), **prefix
-            )
-        for field, rows in measures.take(model, samples[entry.label]).items():
-            measured.setdefault(field, []).extend(rows)
-        methods[entry.label] = {
-            "method": entry.method,
-            "stages": stage.stages_of(entry.label),
-            "model": _movable(model, directory),
-            "options": {
-                "refine": options.refine and options.refine.model_dump(mode="json"),
-                "align": options.align.model_dump(mode="json"),
-            },
-        }
-        write_json(directory / "manifest.json", manifest("running"))
-    results = summarize(samples, base_model=recipe.model.model, reference=recipe.reference, seed=recipe.seed)
-    drops = (
-        attack_drop(samples[method], under_attack[under.attack, method], method=method, attack=under.attack)
-        for under in attacked
-        for method in samples
-    )
-    results = results.model_copy(update={"attack_drops": [drop for drop in drops if drop], **measured})
-    write_json(directory / "results.json", results.model_dump(mode="json"))
-    if plan is not None and theory is not None:
-        found = check_refinements(recipe.model, theory, plan, stage, recipe.seed)
-        if found.refinements:
-            write_json(directory / "proposition.json", found.model_dump(mode="json"))
-        for label, method in methods.items():
-            method["stages"] = stage.stages_of(label)
-    write_json(directory / "manifest.json", manifest("complete"))
-    return RunSummary(directory, results, stage.ran, seen, skipped, samples)
-
-
-def _verdicts_only(options: EvaluateOptions) -> EvaluateOptions:
-    return EvaluateOptions(
-        max_new_tokens=options.max_new_tokens, batch_size=options.batch_size, rejection=False
-    )
-
-
-def _movable(model: ModelSpec, directory: Path) -> dict[str, Any]:
-    """The model as the manifest names it: relative to the run's directory where it lies in there."""
-    path = Path(model.model)
-    if path.is_relative_to(directory):
-        model = model.model_copy(update={"model": path.relative_to(directory).as_posix()})
-    return model.model_dump(mode="json", exclude_defaults=True)
-
-
-def _started(directory: Path, recipe: Recipe) -> str:
-    """When the run began: kept from an earlier call with the same recipe."""
-    manifest, written = directory / "manifest.json", directory / "recipe.yaml"
-    if manifest.is_file() and written.is_file() and written.read_text(encoding="utf-8") == recipe.to_yaml():
-        return str(read_json(manifest)["created"])
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _seen_in_training(materials: Iterable[Materials], benchmarks: Sequence[PromptSet]) -> dict[str, int]:
-    """How many prompts of each benchmark a training stage may see; benchmarks without any are left out."""
-    names = Materials.__dataclass_fields__.keys() - {"probes"}  # which are looked at only
-    # Methods share most sets; each is read once.
-    trained = {id(s): s for own in materials for name in names if (s := getattr(own, name)) is not None}
-    found: dict[str, int] = {}
-    training = {normalise(p.text) for s in trained.values() for p in s}
-    for benchmark in benchmarks:
-        count = sum(normalise(p.text) in training for p in benchmark)
-        if count:
-            found[benchmark.provenance.name] = count
-    return found

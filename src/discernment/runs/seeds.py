@@ -1,22 +1,17 @@
 """Running a recipe with several seeds: a run for each, and what they say together."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import NamedTuple
 
 from discernment.errors import RecipeError
-from discernment.evaluation.seed_measures import summarize_measures
-from discernment.evaluation.seed_results import SeedResults
-from discernment.evaluation.seed_summary import summarize_seeds
+from discernment.evaluation.over_seeds import SeedResults, summarize_measures, summarize_seeds
 from discernment.files import write_json, write_text
 from discernment.runs.directory import claim, forget_other_recipe
+from discernment.runs.manifest import check_version
+from discernment.runs.preparation import prepare
 from discernment.runs.recipe import Recipe
-from discernment.runs.rehearsal import rehearse
-from discernment.runs.run import RunSummary, run_recipe
-from discernment.runs.stages import Reporter, share_stages
-
-__all__ = ["SeedsSummary", "run_seeds"]
+from discernment.runs.run import RunSummary, run_prepared
+from discernment.runs.stages import Quiet, Reporter, share_stages
 
 
 class SeedsSummary(NamedTuple):
@@ -50,20 +45,22 @@ def run_seeds(recipe: Recipe, directory: Path, reporter: Reporter | None = None)
     if not recipe.seeds:
         raise RecipeError("The recipe has no `seeds`; run it with `run_recipe`, as `discern run` does.")
     with claim(directory, "run"):
+        for run in directory.glob("seed-*"):
+            check_version(run)
         return _run_seeds(recipe, directory, reporter)
 
 
 def _run_seeds(recipe: Recipe, directory: Path, reporter: Reporter | None) -> SeedsSummary:
     recipes = {seed: _with_seed(recipe, seed) for seed in recipe.seeds}
-    for of_seed in recipes.values():
-        rehearse(of_seed, of_seed.materials())
+    prepared = {seed: prepare(of_seed) for seed, of_seed in recipes.items()}
     forget_other_recipe(directory, recipe)
     write_text(directory / "recipe.yaml", recipe.to_yaml())
     runs = {}
     for seed, of_seed in recipes.items():
         run = directory / f"seed-{seed}"
         share_stages(run, directory / "stages")
-        runs[seed] = run_recipe(of_seed, run, reporter)
+        with claim(run, "run"):
+            runs[seed] = run_prepared(of_seed, prepared[seed], run, reporter or Quiet())
     results = summarize_seeds(
         {seed: run.samples for seed, run in runs.items()},
         base_model=recipe.model.model,

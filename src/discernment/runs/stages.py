@@ -1,7 +1,5 @@
 """Stages with memory: each is named after all that it depends on, and done once."""
 
-from __future__ import annotations
-
 import gc
 import os
 from collections.abc import Callable, Mapping
@@ -15,13 +13,12 @@ from discernment.errors import RunError
 from discernment.files import content_hash, read_json, replace_directory, write_json
 from discernment.models.loading import model_fingerprint
 from discernment.models.model_spec import ModelSpec
+from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import PromptSet
 from discernment.runs.resources import Meter
 
-__all__ = ["Reporter", "StageRecord", "StageRunner", "run_into", "share_stages"]
-
 RECORD = "stage.json"
-FORM = 1
+FORM = 2
 """Raise it when the meaning of a stage's output changes: old outputs are then not taken for new ones."""
 
 
@@ -33,6 +30,16 @@ class Reporter(Protocol):
 
     def progress(self, what: str, done: int, of: int) -> None:
         """`done` of `of` prompts are done."""
+
+
+class Quiet:
+    """A reporter that says nothing."""
+
+    def stage(self, name: str, owner: str, *, reused: bool) -> None:
+        """Say nothing."""
+
+    def progress(self, what: str, done: int, of: int) -> None:
+        """Say nothing."""
 
 
 class StageRecord(BaseModel):
@@ -81,11 +88,10 @@ class StageRunner:
         self._fingerprints: dict[ModelSpec, str] = {}
 
     def __call__(
-        self, name: str, work: Callable[..., StageCost], *, model: ModelSpec, **inputs: Any
-    ) -> ModelSpec:
-        """Run a training stage; see `methods.Stage`."""
-        out = self.run(name, work, {"model": model, **inputs})
-        return model.model_copy(update={"model": str(out / "model"), "revision": None, "adapter": None})
+        self, name: str, work: Callable[..., StageCost], *, start: PolicySpec, **inputs: Any
+    ) -> PolicySpec:
+        """Run a stage that leaves a policy; see `methods.Stage`."""
+        return PolicySpec.read(self.run(name, work, {"start": start, **inputs}))
 
     def run(
         self,
@@ -99,7 +105,7 @@ class StageRunner:
         Args:
             name: The stage's name.
             work: Writes its results into the directory `out`.
-            inputs: What the result depends on: models, prompt sets, options.
+            inputs: What the result depends on: policies, prompt sets, options.
             extra: Arguments that it does not depend on, such as a progress callback.
         """
         described = self.describe(inputs)
@@ -114,6 +120,12 @@ class StageRunner:
         self.owners.setdefault(final.name, []).append(self.owner)
         return final
 
+    def look(
+        self, name: str, work: Callable[..., StageCost], inputs: Mapping[str, Any], /, **extra: Any
+    ) -> Path:
+        """Run a stage that looks at the owner's policy: it is told the owner's name and tells its progress."""
+        return self.run(name, work, inputs, {"name": self.owner, "progress": self.reporter.progress, **extra})
+
     def stages_of(self, owner: str) -> list[str]:
         """Ids of the stages that `owner` asked for, in the order in which they were first run."""
         return [key for key, owners in self.owners.items() if owner in owners]
@@ -124,8 +136,9 @@ class StageRunner:
 
     def _describe(self, value: Any) -> Any:
         """What stands for an input in the key."""
-        if isinstance(value, ModelSpec):
-            return {"model": self._fingerprint(value)}
+        if isinstance(value, PolicySpec | ModelSpec):
+            value = PolicySpec.of(value)
+            return {"policy": value.fingerprint(self._fingerprint)}
         if isinstance(value, PromptSet):
             return {"name": value.provenance.name, "prompts": len(value), "sha256": value.fingerprint}
         if hasattr(value, "fingerprint"):

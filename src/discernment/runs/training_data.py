@@ -12,8 +12,6 @@ from discernment.methods.method import Materials
 from discernment.prompts import PromptSet
 from discernment.prompts.sources import PromptSource, load_sources
 
-__all__ = ["Sources", "TrainingData"]
-
 
 def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str | dict) else value

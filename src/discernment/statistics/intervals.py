@@ -1,4 +1,4 @@
-"""Intervals and tests over prompts: typed wrappers around scipy and statsmodels.
+"""Intervals over prompts: typed wrappers around scipy and statsmodels, which are imported when first needed.
 
 The unit of chance is the prompt, or the cluster of prompts where some belong together (matched pairs, one wording
 frame): such prompts fall together, so the bootstrap draws whole clusters. Intervals are 95 % percentile intervals;
@@ -6,32 +6,16 @@ with fewer than ten clusters they would be far too narrow, and the whole range o
 None of them covers the chance of another training seed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import bootstrap
-from statsmodels.stats.proportion import proportion_confint
-
-__all__ = [
-    "ANY_DIFFERENCE",
-    "ANY_RATE",
-    "FEWEST_CLUSTERS",
-    "RESAMPLES",
-    "Interval",
-    "bootstrap_auroc",
-    "bootstrap_groups",
-    "paired_bootstrap",
-    "percentile_bootstrap",
-    "weighted_auroc",
-    "wilson",
-]
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Ids: TypeAlias = npt.NDArray[np.int64]
+Clusters: TypeAlias = tuple[npt.ArrayLike, npt.ArrayLike]
+"""Cluster ids of toxic prompts and of harmless ones, of one numbering; shapes (n_toxic,) and (n_harmless,)."""
 
 LEVEL = 0.95
 RESAMPLES = 2000
@@ -61,6 +45,8 @@ def wilson(successes: int, n: int) -> Interval | None:
         raise ValueError(f"{successes} successes of {n} cannot be.")
     if n == 0:
         return None
+    from statsmodels.stats.proportion import proportion_confint
+
     low, high = proportion_confint(successes, n, alpha=1 - LEVEL, method="wilson")
     rate = successes / n  # the interval holds it, but for rounding
     return Interval(max(0.0, min(float(low), rate)), min(1.0, max(float(high), rate)))
@@ -89,7 +75,7 @@ def paired_bootstrap(
         ValueError: If there is no prompt, or the shapes differ.
     """
     difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
-    ids = _cluster_ids(clusters, len(difference))
+    ids = cluster_numbers(clusters, len(difference))
     if difference.shape != ids.shape or difference.size == 0:
         raise ValueError(
             f"Two rows of equal, positive length are needed, not {np.shape(a)} and {np.shape(b)}."
@@ -115,8 +101,7 @@ def bootstrap_groups(
     n_harmless: int,
     limits: Sequence[Interval],
     *,
-    toxic_clusters: npt.ArrayLike | None = None,
-    harmless_clusters: npt.ArrayLike | None = None,
+    clusters: Clusters | None = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> list[Interval]:
@@ -131,8 +116,7 @@ def bootstrap_groups(
         n_toxic: Number of toxic prompts.
         n_harmless: Number of the others.
         limits: The intervals if a group has fewer than ten clusters.
-        toxic_clusters: Shape (n_toxic,): cluster ids; give both or neither.
-        harmless_clusters: Shape (n_harmless,): cluster ids, of the same numbering.
+        clusters: Which cluster each prompt of either group belongs to; without it, each is its own.
         seed: Fixes the resamples.
         resamples: How many.
 
@@ -140,113 +124,46 @@ def bootstrap_groups(
         One interval for each statistic.
 
     Raises:
-        ValueError: If a group has no prompt, or cluster ids are missing or surplus.
+        ValueError: If a group has no prompt, or there are more or fewer cluster ids than prompts.
     """
     if min(n_toxic, n_harmless) == 0:
         raise ValueError(
             f"Both groups need prompts, there are {n_toxic} toxic and {n_harmless} harmless ones."
         )
-    if (toxic_clusters is None) != (harmless_clusters is None):
-        raise ValueError("Cluster ids are needed for both groups or for neither.")
-    given = None if toxic_clusters is None else np.concatenate([toxic_clusters, harmless_clusters])
-    ids = _cluster_ids(given, n_toxic + n_harmless)
+    ids = cluster_numbers(None if clusters is None else np.concatenate(clusters), n_toxic + n_harmless)
     if len(ids) != n_toxic + n_harmless:
         raise ValueError(f"There are {len(ids)} cluster ids for {n_toxic + n_harmless} prompts.")
     toxic_ids, harmless_ids = ids[:n_toxic], ids[n_toxic:]
     if min(len(np.unique(toxic_ids)), len(np.unique(harmless_ids))) < FEWEST_CLUSTERS:
         return list(limits)
-
-    clusters = np.arange(ids.max() + 1)
-    in_toxic, in_harmless = np.isin(clusters, toxic_ids), np.isin(clusters, harmless_ids)
-    kinds = (
-        clusters[in_toxic & ~in_harmless],
-        clusters[in_harmless & ~in_toxic],
-        clusters[in_toxic & in_harmless],
-    )
-    strata = [
-        members for members in kinds if len(members) > 1
-    ]  # a cluster alone in its stratum is always drawn
+    total = int(ids.max()) + 1
+    strata = _strata(np.isin(np.arange(total), toxic_ids), np.isin(np.arange(total), harmless_ids))
 
     def weighted(*drawn: Ids, axis: int) -> Floats:
         assert axis == -1
-        counts = np.ones((len(drawn[0]), len(clusters)))
+        counts = np.ones((len(drawn[0]), total))
         for members, ids_drawn in zip(strata, drawn, strict=True):
-            counts[:, members] = _counts(ids_drawn, len(clusters))[:, members]
+            counts[:, members] = times_drawn(ids_drawn, total)[:, members]
         return statistic(counts[:, toxic_ids], counts[:, harmless_ids])
 
     batch = max(1, BATCH_ENTRIES // max(n_toxic, n_harmless))
     return percentile_bootstrap(strata, weighted, seed, resamples, batch=batch)
 
 
-def weighted_auroc(high: Floats, low: Floats) -> WeightedStatistic:
-    """The AUROC of two groups of scores, for weights that say how often each was drawn; ties count half.
-
-    Args:
-        high: Scores that should be higher, shape (n_high,).
-        low: Scores that should be lower, shape (n_low,).
-
-    Returns:
-        A function of weights, shapes (resamples, n_high) and (resamples, n_low), to AUROCs, shape (resamples,).
-    """
-    order = np.argsort(low, kind="stable")
-    below = np.searchsorted(low[order], high, side="left")
-    not_above = np.searchsorted(low[order], high, side="right")
-
-    def auroc(high_weights: Floats, low_weights: Floats) -> Floats:
-        cumulated = np.cumsum(low_weights[:, order], axis=1)
-        cumulated = np.pad(cumulated, ((0, 0), (1, 0)))
-        wins = (high_weights * (cumulated[:, below] + cumulated[:, not_above]) / 2).sum(axis=1)
-        return np.asarray(wins / high_weights.sum(axis=1) / cumulated[:, -1])
-
-    return auroc
+def _strata(in_toxic: npt.NDArray[np.bool_], in_harmless: npt.NDArray[np.bool_]) -> list[Ids]:
+    """Clusters by the groups that hold them; one that is alone in its stratum is always drawn, and left out."""
+    kinds = (in_toxic & ~in_harmless, in_harmless & ~in_toxic, in_toxic & in_harmless)
+    return [np.flatnonzero(kind) for kind in kinds if kind.sum() > 1]
 
 
-def bootstrap_auroc(
-    toxic: npt.ArrayLike,
-    harmless: npt.ArrayLike,
-    *,
-    toxic_clusters: npt.ArrayLike | None = None,
-    harmless_clusters: npt.ArrayLike | None = None,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-) -> Interval:
-    """Interval of the probability that a random toxic prompt scores higher than a random harmless one.
-
-    Args:
-        toxic: Scores, shape (n_toxic,).
-        harmless: Scores, shape (n_harmless,).
-        toxic_clusters: As in `bootstrap_groups`.
-        harmless_clusters: As in `bootstrap_groups`.
-        seed: Fixes the resamples.
-        resamples: How many.
-
-    Returns:
-        The interval; (0, 1) if a group has fewer than ten clusters.
-
-    Raises:
-        ValueError: As `bootstrap_groups`.
-    """
-    high, low = np.asarray(toxic, dtype=np.float64), np.asarray(harmless, dtype=np.float64)
-    return bootstrap_groups(
-        weighted_auroc(high, low),
-        len(high),
-        len(low),
-        [ANY_RATE],
-        toxic_clusters=toxic_clusters,
-        harmless_clusters=harmless_clusters,
-        seed=seed,
-        resamples=resamples,
-    )[0]
-
-
-def _cluster_ids(clusters: npt.ArrayLike | None, n: int) -> Ids:
-    """Cluster ids as 0, 1, 2, ..."""
+def cluster_numbers(clusters: npt.ArrayLike | None, n: int) -> Ids:
+    """Cluster ids as 0, 1, 2, ...; without any, each of `n` prompts is its own cluster."""
     if clusters is None:
         return np.arange(n)
     return np.asarray(np.unique(np.asarray(clusters), return_inverse=True)[1], dtype=np.int64)
 
 
-def _counts(drawn: Ids, n: int) -> Floats:
+def times_drawn(drawn: Ids, n: int) -> Floats:
     """How often each of 0 ... n-1 stands in each row of `drawn`; shape (rows, n)."""
     rows = len(drawn)
     flat = drawn + n * np.arange(rows)[:, None]
@@ -272,6 +189,8 @@ def percentile_bootstrap(
         paired: Draw the same places from all samples.
         batch: How many resamples are held at once.
     """
+    from scipy.stats import bootstrap
+
     interval = bootstrap(
         tuple(data),
         statistic,

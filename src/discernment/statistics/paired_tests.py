@@ -1,13 +1,6 @@
 """Tests of two methods on the same prompts, and of many such comparisons together."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-
-from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.multitest import multipletests
-
-__all__ = ["holm", "mcnemar_exact"]
 
 
 def mcnemar_exact(only_a: int, only_b: int) -> float:
@@ -22,6 +15,8 @@ def mcnemar_exact(only_a: int, only_b: int) -> float:
     """
     if only_a + only_b == 0:
         return 1.0
+    from statsmodels.stats.contingency_tables import mcnemar
+
     return float(mcnemar([[0, only_a], [only_b, 0]], exact=True).pvalue)
 
 
@@ -37,4 +32,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """
     if not p_values:
         return []
+    from statsmodels.stats.multitest import multipletests
+
     return [float(p) for p in multipletests(p_values, method="holm")[1]]

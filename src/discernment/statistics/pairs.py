@@ -4,8 +4,6 @@ A resample draws clusters of prompts, and the pairs follow; intervals are 95 % p
 differ by more than what their prompts explain, they are somewhat too wide (Owen 2007, "The pigeonhole bootstrap").
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,16 +12,11 @@ import numpy.typing as npt
 from discernment.errors import DataError
 from discernment.frozen import FiniteFrozen
 from discernment.prompts import Label
+from discernment.statistics.intervals import FEWEST_CLUSTERS, RESAMPLES, Floats, cluster_numbers, times_drawn
 
-__all__ = ["PairMean", "PairSample", "interval", "pair_mean", "square"]
-
-Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.intp]
 
 PERCENTILES = (2.5, 97.5)
-RESAMPLES = 2000
-FEWEST_CLUSTERS = 10
-"""With fewer, an interval would be far too narrow, and there is none."""
 
 
 class PairMean(FiniteFrozen):
@@ -72,12 +65,11 @@ class PairSample:
         self._scored = np.isfinite(self.values.diagonal())
         self.values[~self._scored] = self.values[:, ~self._scored] = np.nan
         np.fill_diagonal(self.values, np.nan)
-        given = np.arange(n) if clusters is None else np.asarray(clusters)
-        if given.shape != (n,):
+        if clusters is not None and np.shape(clusters) != (n,):
             raise DataError(
-                f"Cluster ids of the shape {given.shape} do not fit {n} prompts; give one a prompt."
+                f"Cluster ids of the shape {np.shape(clusters)} do not fit {n} prompts; give one a prompt."
             )
-        self._clusters = np.unique(given, return_inverse=True)[1]
+        self._clusters = cluster_numbers(clusters, n)
         self.drawn = self._draw(np.random.default_rng(seed))
 
     def _draw(self, rng: np.random.Generator) -> Floats:
@@ -91,9 +83,7 @@ class PairSample:
             [stratum[rng.integers(len(stratum), size=(RESAMPLES, len(stratum)))] for stratum in strata],
             axis=1,
         )
-        cells = drawn + len(holds) * np.arange(RESAMPLES)[:, None]
-        counts = np.bincount(cells.ravel(), minlength=RESAMPLES * len(holds)).reshape(RESAMPLES, -1)
-        return counts[:, self._clusters].astype(np.float64)
+        return times_drawn(drawn, len(holds))[:, self._clusters]
 
     def rows(self, label: Label) -> Rows:
         """The scored prompts of a label."""

@@ -6,13 +6,9 @@ very test, summed over how many such prompts a benchmark may turn out to have; n
 Prompts count as independent: divide their number by the design effect where they come in frames or pairs.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import binom
-
-__all__ = ["mcnemar_power", "prompts_needed", "smallest_difference"]
 
 ALPHA = 0.05
 POWER = 0.8

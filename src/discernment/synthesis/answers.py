@@ -1,7 +1,5 @@
 """Reading what models answered: lists of prompts, and votes of moderators. What cannot be read is not guessed."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from enum import StrEnum
@@ -9,12 +7,10 @@ from functools import cache
 from typing import NamedTuple
 
 from discernment.judges import KeywordJudge
-from discernment.judges.judge import Verdict
+from discernment.judges.verdict import Verdict
 from discernment.prompts.words import words
 from discernment.synthesis.chat_models import Answer
 from discernment.synthesis.templates import CATEGORIES, nonce_for
-
-__all__ = ["Opinion", "Vote", "fault", "majority", "read_list", "read_vote", "rewrite_fault"]
 
 ITEM = re.compile(r"\[\[([^\[\]\n]+)\]\]")
 PLACEHOLDER = re.compile(r"[<>{}]|\.\.\.|…|\brequest (?:\d|one|here)\b", re.IGNORECASE)
@@ -90,10 +86,8 @@ def read_vote(prompt: str, answer: Answer) -> Vote:
     lines = [line.strip(EMPHASIS) for line in answer.text.splitlines() if line.strip(EMPHASIS)]
     parts = lines[-1].split() if lines and answer.finished else []
     match parts:
-        case [code, "safe"] if code == nonce_for(prompt):
-            return Vote(Opinion.SAFE)
-        case [code, "unclear"] if code == nonce_for(prompt):
-            return Vote(Opinion.UNCLEAR)
+        case [code, ("safe" | "unclear") as opinion] if code == nonce_for(prompt):
+            return Vote(Opinion(opinion))
         case [code, "toxic", category] if code == nonce_for(prompt) and category in CATEGORIES:
             return Vote(Opinion.TOXIC, category)
     return Vote(Opinion.UNREADABLE)

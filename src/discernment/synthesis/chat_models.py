@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import cached_property
-from itertools import takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from discernment.files import content_hash
@@ -14,8 +13,7 @@ from discernment.judges.endpoint import encodable, failure_in_words, open_client
 if TYPE_CHECKING:
     from discernment.models.model_spec import ModelSpec
     from discernment.policies.policy import Policy
-
-__all__ = ["Answer", "ChatModel", "EndpointModel", "PolicyModel", "Sampling"]
+    from discernment.policies.policy_spec import PolicySpec
 
 
 class Sampling(NamedTuple):
@@ -131,16 +129,17 @@ class PolicyModel:
         self._fingerprint = fingerprint
 
     @classmethod
-    def load(cls, spec: ModelSpec, *, batch_size: int = 8) -> PolicyModel:
+    def load(cls, spec: PolicySpec | ModelSpec | str, *, batch_size: int = 8) -> PolicyModel:
         """Load a policy to write or moderate prompts.
 
         Raises:
             ModelError: If it cannot be loaded.
         """
-        from discernment.models.loading import model_fingerprint
         from discernment.policies.policy import Policy
+        from discernment.policies.policy_spec import PolicySpec
 
-        return cls(Policy.load(spec), model_fingerprint(spec), batch_size=batch_size)
+        spec = PolicySpec.of(spec)
+        return cls(Policy.load(spec), spec.fingerprint(), batch_size=batch_size)
 
     @property
     def name(self) -> str:
@@ -156,43 +155,9 @@ class PolicyModel:
         """Yield the answers batch by batch; what is drawn depends on the batch and the seed alone."""
         for start in range(0, len(questions), self.batch_size):
             batch = questions[start : start + self.batch_size]
-            sequences = self.policy.encode(batch)
-            if sampling.temperature == 0:
-                replies = self.policy.generate(sequences, sampling.max_tokens)
-                answers = [Answer(reply.text, reply.finished) for reply in replies]
-            else:
-                seed = int(content_hash([sampling.seed, *batch])[:8], 16)
-                answers = _sample(self.policy, sequences, sampling._replace(seed=seed))
+            seed = int(content_hash([sampling.seed, *batch])[:8], 16)
+            replies = self.policy.generate(
+                self.policy.encode(batch), sampling.max_tokens, temperature=sampling.temperature, seed=seed
+            )
+            answers = [Answer(reply.text, reply.finished) for reply in replies]
             yield from enumerate(answers, start)
-
-
-def _sample(policy: Policy, sequences: Sequence[Sequence[int]], sampling: Sampling) -> list[Answer]:
-    """Replies drawn from the whole distribution; the caller's random state is left as it was."""
-    import torch
-    from transformers import GenerationConfig
-
-    tokenizer = policy.chat.tokenizer
-    own = getattr(policy.model.generation_config, "eos_token_id", None)
-    known = {policy.chat.end_of_turn, tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])}
-    ends = sorted(token for token in known if token is not None)
-    config = GenerationConfig(
-        do_sample=True,
-        temperature=sampling.temperature,
-        top_k=0,
-        top_p=1.0,
-        repetition_penalty=1.0,
-        max_new_tokens=sampling.max_tokens,
-        eos_token_id=ends,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    batch = policy.batch(sequences)
-    generate: Any = policy.model.generate
-    with torch.inference_mode(), torch.random.fork_rng():
-        torch.manual_seed(sampling.seed)
-        output = generate(**batch._asdict(), generation_config=config)
-    answers = []
-    for row in output[:, batch.input_ids.shape[1] :].tolist():
-        reply = list(takewhile(lambda token: token not in ends, row))
-        text = str(tokenizer.decode(reply, skip_special_tokens=True)).strip()
-        answers.append(Answer(text, finished=len(reply) < len(row)))
-    return answers

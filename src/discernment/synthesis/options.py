@@ -1,13 +1,9 @@
 """How prompts are generated, and what came of it."""
 
-from __future__ import annotations
-
 from pydantic import BaseModel, Field, field_validator
 
 from discernment.frozen import Frozen
 from discernment.synthesis.templates import CATEGORIES
-
-__all__ = ["GenerateOptions", "GenerateSummary", "StepCounts"]
 
 
 class GenerateOptions(Frozen):

@@ -4,10 +4,9 @@ After OR-Bench (Cui et al., ICML 2025, arXiv 2405.20947): a model writes toxic s
 requests that only look toxic, and an ensemble of moderators decides by majority which of them are harmless.
 """
 
-from __future__ import annotations
-
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,8 +26,6 @@ from discernment.synthesis.templates import (
     seed_question,
 )
 from discernment.synthesis.usable import usable
-
-__all__ = ["generate_prompts"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -90,21 +87,14 @@ def generate_prompts(
         ) from None
 
 
+@dataclass
 class _Work:
-    def __init__(
-        self,
-        options: GenerateOptions,
-        out: Path,
-        generator: ChatModel,
-        moderators: Sequence[ChatModel],
-        tell: Progress,
-    ) -> None:
-        self.options = options
-        self.out = out
-        self.generator = generator
-        self.moderators = moderators
-        self.tell = tell
-        self.steps: dict[str, StepCounts] = {}
+    options: GenerateOptions
+    out: Path
+    generator: ChatModel
+    moderators: Sequence[ChatModel]
+    tell: Progress
+    steps: dict[str, StepCounts] = field(default_factory=dict)
 
     def run(self, given: PromptSet | None) -> GenerateSummary:
         seeds = self.seeds() if given is None else list(given.with_label(Label.TOXIC))
@@ -126,17 +116,13 @@ class _Work:
                 text = seed_question(category, count, number)
                 about = {"category": category, "number": number}
                 questions.append(_question(self.generator, text, sampling, about))
-        answers = self.ask("seeds", self.generator, questions, sampling)
+        lists = self.ask_for_lists("seeds", questions, sampling)
         found = [
-            _prompt(text, q.about["category"], self.generator.name)
-            for q in questions
-            if q.key in answers
-            for text in read_list(answers[q.key])
+            _prompt(text, question.about["category"], self.generator.name)
+            for question, texts in zip(questions, lists, strict=True)
+            for text in texts or ()
         ]
-        kept, dropped = usable(found, fault, against=[])
-        self.count_list("seeds", questions, answers, len(found), dropped)
-        self.need("seeds", kept)
-        return kept
+        return self.keep("seeds", lists, found, fault, against=[])
 
     def rewrites(self, seeds: Sequence[Prompt]) -> list[Candidate]:
         options = self.options
@@ -145,17 +131,17 @@ class _Work:
             _question(self.generator, rewrite_question(s.text, options.rewrites), sampling, {"seed": s.text})
             for s in seeds
         ]
-        answers = self.ask("rewrites", self.generator, questions, sampling)
-        origin: dict[str, Prompt] = {}
+        lists = self.ask_for_lists("rewrites", questions, sampling)
+        origin: dict[str, dict[str, Any]] = {}
         found = []
-        for seed, question in zip(seeds, questions, strict=True):
-            for text in read_list(answers[question.key]) if question.key in answers else []:
-                origin.setdefault(text, seed)
+        for seed, texts in zip(seeds, lists, strict=True):
+            of_seed = {"seed": seed.text, "seed_source": seed.source}
+            for text in texts or ():
+                origin.setdefault(text, of_seed)
                 found.append(_prompt(text, seed.category, self.generator.name))
-        kept, dropped = usable(found, rewrite_fault, against=seeds)
-        self.count_list("rewrites", questions, answers, len(found), dropped)
-        self.need("rewrites", kept)
-        return [Candidate(prompt, self.provenance(origin[prompt.text])) for prompt in kept]
+        kept = self.keep("rewrites", lists, found, rewrite_fault, against=seeds)
+        made = {"generator": self.generator.name, "template": TEMPLATE_VERSION}
+        return [Candidate(prompt, origin[prompt.text] | made) for prompt in kept]
 
     def moderate(self, texts: Sequence[str]) -> list[list[Vote]]:
         """The votes on each text, in the order of the moderators; one that failed to answer has none."""
@@ -243,38 +229,37 @@ class _Work:
             )
         return {q.key: log[q.key] for q in questions if q.key in log}
 
-    def count_list(
+    def ask_for_lists(
+        self, step: str, questions: Sequence[Question], sampling: Sampling
+    ) -> list[list[str] | None]:
+        """What the generator's answer to each question lists; None where it failed."""
+        answers = self.ask(step, self.generator, questions, sampling)
+        return [read_list(answers[q.key]) if q.key in answers else None for q in questions]
+
+    def keep(
         self,
         step: str,
-        questions: Sequence[Question],
-        answers: Mapping[str, Answer],
-        texts: int,
-        dropped: Counter[str],
-    ) -> None:
-        self.steps[step] = StepCounts(
-            questions=len(questions),
-            failed=sum(q.key not in answers for q in questions),
-            unreadable=sum(q.key in answers and not read_list(answers[q.key]) for q in questions),
-            texts=texts,
+        lists: Sequence[list[str] | None],
+        found: Sequence[Prompt],
+        fault_of: Callable[[str], str | None],
+        against: Sequence[Prompt],
+    ) -> list[Prompt]:
+        """The usable ones of what a step gave, which is counted."""
+        kept, dropped = usable(found, fault_of, against)
+        counts = self.steps[step] = StepCounts(
+            questions=len(lists),
+            failed=lists.count(None),
+            unreadable=lists.count([]),
+            texts=len(found),
             dropped=dict(sorted(dropped.items())),
         )
-
-    def need(self, step: str, kept: Sequence[Prompt]) -> None:
         if not kept:
-            counts = self.steps[step]
             raise DataError(
                 f"The step {step} gave no usable prompt: {counts.unreadable} of {counts.questions} answers of "
                 f"{self.generator.name} cannot be read and {sum(counts.dropped.values())} texts were dropped; "
                 f"look into {self.out / 'answers' / f'{step}.jsonl'} and take another generator."
             )
-
-    def provenance(self, seed: Prompt) -> dict[str, Any]:
-        return {
-            "seed": seed.text,
-            "seed_source": seed.source,
-            "generator": self.generator.name,
-            "template": TEMPLATE_VERSION,
-        }
+        return kept
 
 
 def _question(model: ChatModel, text: str, sampling: Sampling, about: dict[str, Any]) -> Question:

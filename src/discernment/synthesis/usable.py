@@ -1,13 +1,9 @@
 """Which generated texts are kept: sound ones, each once."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Sequence
 
 from discernment.prompts import Prompt, PromptSet, Provenance, find_duplicates
-
-__all__ = ["usable"]
 
 
 def usable(

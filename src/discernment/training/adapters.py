@@ -4,8 +4,6 @@ Names in the adapter are those of the whole model, also where only a part of it 
 loads it onto the model that the stage started from.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -17,9 +15,9 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from discernment.frozen import Frozen
+from discernment.models.chat import ChatFormat
 from discernment.models.layers import LayerList
-
-__all__ = ["LoraOptions", "add_adapter", "keep_adapter"]
+from discernment.policies.policy_spec import PolicySpec
 
 LINEAR = (torch.nn.Linear, Conv1D)
 
@@ -64,9 +62,31 @@ def add_adapter(
     return wrapped
 
 
-def keep_adapter(wrapped: Any, options: LoraOptions, out: Path) -> PreTrainedModel:
-    """Write the adapter to `out/adapter` where it is to be kept, and fold it into the model."""
-    if options.keep != "merged":
-        wrapped.save_pretrained(out / "adapter")
-    merged: PreTrainedModel = wrapped.merge_and_unload()
+def leave_policy(
+    start: PolicySpec, network: Any, chat: ChatFormat, options: LoraOptions | None, out: Path
+) -> PreTrainedModel:
+    """Write what a training stage leaves: the model, the adapter, or both, and the policy that they make.
+
+    Args:
+        start: The policy that the stage started from.
+        network: The trained model, or the adapter that is wrapped around it, which is folded in.
+        chat: Its tokenizer and chat format.
+        options: Of the adapter; None where there is none.
+        out: The stage's directory: gets `policy.json`, and `model/` and `adapter/` as far as they are to be kept.
+
+    Returns:
+        The model with the adapter folded in.
+    """
+    left = start.model_copy(update={"adapters": ()}).with_model(model=str(out / "model"), revision=None)
+    if options is not None and options.keep != "merged":
+        network.save_pretrained(out / "adapter")
+    if options is not None:
+        network = network.merge_and_unload()
+    if options is not None and options.keep == "adapter":
+        left = start.model_copy(update={"adapters": (*start.adapters, str(out / "adapter"))})
+    else:
+        network.save_pretrained(out / "model")
+        chat.tokenizer.save_pretrained(out / "model")
+    left.write(out)
+    merged: PreTrainedModel = network
     return merged

@@ -1,7 +1,5 @@
 """Checkpoints that can be trusted after an interruption."""
 
-from __future__ import annotations
-
 import logging
 import shutil
 from pathlib import Path
@@ -10,8 +8,6 @@ from safetensors import SafetensorError, safe_open
 
 from discernment.errors import DiscernmentError
 from discernment.files import read_json
-
-__all__ = ["latest_checkpoint"]
 
 logger = logging.getLogger(__name__)
 

@@ -4,10 +4,7 @@ The model is cut after layer l. The loss pulls the layer's states of prompts wit
 those of different labels apart; everything after layer l stays as it is, byte for byte.
 """
 
-from __future__ import annotations
-
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,25 +14,24 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
 from discernment.cost import StageCost
-from discernment.diagnosis.dynamics import DynamicsCallback, DynamicsOptions
+from discernment.diagnosis.dynamics import DynamicsOptions
 from discernment.diagnosis.separability import probe_folds, separation
 from discernment.errors import TrainingError
 from discernment.models.batch import pad
 from discernment.models.chat import ChatFormat
 from discernment.models.cut import CutModel
-from discernment.models.loading import choose_device, load_chat, load_model, trains_mixed
+from discernment.models.loading import choose_device, trains_mixed
 from discernment.models.model_spec import ModelSpec
 from discernment.policies.policy import Policy
+from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import Label, PromptSet
-from discernment.training.adapters import add_adapter, keep_adapter
+from discernment.training.adapters import add_adapter, leave_policy
+from discernment.training.batches import BalancedBatches, Collator, PromptRows
 from discernment.training.checkpoints import latest_checkpoint
-from discernment.training.history import HistoryCallback, StopWithoutImprovement, show_progress
+from discernment.training.history import HistoryCallback, StopWithoutImprovement, watch
 from discernment.training.layer import LayerChoice, find_layer
 from discernment.training.losses import ContrastiveLoss, LossOptions, pool
 from discernment.training.options import OptimizerOptions, trainer_arguments
-from discernment.training.sampler import BalancedBatches
-
-__all__ = ["ContrastiveTrainer", "RefineOptions", "refine"]
 
 HISTORY = {
     "loss": "loss",
@@ -84,51 +80,6 @@ class RefineOptions(OptimizerOptions):
         description="Validation number by which the best look after the start is kept and the stage stops early.",
     )
     patience: int = Field(3, ge=1, description="Looks without improvement before the stage stops.")
-
-
-class PromptRows(torch.utils.data.Dataset[dict[str, Any]]):
-    """Encoded prompts with their label numbers and, for retained ones, the base model's states."""
-
-    def __init__(
-        self, sequences: Sequence[list[int]], labels: Sequence[int], references: Sequence[Tensor | None]
-    ):
-        self.rows: list[dict[str, Any]] = [
-            {"input_ids": ids, "label": label, "reference": reference}
-            for ids, label, reference in zip(sequences, labels, references, strict=True)
-        ]
-
-    @property
-    def mean_length(self) -> float:
-        """Mean number of tokens a row."""
-        return sum(len(row["input_ids"]) for row in self.rows) / max(1, len(self.rows))
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.rows[index]
-
-
-class Collator:
-    """Right-padded batches; the references are padded like the tokens.
-
-    Args:
-        pad_id: The padding token.
-    """
-
-    def __init__(self, pad_id: int) -> None:
-        self.pad_id = pad_id
-
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Make one batch of rows."""
-        batch = {
-            **pad([r["input_ids"] for r in rows], self.pad_id, "right")._asdict(),
-            "labels": torch.tensor([r["label"] for r in rows]),
-        }
-        references = [r["reference"] for r in rows if r["reference"] is not None]
-        if references:
-            batch["references"] = nn.utils.rnn.pad_sequence(references, batch_first=True)
-        return batch
 
 
 class ContrastiveTrainer(Trainer):
@@ -236,7 +187,7 @@ def pooled_states(
 
 
 def refine(
-    model: ModelSpec,
+    start: PolicySpec | ModelSpec | str,
     prompts: PromptSet,
     options: RefineOptions,
     out: Path,
@@ -245,13 +196,14 @@ def refine(
     probes: PromptSet | None = None,
     dynamics: DynamicsOptions | None = None,
 ) -> StageCost:
-    """Refine `model` and save it whole to `out/model`.
+    """Refine the first layers of a model, and leave a policy in `out`.
 
     Args:
-        model: The base model.
+        start: The policy or model to start from.
         prompts: The contrast: prompts of at least two labels.
         options: How to train.
-        out: The stage's directory; gets `model/`, `history.jsonl`, and for `layer: auto` also `layer.json`.
+        out: The stage's directory; gets `history.jsonl`, for `layer: auto` also `layer.json`, and what `leave_policy`
+            leaves.
         validation: Prompts by which the best step is kept and the stage stops early.
         retained: Benign prompts whose states are kept near the base model's, where `options.retention` is above 0.
         probes: Prompts that are watched through the training; `out` then gets `dynamics.jsonl`.
@@ -259,52 +211,35 @@ def refine(
 
     Raises:
         TrainingError: If the contrast has one label only, or the loss is not finite.
-        ModelError: If the model cannot be loaded or cut, or the layer is out of range.
+        ModelError: If the model cannot be loaded or cut, the layer is out of range, or the policy has a rule.
         DataError: If no prompt among the probes is toxic.
     """
-    chat = load_chat(model)
-    network = load_model(model, training=True)
-    policy = Policy(network, chat, model.model)
+    start = PolicySpec.of(start).without_rule("Refinement")
+    policy = Policy.load(start, training=True)
+    network: Any = policy.model
     layer, notes = options.layer, dict[str, Any]()
     if layer == "auto":
         layer, notes["layer_reason"] = find_layer(
-            policy, validation or prompts, out, options.batch_size, options.loss.pooling, model.layers
+            policy, validation or prompts, out, options.batch_size, options.loss.pooling
         )
     torch.manual_seed(options.seed)
     if options.gradient_checkpointing:
         network.gradient_checkpointing_enable()
-    with CutModel(network, layer, path=model.layers, train_embeddings=options.train_embeddings) as cut:
-        adapted = None
+    with CutModel(network, layer, path=policy.layer_path, train_embeddings=options.train_embeddings) as cut:
         if options.lora is not None:
-            adapted = add_adapter(network, cut.found, range(1, layer + 1), options.lora)
-        trainer = _make_trainer(model, cut, chat, prompts, options, out, validation, retained)
-        show_progress(trainer)
-        looks = None
-        if probes is not None:
-            looks = DynamicsCallback(policy, probes, out, dynamics, cut.whole)
-            trainer.add_callback(looks)
+            network = add_adapter(network, cut.found, range(1, layer + 1), options.lora)
+        trainer = _make_trainer(start.model, cut, policy.chat, prompts, options, out, validation, retained)
+        looks = watch(trainer, policy, probes, out, dynamics, cut.whole)
         checkpoint = latest_checkpoint(out)
         # A look that was taken before the interruption would count twice towards stopping.
         trainer.args.eval_on_start = trainer.args.eval_on_start and checkpoint is None
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        if adapted is not None and options.lora is not None:
-            keep_adapter(adapted, options.lora, out)
-    network.save_pretrained(out / "model")
-    chat.tokenizer.save_pretrained(out / "model")
+    leave_policy(start, network, policy.chat, options.lora, out)
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
-    if looks is not None:
-        notes["look_seconds"] = round(looks.seconds, 2)
-    best = trainer.state.best_global_step
-    return StageCost(
-        steps=trainer.state.global_step,
-        tokens=round(
-            trainer.state.global_step
-            * options.gradient_accumulation
-            * trainer.sampler.block_size
-            * trainer.rows.mean_length
-        ),
-        notes={"layer": layer, **notes, "kept_step": trainer.state.global_step if best is None else best},
-    )
+    steps, best = trainer.state.global_step, trainer.state.best_global_step
+    rows = options.gradient_accumulation * trainer.sampler.block_size
+    notes |= {"layer": layer, **looks.notes, "kept_step": steps if best is None else best}
+    return StageCost(steps=steps, tokens=round(steps * rows * trainer.rows.mean_length), notes=notes)
 
 
 def _make_trainer(
@@ -318,6 +253,51 @@ def _make_trainer(
     retained: PromptSet | None,
 ) -> ContrastiveTrainer:
     pad_id = chat.tokenizer.pad_token_id
+    rows = _encode(cut, chat, prompts, retained, options)
+    sampler = BalancedBatches(
+        prompts.prompts,
+        options.batch_size,
+        options.seed,
+        matched=options.matched,
+        weights=options.label_weights,
+        extra=range(len(prompts), len(rows)),
+        extra_size=options.retention_batch,
+    )
+    device = choose_device(spec)
+    settings = trainer_arguments(options, out, options.steps, device, mixed=trains_mixed(spec))
+    settings["per_device_train_batch_size"] = sampler.block_size
+    # The layers do it themselves; the trainer would ask the cut model, which knows nothing of it.
+    settings["gradient_checkpointing"] = False
+    callbacks: list[Any] = [HistoryCallback(out / "history.jsonl", HISTORY)]
+    if validation is not None:
+        settings |= {"eval_strategy": "steps", "eval_steps": options.evaluate_every, "eval_on_start": True}
+    if validation is not None and options.stopping != "none":
+        metric, up = f"eval_{options.stopping}", options.stopping == "probe_auroc"
+        settings |= {
+            "save_strategy": "steps",
+            "save_steps": options.evaluate_every,
+            "load_best_model_at_end": True,
+            "metric_for_best_model": metric,
+            "greater_is_better": up,
+        }
+        callbacks.append(StopWithoutImprovement(metric, greater_is_better=up, patience=options.patience))
+    return ContrastiveTrainer(
+        model=cut,
+        options=options,
+        sampler=sampler,
+        pad_id=pad_id,
+        validation=None if validation is None else _encode_validation(validation, chat, options),
+        args=TrainingArguments(**settings, max_steps=options.steps, dataloader_drop_last=True),
+        rows=rows,
+        eval_dataset=PromptRows([], [], []) if validation is not None else None,
+        callbacks=callbacks,
+    )
+
+
+def _encode(
+    cut: CutModel, chat: ChatFormat, prompts: PromptSet, retained: PromptSet | None, options: RefineOptions
+) -> PromptRows:
+    """The contrast, and behind it the retained prompts with the base model's states."""
     if not any(p.label.should_refuse for p in prompts):
         raise TrainingError(f"The contrast needs toxic prompts; {prompts.summary()}.")
     sequences = [chat.encode(p.text) for p in prompts]
@@ -329,56 +309,14 @@ def _make_trainer(
     references: list[Tensor | None] = [None] * len(prompts)
     if options.retention and retained is not None:
         benign = [chat.encode(p.text) for p in retained]
-        references += _token_states(cut, benign, options, pad_id)
+        references += _token_states(cut, benign, options, chat.tokenizer.pad_token_id)
         labels += [RETAINED] * len(benign)
         sequences += benign
     elif options.retention:
         raise TrainingError(
             "The retention term needs benign prompts; name `retained` sets or set retention to 0."
         )
-    sampler = BalancedBatches(
-        prompts.prompts,
-        options.batch_size,
-        options.seed,
-        matched=options.matched,
-        weights=options.label_weights,
-        extra=range(len(prompts), len(sequences)),
-        extra_size=options.retention_batch,
-    )
-    device = choose_device(spec)
-    settings = trainer_arguments(options, out, options.steps, device, mixed=trains_mixed(spec))
-    settings["per_device_train_batch_size"] = sampler.block_size
-    # The layers do it themselves; the trainer would ask the cut model, which knows nothing of it.
-    settings["gradient_checkpointing"] = False
-    callbacks: list[Any] = [HistoryCallback(out / "history.jsonl", HISTORY)]
-    if validation is not None:
-        settings |= {"eval_strategy": "steps", "eval_steps": options.evaluate_every, "eval_on_start": True}
-        if options.stopping != "none":
-            settings |= {
-                "save_strategy": "steps",
-                "save_steps": options.evaluate_every,
-                "load_best_model_at_end": True,
-                "metric_for_best_model": f"eval_{options.stopping}",
-                "greater_is_better": options.stopping == "probe_auroc",
-            }
-            callbacks.append(
-                StopWithoutImprovement(
-                    f"eval_{options.stopping}",
-                    greater_is_better=options.stopping == "probe_auroc",
-                    patience=options.patience,
-                )
-            )
-    return ContrastiveTrainer(
-        model=cut,
-        options=options,
-        sampler=sampler,
-        pad_id=pad_id,
-        validation=None if validation is None else _encode_validation(validation, chat, options),
-        args=TrainingArguments(**settings, max_steps=options.steps, dataloader_drop_last=True),
-        rows=PromptRows(sequences, labels, references),
-        eval_dataset=PromptRows([], [], []) if validation is not None else None,
-        callbacks=callbacks,
-    )
+    return PromptRows(sequences, labels, references)
 
 
 def _encode_validation(

@@ -1,10 +1,10 @@
 """What a training stage tells while it trains: its numbers in a file, a bar, and whether it goes on."""
 
-from __future__ import annotations
-
 import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers import (
     PrinterCallback,
@@ -16,10 +16,11 @@ from transformers import (
     TrainingArguments,
 )
 
+from discernment.diagnosis.dynamics import DynamicsCallback, DynamicsOptions
 from discernment.errors import TrainingError
 from discernment.files import append_json_lines, read_json_lines, write_json_lines
-
-__all__ = ["HistoryCallback", "StopWithoutImprovement", "show_progress"]
+from discernment.policies.policy import Policy
+from discernment.prompts import PromptSet
 
 
 class HistoryCallback(TrainerCallback):
@@ -42,12 +43,7 @@ class HistoryCallback(TrainerCallback):
         write_json_lines(self.path, [row for row in known if row["step"] <= state.global_step])
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Any = None,
-        **kwargs: Any,
+        self, args: Any, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
     ) -> None:
         """Write the numbers of one step."""
         found = {self.rename[name]: value for name, value in (logs or {}).items() if name in self.rename}
@@ -65,12 +61,7 @@ class QuietProgress(ProgressCallback):
     """The trainer's progress bar, with the loss beside it instead of a printed line a step."""
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Any = None,
-        **kwargs: Any,
+        self, args: Any, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
     ) -> None:
         """Show the loss."""
         bar: Any = self.training_bar
@@ -116,8 +107,43 @@ class StopWithoutImprovement(TrainerCallback):
         return bool(looks) and len(looks) - 1 - looks.index(max(looks)) >= self.patience
 
 
-def show_progress(trainer: Trainer) -> None:
-    """Replace the trainer's own reporting by a bar."""
+class Looks(NamedTuple):
+    """Who looks at probe prompts while a stage trains, if anyone does."""
+
+    callback: DynamicsCallback | None
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What the looks cost, for the manifest."""
+        return {} if self.callback is None else {"look_seconds": round(self.callback.seconds, 2)}
+
+
+def watch(
+    trainer: Trainer,
+    policy: Policy,
+    probes: PromptSet | None,
+    out: Path,
+    options: DynamicsOptions | None,
+    whole: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Looks:
+    """Show a bar instead of the trainer's own reporting, and look at the probe prompts where there are any.
+
+    Args:
+        trainer: The trainer.
+        policy: The model in training, with its chat format.
+        probes: What to look at.
+        out: The stage's directory.
+        options: How to look.
+        whole: Makes the policy's model whole for the time of a look, where only a part of it is trained.
+
+    Raises:
+        DataError: If no prompt among the probes is toxic.
+    """
     for chatty in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(chatty)
     trainer.add_callback(QuietProgress())
+    if probes is None:
+        return Looks(None)
+    looks = DynamicsCallback(policy, probes, out, options, whole)
+    trainer.add_callback(looks)
+    return Looks(looks)

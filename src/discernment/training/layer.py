@@ -1,7 +1,5 @@
 """The layer that stage 1 trains up to: named by the user, or found by how well it tells the labels apart."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,8 +10,6 @@ from discernment.diagnosis.separability import Recommendation, layer_states, rec
 from discernment.files import read_json, write_json
 from discernment.policies.policy import Policy
 from discernment.prompts import PromptSet
-
-__all__ = ["LayerChoice", "find_layer", "found_layer"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,12 +30,7 @@ LayerChoice = Annotated[
 
 
 def find_layer(
-    policy: Policy,
-    prompts: PromptSet,
-    out: Path,
-    batch_size: int,
-    pooling: Literal["last", "mean"],
-    path: str | None = None,
+    policy: Policy, prompts: PromptSet, out: Path, batch_size: int, pooling: Literal["last", "mean"]
 ) -> Recommendation:
     """Find the layer for stage 1, once: an interrupted stage goes on with the layer that it began with.
 
@@ -49,7 +40,6 @@ def find_layer(
         out: The stage's directory; gets `layer.json`.
         batch_size: Prompts a forward pass.
         pooling: How the loss pools the states.
-        path: Name of the layer list, where it is not found by itself.
 
     Raises:
         DataError: If there are fewer than two toxic prompts, or than two others.
@@ -57,7 +47,7 @@ def find_layer(
     """
     file = out / FILE
     if not file.exists():
-        states = layer_states(policy, prompts, batch_size=batch_size, pooling=pooling, path=path)
+        states = layer_states(policy, prompts, batch_size=batch_size, pooling=pooling)
         write_json(file, recommend_layer(separability(states, prompts))._asdict())
     found = Recommendation(**read_json(file))
     logger.info("%s", found.reason)

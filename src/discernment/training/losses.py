@@ -4,8 +4,6 @@ The losses themselves come from pytorch-metric-learning. Two prompts of one labe
 of different labels a negative one (DCR, Lu et al. 2026, arXiv 2603.03323).
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch
@@ -15,15 +13,12 @@ from torch import Tensor, nn
 
 from discernment.frozen import Frozen
 
-__all__ = ["ContrastiveLoss", "LossOptions", "pool"]
-
 
 class LossOptions(Frozen):
     """Which contrastive loss, and on what view of the hidden states."""
 
     name: Literal["circle", "supcon", "ntxent", "triplet"] = Field(
-        "supcon",
-        description="The paper uses Circle loss, which weighs negatives by their difficulty.",
+        "supcon", description="The paper uses Circle loss, which weighs negatives by their difficulty."
     )
     margin: float = Field(0.25, ge=0, description="Circle's relaxation m, or the triplet margin.")
     gamma: float = Field(64.0, gt=0, description="Circle's scale.")

@@ -1,7 +1,5 @@
 """Options of the optimizer, which all training stages share."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any, Literal
@@ -11,8 +9,6 @@ from pydantic import Field
 
 from discernment.frozen import Frozen
 from discernment.training.adapters import LoraOptions
-
-__all__ = ["OptimizerOptions", "trainer_arguments"]
 
 
 class OptimizerOptions(Frozen):

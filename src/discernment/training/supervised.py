@@ -4,8 +4,6 @@ The model learns general instructions with their answers and a few toxic prompts
 taken on the reply only.
 """
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,21 +17,20 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from trl import SFTConfig, SFTTrainer
 
 from discernment.cost import StageCost
-from discernment.diagnosis.dynamics import DynamicsCallback, DynamicsOptions
+from discernment.diagnosis.dynamics import DynamicsOptions
 from discernment.errors import TrainingError
 from discernment.models.chat import ChatFormat
 from discernment.models.layers import find_layers
-from discernment.models.loading import choose_device, load_chat, load_model, trains_mixed
+from discernment.models.loading import choose_device, trains_mixed
 from discernment.models.model_spec import ModelSpec
 from discernment.policies.policy import Policy
+from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import PromptSet
-from discernment.training.adapters import add_adapter, keep_adapter
+from discernment.training.adapters import add_adapter, leave_policy
+from discernment.training.batches import EpochSampler
 from discernment.training.checkpoints import latest_checkpoint
-from discernment.training.history import HistoryCallback, show_progress
+from discernment.training.history import HistoryCallback, watch
 from discernment.training.options import OptimizerOptions, trainer_arguments
-from discernment.training.sampler import EpochSampler
-
-__all__ = ["AlignOptions", "align", "encode_examples"]
 
 HISTORY = {"loss": "loss", "eval_loss": "validation_loss", "learning_rate": "learning_rate"}
 
@@ -88,7 +85,7 @@ class SupervisedTrainer(SFTTrainer):
 
 
 def align(
-    model: ModelSpec,
+    start: PolicySpec | ModelSpec | str,
     examples: PromptSet,
     options: AlignOptions,
     out: Path,
@@ -96,62 +93,65 @@ def align(
     probes: PromptSet | None = None,
     dynamics: DynamicsOptions | None = None,
 ) -> StageCost:
-    """Fine-tune `model` on prompts with replies and save it to `out/model`.
+    """Fine-tune a model on prompts with replies, and leave a policy in `out`.
 
     An interrupted call goes on from its last whole checkpoint, where `options.checkpoint_every` is set.
 
     Args:
-        model: The model to start from.
+        start: The policy or model to start from.
         examples: Prompts, all with a response.
         options: How to train.
-        out: The stage's directory; gets `model/` and `history.jsonl`.
+        out: The stage's directory; gets `history.jsonl` and what `leave_policy` leaves.
         validation: Prompts with responses whose loss is logged once an epoch.
         probes: Prompts that are watched through the training; `out` then gets `dynamics.jsonl`.
         dynamics: How they are watched.
 
     Raises:
         TrainingError: If an example has no response, nothing is left to learn from, or the loss is not finite.
-        ModelError: If the model cannot be loaded.
+        ModelError: If the model cannot be loaded, or the policy has a rule.
         DataError: If no prompt among the probes is toxic.
     """
-    chat = load_chat(model)
-    network = load_model(model, training=True)
+    start = PolicySpec.of(start).without_rule("Alignment")
+    policy = Policy.load(start, training=True)
     torch.manual_seed(options.seed)  # adapters start from random numbers
-    rows = encode_examples(examples, chat, options.max_length)
+    trainer, tokens = _make_trainer(start.model, policy, examples, options, out, validation)
+    looks = watch(trainer, policy, probes, out, dynamics)
+    checkpoint = latest_checkpoint(out)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trained = trainer.accelerator.unwrap_model(trainer.model)
+    leave_policy(start, trained, policy.chat, options.lora, out)
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    return StageCost(
+        steps=trainer.state.global_step, tokens=round(tokens * options.epochs), notes=looks.notes
+    )
+
+
+def _make_trainer(
+    spec: ModelSpec,
+    policy: Policy,
+    examples: PromptSet,
+    options: AlignOptions,
+    out: Path,
+    validation: PromptSet | None,
+) -> tuple[SupervisedTrainer, int]:
+    """The trainer, and the tokens of an epoch."""
+    rows = encode_examples(examples, policy.chat, options.max_length)
     steps = max(1, round(options.epochs * len(rows) / (options.batch_size * options.gradient_accumulation)))
     trainer = SupervisedTrainer(
-        model=_choose_parameters(network, model, options),
+        model=_choose_parameters(policy.model, spec, options),
         args=SFTConfig(
-            **trainer_arguments(options, out, steps, choose_device(model), mixed=trains_mixed(model)),
+            **trainer_arguments(options, out, steps, choose_device(spec), mixed=trains_mixed(spec)),
             num_train_epochs=options.epochs,
             max_length=options.max_length,
             completion_only_loss=True,
             eval_strategy="epoch" if validation is not None else "no",
         ),
         train_dataset=rows,
-        eval_dataset=None if validation is None else encode_examples(validation, chat, options.max_length),
-        processing_class=chat.tokenizer,
+        eval_dataset=validation and encode_examples(validation, policy.chat, options.max_length),
+        processing_class=policy.chat.tokenizer,
         callbacks=[HistoryCallback(out / "history.jsonl", HISTORY)],
     )
-    show_progress(trainer)
-    looks = None
-    if probes is not None:
-        looks = DynamicsCallback(Policy(network, chat, model.model), probes, out, dynamics)
-        trainer.add_callback(looks)
-    checkpoint = latest_checkpoint(out)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    trained = trainer.accelerator.unwrap_model(trainer.model)
-    if options.lora is not None:
-        trained = keep_adapter(trained, options.lora, out)
-    trained.save_pretrained(out / "model")
-    chat.tokenizer.save_pretrained(out / "model")
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
-    seen = sum(len(ids) for ids in rows["input_ids"])
-    return StageCost(
-        steps=trainer.state.global_step,
-        tokens=round(seen * options.epochs),
-        notes={} if looks is None else {"look_seconds": round(looks.seconds, 2)},
-    )
+    return trainer, sum(len(ids) for ids in rows["input_ids"])
 
 
 def encode_examples(examples: PromptSet, chat: ChatFormat, max_length: int) -> Dataset:

@@ -1,0 +1,48 @@
+"""`discern evaluate`: the replies of one model to prompt sets."""
+
+from pathlib import Path
+from typing import Annotated
+
+from discernment.cli import options
+from discernment.cli.console import ConsoleReporter, console, prepare_process, say
+from discernment.errors import RecipeError
+from discernment.files import write_json
+
+
+def evaluate(
+    model: options.Model,
+    out: Annotated[Path, options.out_option("Directory for samples and results.")],
+    sets: options.Sets = None,
+    option: options.Options = None,
+    system: options.System = None,
+    model_option: options.ModelOptions = None,
+) -> None:
+    """Let one model reply to prompt sets, and show what it refuses."""
+    prepare_process()
+    from discernment.evaluation.evaluate import JudgedOptions
+    from discernment.evaluation.results import summarize
+    from discernment.evaluation.sample import read_samples
+    from discernment.reporting.tables.methods import results_table
+    from discernment.runs.run import evaluate_policy
+    from discernment.runs.stages import run_into
+
+    policy = options.parse_policy(model, system, model_option)
+    sets = sets or ["starter/pairs:test", "starter/benign:test"]
+    if len(set(sets)) < len(sets):
+        raise RecipeError("A prompt set is named twice; name each once.")
+    asked = options.parse_options(JudgedOptions, option)
+    inputs = {
+        "policy": policy,
+        "benchmarks": [options.load_set(name).renamed(name) for name in sets],
+        "options": asked.options,
+        "judge": asked.judge,
+    }
+    with ConsoleReporter() as reporter:
+        extra = {"name": model, "unscored_limit": asked.unscored_limit, "progress": reporter.progress}
+        run_into(out, "evaluate", evaluate_policy, inputs, reporter, extra)
+    samples = {model: read_samples(out / "samples.jsonl")}
+    results = summarize(samples, base_model=model, reference=model)
+    write_json(out / "results.json", results.model_dump(mode="json"))
+    console.print(results_table(results))
+    say(results.finding)
+    say(f"Samples: {out / 'samples.jsonl'}; compare with others: discern compare {out} OTHER")

@@ -1,0 +1,1 @@
+"""`discern judges`: one file a verb."""

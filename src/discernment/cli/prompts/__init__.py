@@ -1,0 +1,1 @@
+"""`discern prompts`: one file a verb."""

@@ -1,0 +1,99 @@
+"""`discern prompts check`: duplicates, split leaks and label leaks."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from discernment.cli.console import console, plain_table, say
+from discernment.cli.options import SET_HELP, load_set
+from discernment.prompts import CheckReport, Prompt, check_sets
+
+
+def check(
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="SET...", help=f"{SET_HELP}; NAME:train takes one split", show_default=False),
+    ],
+    limit: Annotated[int, typer.Option(min=0, help="Show at most this many findings of a kind.")] = 20,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+) -> None:
+    """Look for duplicates, split leaks and label leaks in sets that are to be used together.
+
+    Exits with 1 if a held-out prompt is seen elsewhere: a split leak, or a duplicate across sets or splits.
+    """
+    report = check_sets([load_set(name).renamed(name) for name in names], seed=seed)
+    _show_duplicates(report, limit)
+    _show_split_leaks(report, limit)
+    _show_label_leaks(report)
+    if not report.is_clean:
+        raise typer.Exit(1)
+
+
+def _show_duplicates(report: CheckReport, limit: int) -> None:
+    # What crosses is what matters, so it comes first.
+    rows = [
+        (
+            d.likeness if d.likeness != "near" else f"near {d.similarity:.2f}",
+            _place(d.first_set, d.first),
+            _place(d.second_set, d.second),
+            d.first.text if d.first.text == d.second.text else f"{d.first.text}\n{d.second.text}",
+        )
+        for d in sorted(report.duplicates, key=lambda d: not d.crosses)
+    ]
+    crossing = len(report.crossing)
+    count = f"{len(rows)} pairs, {crossing} of them across sets or splits"
+    style = "red" if crossing else "yellow"
+    _show_findings("Duplicates", count, style, ("likeness", "first", "second", "prompts"), rows, limit)
+
+
+def _show_split_leaks(report: CheckReport, limit: int) -> None:
+    rows = [
+        (f"{leak.kind} {leak.value!r}", leak.held_out.id, leak.train.id, leak.train.text)
+        for leak in report.split_leaks
+    ]
+    _show_findings(
+        "Split leaks", str(len(rows)), "red", ("shared", "held out", "seen in", "text"), rows, limit
+    )
+
+
+def _show_findings(
+    kind: str, count: str, style: str, header: Sequence[str], rows: Sequence[Sequence[str]], limit: int
+) -> None:
+    if not rows:
+        say(f"{kind}: none.", "green")
+        return
+    say(f"{kind}: {count}.", style)
+    console.print(plain_table(header, rows[:limit]))
+    if len(rows) > limit:
+        say(f"... and {len(rows) - limit} more (--limit shows more).", "dim")
+
+
+def _show_label_leaks(report: CheckReport) -> None:
+    leaks = report.label_leaks
+    if leaks is None:
+        say(report.unmeasured or "", "yellow")
+        return
+    say("Label leaks on held-out sources, toxic against seemingly toxic (0.5 is none):")
+    models = {
+        "bag of words": leaks.bag_of_words,
+        "form only": leaks.form,
+        "form only, matched pairs": leaks.pairs,
+    }
+    rows = [
+        (
+            model,
+            f"{score.auroc:.3f}",
+            f"{score.low:.3f} to {score.high:.3f}",
+            str(score.toxic),
+            str(score.seemingly_toxic),
+        )
+        for model, score in models.items()
+        if score is not None
+    ]
+    header = ("model", "AUROC", "95 % interval", "toxic", "seemingly toxic")
+    console.print(plain_table(header, rows, right=("AUROC", "toxic", "seemingly toxic")))
+
+
+def _place(name: str, prompt: Prompt) -> str:
+    return f"{name}\n{prompt.id}, {prompt.label}" + (f", {prompt.split}" if prompt.split else "")

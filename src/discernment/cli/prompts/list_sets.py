@@ -1,0 +1,41 @@
+"""`discern prompts list`: the sets at hand."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from discernment.cli.console import console, plain_table, say
+from discernment.prompts import STARTER_SETS, CatalogueEntry, Label, catalogue, load_starter
+from discernment.prompts.catalogue import data_folder, direction_of
+
+LEGEND = (
+    "\nbetter: what a good policy does with prompts of that label. at hand: in the folder that DISCERNMENT_DATA names. "
+    "from the hub: downloaded when it is used. by hand: put it into that folder yourself; `discern prompts show SET` "
+    "says from where. Licences are those of the makers."
+)
+BETTER = {"compliance": "answer", "refusal": "refuse"}
+
+
+def list_sets() -> None:
+    """List the built-in and the public prompt sets, and how to get them."""
+    folder = data_folder()
+    rows: list[Sequence[str]] = []
+    for name in STARTER_SETS:
+        prompts = load_starter(name)
+        licence = prompts.provenance.licence or ""
+        counts = prompts.counts()
+        better = "\n".join(BETTER[direction_of(Label(label))] for label in counts)
+        rows.append((name, "\n".join(counts), better, str(len(prompts)), licence, "built in"))
+    for entry in catalogue().values():
+        if entry.kind == "prompts":
+            where = _whereabouts(entry, folder)
+            better = "\n".join(BETTER[direction] for direction in entry.directions.values())
+            rows.append((entry.name, "\n".join(entry.labels), better, str(entry.rows), entry.licence, where))
+    header = ("set", "labels", "better", "rows", "licence", "where")
+    console.print(plain_table(header, rows, right=("rows",), whole=("set", "labels", "better")))
+    say(LEGEND, "dim")
+
+
+def _whereabouts(entry: CatalogueEntry, folder: Path | None) -> str:
+    if folder is not None and (folder / entry.file).is_file():
+        return "at hand"
+    return "from the hub" if entry.hub else "by hand"

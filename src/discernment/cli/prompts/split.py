@@ -1,0 +1,35 @@
+"""`discern prompts split`: training, validation and test files from one set."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from discernment.cli.console import console, plain_table
+from discernment.cli.options import SetName, load_set
+from discernment.errors import DataError
+from discernment.prompts import Split, assign_splits
+
+
+def split(
+    name: SetName,
+    out: Annotated[Path, typer.Option(help="Directory for train.jsonl, validation.jsonl and test.jsonl.")],
+    train: Annotated[float, typer.Option(min=0, max=1, help="Share for training.")] = 0.8,
+    validation: Annotated[float, typer.Option(min=0, max=1, help="Share for validation.")] = 0.1,
+    test: Annotated[float, typer.Option(min=0, max=1, help="Share for the test.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Which of the equally good splits.")] = 0,
+) -> None:
+    """Split a set so that no frame, key word, partner or repeated text stands on two sides."""
+    shares = {Split.TRAIN: train, Split.VALIDATION: validation, Split.TEST: test}
+    paths = {part: out / f"{part}.jsonl" for part, share in shares.items() if share > 0}
+    present = [path.name for path in paths.values() if path.exists()]
+    if present:
+        raise DataError(f"{out} holds {', '.join(present)} already; name another directory.")
+    prompts = assign_splits(load_set(name), shares, seed)
+    rows = []
+    for part, path in paths.items():
+        chosen = prompts.with_split(part)
+        chosen.to_jsonl(path)
+        counts = ", ".join(f"{n} {label}" for label, n in chosen.counts().items())
+        rows.append((str(path), str(len(chosen)), counts))
+    console.print(plain_table(("file", "rows", "labels"), rows, right=("rows",)))

@@ -1,0 +1,42 @@
+"""`discern refine`: stage 1 alone."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from discernment.cli import options
+from discernment.cli.console import prepare_process, train_into
+
+
+def refine(
+    model: options.Model,
+    layer: Annotated[
+        str,
+        typer.Option(
+            help="l: the last layer that is trained, counted from 1; `auto`: where the labels can be told apart."
+        ),
+    ],
+    out: Annotated[Path, options.out_option("Directory for the refined model.")],
+    sets: options.Sets = None,
+    validation: Annotated[
+        list[str] | None, typer.Option(help="Prompt sets by which the stage stops.")
+    ] = None,
+    retained: Annotated[list[str] | None, typer.Option(help="Benign prompt sets for `retention`.")] = None,
+    option: options.Options = None,
+    system: options.System = None,
+    model_option: options.ModelOptions = None,
+) -> None:
+    """Stage 1 alone: contrastive refinement of the first LAYER layers."""
+    prepare_process()
+    from discernment.training.contrastive import RefineOptions
+    from discernment.training.contrastive import refine as refine_model
+
+    inputs = {
+        "start": options.parse_policy(model, system, model_option),
+        "prompts": options.load_sets(sets or ["starter/pairs:train"], "contrast"),
+        "options": options.parse_options(RefineOptions, [*(option or ()), f"layer={layer}"]),
+        "validation": options.load_sets(validation, "validation") if validation else None,
+        "retained": options.load_sets(retained, "retained") if retained else None,
+    }
+    train_into(out, "refine", refine_model, inputs)

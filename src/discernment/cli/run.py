@@ -1,0 +1,83 @@
+"""`discern run`: a recipe from the base model to the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from discernment.cli.console import ConsoleReporter, caution, console, prepare_process, say
+from discernment.cli.options import out_option
+
+if TYPE_CHECKING:
+    from discernment.runs.run import RunSummary
+    from discernment.runs.seeds import SeedsSummary
+
+
+def run(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
+    out: Annotated[Path | None, out_option("Directory for the results.")] = None,
+    redact: Annotated[
+        bool, typer.Option(help="Leave toxic prompts and their completions out of the report.")
+    ] = False,
+) -> None:
+    """Run a recipe from the base model to the report; done stages are not done again."""
+    prepare_process()
+    from discernment.runs.recipe import read_recipe
+    from discernment.runs.run import run_recipe
+    from discernment.runs.seeds import run_seeds
+
+    parsed = read_recipe(recipe)
+    directory = out or Path("runs") / parsed.name
+    if parsed.seeds:
+        with ConsoleReporter() as reporter:
+            of_seeds = run_seeds(parsed, directory, reporter)
+        _report_seeds(of_seeds, redact=redact)
+    else:
+        with ConsoleReporter() as reporter:
+            summary = run_recipe(parsed, directory, reporter)
+        _report_run(summary, redact=redact)
+
+
+def _report_run(summary: RunSummary, *, redact: bool) -> None:
+    """Print what a run found, and write its report and its tables."""
+    from discernment.reporting.tables.methods import results_table
+
+    if summary.stages_run == 0:
+        say("Nothing to do: every stage was done before.")
+    _print_cautions(summary)
+    console.print(results_table(summary.results))
+    say(summary.results.finding)
+    say(_write_reports(summary, redact=redact))
+
+
+def _report_seeds(summary: SeedsSummary, *, redact: bool) -> None:
+    """Write the report of each seed's run; print what they found together, and write its page."""
+    from discernment.reporting.pages.seeds import findings, write_seeds
+    from discernment.reporting.tables.seeds import seeds_table
+
+    for seed, of_seed in summary.runs.items():
+        say(f"Seed {seed}. {_write_reports(of_seed, redact=redact)}")
+        _print_cautions(of_seed)
+    console.print(seeds_table(summary.results))
+    for finding in findings(summary.results):
+        say(finding)
+    say(f"Page: {write_seeds(summary.results, summary.directory / 'seeds.html')}")
+
+
+def _print_cautions(summary: RunSummary) -> None:
+    for benchmark, count in summary.seen_in_training.items():
+        caution(f"{count} prompts of {benchmark} are also in the training data.")
+    for attack, reason in summary.skipped_attacks.items():
+        say(f"The attack {attack} was left out: {reason}")
+
+
+def _write_reports(summary: RunSummary, *, redact: bool) -> str:
+    """Write the report and the tables of a run, and say where they are."""
+    from discernment.reporting.pages.run import write_report
+    from discernment.reporting.tables.csv_files import write_tables
+
+    tables = summary.directory / "tables"
+    write_tables(tables, summary.results)
+    return f"Report: {write_report(summary.directory, redact=redact)}; tables: {tables}"

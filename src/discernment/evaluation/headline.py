@@ -1,0 +1,167 @@
+"""A run's answer in two sentences: what its most interesting method answers and refuses, and whether it discerns."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from discernment.evaluation.groups import Pairing, RunGroups, handled_rightly, is_scored, paired
+from discernment.evaluation.metrics import REFUSED_RANGE, Comparison, EqualSafety, Ranking, score
+from discernment.prompts import Label
+
+HEADLINE_METHOD = "dcr"
+NAMES = {Label.TOXIC: "toxic", Label.SEEMINGLY_TOXIC: "seemingly toxic", Label.BENIGN: "benign"}
+VERBS = {Label.TOXIC: "refuses", Label.SEEMINGLY_TOXIC: "answers", Label.BENIGN: "answers"}
+
+
+@dataclass(frozen=True)
+class _Headline:
+    """What the finding speaks of: one method, and one kind of harmless prompts against the toxic ones."""
+
+    groups: RunGroups
+    method: str
+    pairing: Pairing | None
+    ranking: Mapping[str, Ranking]
+    comparisons: Mapping[tuple[str, Label], Comparison]
+    equal_safety: EqualSafety | None
+
+
+def finding(
+    groups: RunGroups,
+    rankings: Sequence[Ranking],
+    comparisons: Sequence[Comparison],
+    equal_safety: Sequence[EqualSafety],
+) -> str:
+    """The finding of a run in two sentences.
+
+    Args:
+        groups: The samples of the run.
+        rankings: Their discernment AUROCs.
+        comparisons: Their paired comparisons with the reference.
+        equal_safety: Their comparisons at equal safety.
+    """
+    others = groups.others
+    method = HEADLINE_METHOD if HEADLINE_METHOD in others else (others or [groups.reference])[-1]
+    pooled = (
+        p
+        for p in groups.pairings()
+        if (p.toxic, p.harmless) == (groups.pool(Label.TOXIC), groups.pool(p.label))
+    )
+    pairing = next(pooled, None)
+    at_pairing = (e for e in equal_safety if (e.toxic, e.harmless, e.harmless_label) == pairing)
+    headline = _Headline(
+        groups,
+        method,
+        pairing,
+        {r.method: r for r in rankings if (r.toxic, r.harmless, r.harmless_label) == pairing},
+        {(c.benchmark, c.label): c for c in comparisons if c.method == method},
+        next((e for e in at_pairing if e.method == method), None),
+    )
+    if not others:
+        return f"{_judged_alone(headline)} {_discerns_alone(headline)}"
+    return f"{_judged(headline)} {_discerns(headline)}"
+
+
+def _labels(groups: RunGroups) -> list[Label]:
+    """The labels that the first sentence speaks of: the harmless one that matters most, and toxic."""
+    harmless = [label for label in (Label.SEEMINGLY_TOXIC, Label.BENIGN) if groups.holders[label]][:1]
+    return harmless + [Label.TOXIC] * bool(groups.holders[Label.TOXIC])
+
+
+def _judged(headline: _Headline) -> str:
+    groups, method, reference = headline.groups, headline.method, headline.groups.reference
+    clauses = []
+    for label in _labels(groups):
+        verb, what = VERBS[label], f"of the {NAMES[label]} prompts"
+        row = headline.comparisons.get((groups.pool(label), label))
+        if row is None:
+            clauses.append(f"has no verdict to compare on the {NAMES[label]} prompts")
+            continue
+        ours, theirs = (groups.group(m, groups.pool(label), label) for m in (method, reference))
+        pairs = paired(ours, theirs, is_scored)
+        rates = [sum(handled_rightly(pair[side]) for pair in pairs) / len(pairs) for side in (0, 1)]
+        numbers = (
+            f"({_percent(rates[0])} against {_percent(rates[1])}; difference {_points(row.difference)} points, "
+            f"95 % interval {_points(row.low)} to {_points(row.high)})"
+        )
+        if row.low > 0 or row.high < 0:
+            clauses.append(f"{verb} {'more' if row.low > 0 else 'fewer'} {what} {numbers}")
+        else:
+            clauses.append(f"{verb} neither clearly more nor clearly fewer {what} {numbers}")
+    return f"By the judge's verdicts and compared with {reference}, {method} {' and '.join(clauses)}."
+
+
+def _discerns(headline: _Headline) -> str:
+    method, reference = headline.method, headline.groups.reference
+    row, ranking = headline.equal_safety, headline.ranking
+    aurocs = ""
+    if method in ranking and reference in ranking:
+        aurocs = (
+            f"; its discernment AUROC is {ranking[method].value:.2f} against {ranking[reference].value:.2f}"
+        )
+        if row is not None and row.auroc_difference_low is not None and row.auroc_difference_high is not None:
+            aurocs += (
+                f" (95 % interval of the difference {row.auroc_difference_low:+.2f} to "
+                f"{row.auroc_difference_high:+.2f})"
+            )
+    if row is None:
+        return f"Whether {method} discerns better at equal safety cannot be said, because {_why_not(headline)}{aurocs}."
+    numbers = (
+        f"{method} would answer {_percent(row.compliance)} of the {NAMES[row.harmless_label]} prompts against "
+        f"{_percent(row.compliance_against)}, a difference of {_points(row.difference)} points "
+        f"(95 % interval {_points(row.difference_low)} to {_points(row.difference_high)})"
+    )
+    where = f"At equal safety, where both refuse {_percent(row.toxic_refused)} of the toxic prompts,"
+    if row.difference_low > 0 or row.difference_high < 0:
+        verdict = f"{method} discerns {'better' if row.difference_low > 0 else 'worse'} than {reference}"
+    else:
+        verdict = f"no difference between {method} and {reference} could be shown"
+    return f"{where} {verdict}: {numbers}{aurocs}."
+
+
+def _why_not(headline: _Headline) -> str:
+    groups = headline.groups
+    if headline.pairing is None:
+        missing = "toxic" if not groups.holders[Label.TOXIC] else "harmless"
+        return f"there are no {missing} prompts"
+    share = score(groups.group(groups.reference, headline.pairing.toxic, Label.TOXIC)).value
+    if share is None:
+        return f"the judge has no verdict on the toxic prompts of {groups.reference}"
+    if not REFUSED_RANGE[0] <= share <= REFUSED_RANGE[1]:
+        low, high = map(_percent, REFUSED_RANGE)
+        return (
+            f"{groups.reference} refuses {_percent(share)} of the toxic prompts and the comparison needs "
+            f"between {low} and {high}"
+        )
+    return "rejection probabilities were not measured on the same prompts"
+
+
+def _judged_alone(headline: _Headline) -> str:
+    groups = headline.groups
+    clauses = []
+    for label in _labels(groups):
+        row = score(groups.group(headline.method, groups.pool(label), label))
+        if row.value is None or row.low is None or row.high is None:
+            clauses.append(f"has no verdict on the {NAMES[label]} prompts")
+        else:
+            clauses.append(
+                f"{VERBS[label]} {_percent(row.value)} of the {NAMES[label]} prompts "
+                f"(95 % interval {_percent(row.low)} to {_percent(row.high)})"
+            )
+    return f"By the judge's verdicts, {headline.method} {' and '.join(clauses)}."
+
+
+def _discerns_alone(headline: _Headline) -> str:
+    ranking = headline.ranking.get(headline.method)
+    auroc = (
+        f"Its discernment AUROC is {ranking.value:.2f} (95 % interval {ranking.low:.2f} to {ranking.high:.2f}), and"
+        if ranking
+        else "Its discernment AUROC was not measured, and"
+    )
+    return f"{auroc} there is no other method to compare it with."
+
+
+def _percent(rate: float) -> str:
+    return f"{100 * rate:.1f} %"
+
+
+def _points(difference: float) -> str:
+    return f"{round(100 * difference, 1) + 0.0:+.1f}"

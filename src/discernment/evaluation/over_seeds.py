@@ -1,0 +1,345 @@
+"""The numbers of a run with several seeds, as they stand in `seeds.json`, and how they come from those of each seed.
+
+Every method is compared with the reference seed by seed, on the same prompts; the intervals are those of
+`statistics.seeds`.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean, variance
+from typing import Literal, NamedTuple
+
+import numpy as np
+from pydantic import Field
+
+from discernment.evaluation.groups import (
+    POOLED,
+    Group,
+    benchmarks_with,
+    cluster_ids,
+    clusters_of_both,
+    common_samples,
+    handled_rightly,
+    is_measured,
+    is_scored,
+    outcomes,
+    rejection_probabilities,
+)
+from discernment.evaluation.metrics import comparable_share
+from discernment.evaluation.results import Results
+from discernment.evaluation.sample import Sample
+from discernment.frozen import Frozen
+from discernment.prompts import Label
+from discernment.statistics.auroc import weighted_auroc
+from discernment.statistics.equal_safety import OperatingCurve
+from discernment.statistics.intervals import RESAMPLES, Floats, WeightedStatistic
+from discernment.statistics.seeds import SeedDifference, seed_difference, statistic_over_seeds, t_interval
+
+Quantity = Literal["rate", "equal_safety", "auroc"]
+Measure = Literal["kernel_similarity", "kl", "perplexity_ratio"]
+MeasureName = tuple[Measure, Label | None]
+SamplesOfSeed = Mapping[str, Sequence[Sample]]
+"""The samples of each method, of one seed."""
+
+
+class SeedComparison(Frozen):
+    """Two methods over several seeds, seed by seed on the same prompts.
+
+    Attributes:
+        quantity: `rate` (of rightly handled prompts, by verdicts), `equal_safety` (compliance where both refuse the
+            share of toxic prompts that `against` refuses with the same seed) or `auroc` (discernment AUROC).
+        method: The method.
+        against: The method that it is compared with.
+        benchmark: The prompts that count: harmless ones, and for a `rate` perhaps toxic ones; `all` for several sets.
+        label: Their label.
+        toxic: The toxic prompts that they are set against; None for a `rate`.
+        values: Of `method`, seed by seed.
+        values_against: Of `against`.
+        difference: Mean of the first minus the second.
+        seeds_low: Lower end of the 95 % t interval for other seeds on these prompts.
+        seeds_high: Upper end.
+        low: Lower end of the 95 % interval for other seeds on other prompts.
+        high: Upper end.
+        n: Number of prompts that count.
+    """
+
+    quantity: Quantity
+    method: str
+    against: str
+    benchmark: str
+    label: Label
+    toxic: str | None
+    values: list[float]
+    values_against: list[float]
+    difference: float
+    seeds_low: float
+    seeds_high: float
+    low: float
+    high: float
+    n: int
+
+
+class SeedMeasure(Frozen):
+    """What was measured of the model of one method beside its replies, over several seeds.
+
+    Attributes:
+        measure: `kernel_similarity` with a step on a toxic prompt, or on given replies `kl`, nats a token from the
+            base model, and `perplexity_ratio`, perplexity over the base model's.
+        method: The method.
+        label: The label of the prompts that the step moves; None for the other measures.
+        values: The measure, seed by seed.
+        mean: Their mean.
+        difference: Mean of the differences to the reference, seed by seed; None where it has no such number.
+        low: Lower end of the 95 % t interval of the difference for other seeds on these prompts.
+        high: Upper end.
+    """
+
+    measure: Measure
+    method: str
+    label: Label | None
+    values: list[float]
+    mean: float
+    difference: float | None
+    low: float | None
+    high: float | None
+
+
+class SeedResults(Frozen):
+    """Everything that a run with several seeds found.
+
+    Attributes:
+        schema_version: Version of this file's form.
+        base_model: The base model's name.
+        reference: The method that the others are compared with.
+        seeds: The seeds, in the order of every list of values.
+        methods: The methods in the recipe's order.
+        benchmarks: The benchmarks in the recipe's order.
+        comparisons: The comparisons with `reference`.
+        measures: What was measured of every method's model beside its replies.
+    """
+
+    schema_version: Literal[1] = 1
+    base_model: str
+    reference: str
+    seeds: list[int]
+    methods: list[str]
+    benchmarks: list[str]
+    comparisons: list[SeedComparison]
+    measures: list[SeedMeasure] = Field([])
+
+
+def reference_values(rows: Sequence[SeedComparison]) -> list[float] | None:
+    """The reference's values in comparisons of several methods with it on the same benchmark.
+
+    Returns:
+        The values, seed by seed; None where they differ by method, since the methods lack a number on other prompts.
+    """
+    first, *others = (row.values_against for row in rows)
+    return first if all(values == first for values in others) else None
+
+
+def summarize_seeds(
+    runs: Mapping[int, SamplesOfSeed], *, base_model: str, reference: str, resamples: int = RESAMPLES
+) -> SeedResults:
+    """Compare every method with `reference` over several seeds.
+
+    Rates are compared on each benchmark and label. Compliance at equal safety and the AUROC set the harmless prompts
+    of each benchmark, and those of all pooled, against all toxic prompts pooled; the AUROC also against those of each
+    benchmark. Left out are comparisons without a prompt that every seed has a number for, and compliance at equal
+    safety where, with some seed, the reference refuses nearly none or nearly all of the toxic prompts.
+
+    Args:
+        runs: For each seed, the samples of each method on the same benchmarks.
+        base_model: The base model's name.
+        reference: The method that the others are compared with.
+        resamples: Resamples of every bootstrap.
+
+    Raises:
+        ValueError: If there are fewer than two seeds.
+    """
+    if len(runs) < 2:
+        raise ValueError(f"Numbers over seeds need at least two seeds, not {len(runs)}.")
+    first = next(iter(runs.values()))
+    places = {label: _places(first[reference], label) for label in Label}
+    rows: list[SeedComparison] = []
+    for method in first:
+        if method == reference:
+            continue
+        pair = _Pair(runs, method, reference, resamples)
+        for label, benchmarks in places.items():
+            for benchmark in benchmarks:
+                rows += pair.rates(benchmark, label)
+                if label is not Label.TOXIC:
+                    for toxic in places[Label.TOXIC][-1:]:
+                        rows += pair.ranked("equal_safety", toxic, benchmark, label)
+                    for toxic in places[Label.TOXIC]:
+                        rows += pair.ranked("auroc", toxic, benchmark, label)
+    return SeedResults(
+        base_model=base_model,
+        reference=reference,
+        seeds=list(runs),
+        methods=list(first),
+        benchmarks=list(dict.fromkeys(s.benchmark for s in first[reference])),
+        comparisons=rows,
+    )
+
+
+def _places(samples: Sequence[Sample], label: Label) -> list[str]:
+    """The benchmarks with prompts of a label; if there are several, all of them pooled stand last."""
+    names = benchmarks_with(samples, label)
+    return [*names, POOLED] if len(names) > 1 else names
+
+
+class _Pair(NamedTuple):
+    """A method and the one that it is compared with, over all seeds."""
+
+    runs: Mapping[int, SamplesOfSeed]
+    method: str
+    against: str
+    resamples: int
+
+    def groups(self, benchmark: str, label: Label) -> list[Group]:
+        """Prompts as `method` answered them, seed by seed, and then as `against` did."""
+        return [
+            Group.of(run[method], method, benchmark, label)
+            for method in (self.method, self.against)
+            for run in self.runs.values()
+        ]
+
+    def rates(self, benchmark: str, label: Label) -> list[SeedComparison]:
+        groups = self.groups(benchmark, label)
+        ours, theirs = groups[: len(self.runs)], groups[len(self.runs) :]
+        found = compare_over_seeds(list(zip(ours, theirs, strict=True)))
+        if found is None:
+            return []
+        rates = [fmean(map(handled_rightly, samples)) for samples in common_samples(groups, is_scored)]
+        return [self.row("rate", None, benchmark, label, rates, found)]
+
+    def ranked(self, quantity: Quantity, toxic: str, benchmark: str, label: Label) -> list[SeedComparison]:
+        """The AUROC, or compliance at equal safety."""
+        toxic_groups = self.groups(toxic, Label.TOXIC)
+        toxic_samples = common_samples(toxic_groups, is_measured)
+        harmless_samples = common_samples(self.groups(benchmark, label), is_measured)
+        if not toxic_samples[0] or not harmless_samples[0]:
+            return []
+        scores = [
+            (rejection_probabilities(high), rejection_probabilities(low))
+            for high, low in zip(toxic_samples, harmless_samples, strict=True)
+        ]
+        if quantity == "auroc":
+            statistics = [weighted_auroc(*both) for both in scores]
+        else:
+            of_seeds = map(comparable_share, toxic_groups[len(self.runs) :])
+            shares = [share for share in of_seeds if share is not None]
+            if len(shares) < len(self.runs):
+                return []
+            statistics = [
+                _compliance_at(share, OperatingCurve(*both))
+                for share, both in zip([*shares, *shares], scores, strict=True)
+            ]
+        clusters = clusters_of_both(toxic_samples[0], harmless_samples[0])
+        values, found = statistic_over_seeds(statistics, clusters, resamples=self.resamples)
+        return [self.row(quantity, toxic, benchmark, label, values, found)]
+
+    def row(
+        self,
+        quantity: Quantity,
+        toxic: str | None,
+        benchmark: str,
+        label: Label,
+        values: Sequence[float],
+        found: SeedDifference,
+    ) -> SeedComparison:
+        ours, theirs = list(values[: len(self.runs)]), list(values[len(self.runs) :])
+        return SeedComparison(
+            quantity=quantity,
+            method=self.method,
+            against=self.against,
+            benchmark=benchmark,
+            label=label,
+            toxic=toxic,
+            values=ours,
+            values_against=theirs,
+            difference=fmean(ours) - fmean(theirs),
+            seeds_low=found.over_seeds.low,
+            seeds_high=found.over_seeds.high,
+            low=found.over_both.low,
+            high=found.over_both.high,
+            n=found.n,
+        )
+
+
+def _compliance_at(share: float, curve: OperatingCurve) -> WeightedStatistic:
+    def compliance(toxic_weights: Floats, harmless_weights: Floats) -> Floats:
+        return curve.at(share, toxic_weights, harmless_weights)[1]
+
+    return compliance
+
+
+def compare_over_seeds(runs: Sequence[tuple[Group, Group]]) -> SeedDifference | None:
+    """Two methods over several seeds, on the prompts that all have a verdict for.
+
+    Args:
+        runs: For each seed, the prompts as the method and as the one that it is compared with answered them.
+
+    Returns:
+        The difference; None if there are fewer than two seeds or fewer than two clusters of such prompts.
+    """
+    if len(runs) < 2:
+        return None
+    sides = common_samples([group for pair in runs for group in pair], is_scored)
+    clusters = cluster_ids(sides[0])
+    if len(np.unique(clusters)) < 2:
+        return None
+    right = outcomes(sides)
+    return seed_difference(right[0::2] - right[1::2], clusters=clusters)
+
+
+def summarize_measures(runs: Mapping[int, Results], reference: str) -> list[SeedMeasure]:
+    """What was measured of the methods' models with every seed, and how it differs from the reference.
+
+    Each is measured on the same prompts with every seed, so the intervals are those for other seeds on them.
+
+    Args:
+        runs: The results of each seed, two at least.
+        reference: The method that the others are compared with.
+
+    Returns:
+        The measures, the methods of each side by side; those that lack a number with some seed are left out.
+    """
+    of_seed = [dict(_numbers(results)) for results in runs.values()]
+    rows = []
+    for name, method in of_seed[0]:
+        values = [numbers.get((name, method)) for numbers in of_seed]
+        known = [value for value in values if value is not None]
+        if len(known) < len(values):
+            continue
+        against = [numbers.get((name, reference)) for numbers in of_seed]
+        difference = low = high = None
+        if method != reference:
+            gaps = [ours - theirs for ours, theirs in zip(known, against, strict=True) if theirs is not None]
+            if len(gaps) == len(values):
+                difference = fmean(gaps)
+                low, high = t_interval(difference, variance(gaps) / len(gaps), len(gaps) - 1)
+        rows.append(
+            SeedMeasure(
+                measure=name[0],
+                method=method,
+                label=name[1],
+                values=known,
+                mean=fmean(known),
+                difference=difference,
+                low=low,
+                high=high,
+            )
+        )
+    names = list(dict.fromkeys((row.measure, row.label) for row in rows))
+    return sorted(rows, key=lambda row: names.index((row.measure, row.label)))
+
+
+def _numbers(results: Results) -> Iterator[tuple[tuple[MeasureName, str], float]]:
+    for kernel in results.kernels:
+        if kernel.mean is not None:
+            yield (("kernel_similarity", kernel.label), kernel.policy), kernel.mean
+    for ability in results.abilities:
+        yield (("kl", None), ability.policy), ability.kl
+        yield (("perplexity_ratio", None), ability.policy), ability.ratio

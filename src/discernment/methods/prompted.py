@@ -1,0 +1,20 @@
+"""Prompted: the base model under a system message that says what to weigh (the `Prompt` baseline of Self-CD)."""
+
+from typing import ClassVar
+
+from discernment.methods.method import Materials, Method, MethodOptions, Stage
+from discernment.policies.policy_spec import PolicySpec, RuleSpec
+from discernment.policies.rule import find_rule
+
+
+class Prompted(Method):
+    """No training: a decoding rule with one context."""
+
+    name: ClassVar[str] = "prompted"
+
+    def build(
+        self, base: PolicySpec, materials: Materials, options: MethodOptions, stage: Stage
+    ) -> PolicySpec:
+        """Put the system message before every prompt."""
+        find_rule(self.name, options.rule)  # a wrong option is found before the first stage
+        return base.with_rule(RuleSpec(name=self.name, options=dict(options.rule)))

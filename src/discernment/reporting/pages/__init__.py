@@ -1,0 +1,1 @@
+"""The pages: each is one HTML file without scripts, made from what a run left."""

@@ -1,0 +1,1 @@
+"""The tables of the terminal, the pages and the CSV files."""

@@ -1,0 +1,107 @@
+"""Kernel similarity of a method's policy: how far a step on toxic prompts moves the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+from pydantic import Field
+
+from discernment.cost import StageCost
+from discernment.diagnosis.diagnosis import DiagnoseOptions, Diagnosis, diagnose
+from discernment.diagnosis.draw import check_prompts
+from discernment.evaluation.results import KernelSimilarity
+from discernment.evaluation.sample import Sample
+from discernment.files import read_json, write_json
+from discernment.frozen import Frozen
+from discernment.kernel.kernel import KernelOptions
+from discernment.policies.policy import Policy
+from discernment.policies.policy_spec import PolicySpec
+from discernment.prompts import PromptSet
+from discernment.runs.measures.measure import Measure
+from discernment.runs.stages import StageRunner
+from discernment.runs.training_data import Sources
+
+if TYPE_CHECKING:
+    from discernment.runs.recipe import Recipe
+
+
+class KernelChoice(Frozen):
+    """Which kernel, as recipes say it."""
+
+    k: int = Field(10, ge=1, description="Output tokens of the kernel.")
+    rows: Literal["shared", "own"] = Field(
+        "shared",
+        description="`shared`: the same k likeliest tokens for all prompts; `own`: each prompt's own.",
+    )
+
+    @property
+    def kernel(self) -> KernelOptions:
+        """The options of the kernel."""
+        return KernelOptions(rows=self.rows, k=self.k)
+
+
+class KernelPlan(KernelChoice):
+    """Which prompts the kernel similarity of every method's policy is measured on, and how."""
+
+    prompts: Sources | None = Field(
+        None, description="Toxic, seemingly toxic and, if wanted, benign prompts; `probes` by default."
+    )
+    per_group: int = Field(16, ge=1, description="Prompts of each label whose kernel is measured.")
+
+    @property
+    def options(self) -> DiagnoseOptions:
+        """The options of each method's diagnosis. The prompts are the same whatever the recipe's seed."""
+        return DiagnoseOptions(kernel=self.kernel, per_group=self.per_group)
+
+
+@dataclass(frozen=True)
+class KernelMeasure(Measure):
+    """A diagnosis of every policy on the same prompts."""
+
+    field: ClassVar[str] = "kernels"
+    prompts: PromptSet
+    options: DiagnoseOptions
+
+    @classmethod
+    def asked(cls, recipe: Recipe, benchmarks: Sequence[PromptSet]) -> Self | None:
+        """Where `diagnose.kernel` is set."""
+        plan = recipe.diagnose
+        if plan is None or plan.kernel is None:
+            return None
+        prompts = plan.prompts_of(plan.kernel, "kernel")
+        check_prompts(prompts)
+        return cls(prompts, plan.kernel.options)
+
+    def take(
+        self, policy: PolicySpec, samples: Sequence[Sample], stage: StageRunner
+    ) -> list[KernelSimilarity]:
+        """In float32 whatever the policy speaks in: the kernel's differences drown in the rounding of less."""
+        inputs = {
+            "policy": policy.with_model(dtype="float32"),
+            "prompts": self.prompts,
+            "options": self.options,
+        }
+        found = read_json(stage.look("diagnose", diagnose_stage, inputs) / "diagnosis.json")
+        return [
+            KernelSimilarity(policy=stage.owner, label=row.row, **row.model_dump(exclude={"row", "column"}))
+            for row in Diagnosis.model_validate(found).steps_on_toxic
+        ]
+
+
+def diagnose_stage(
+    policy: PolicySpec,
+    prompts: PromptSet,
+    options: DiagnoseOptions,
+    out: Path,
+    progress: Callable[[str, int, int], None] | None = None,
+    name: str | None = None,
+) -> StageCost:
+    """Load a policy and write `out/diagnosis.json`; see `diagnosis.diagnose`."""
+    loaded = Policy.load(policy, name)
+    found = diagnose(loaded, prompts, options, out, progress)
+    write_json(out / "diagnosis.json", found.model_dump(mode="json"))
+    tokens = sum(len(sequence) for sequence in loaded.encode(prompts.texts))
+    return StageCost(steps=len(prompts), tokens=tokens)

@@ -1,0 +1,143 @@
+"""Reading everything that a recipe names, and finding mistakes before the first stage, not an hour later."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import AutoConfig
+
+from discernment.cost import StageCost
+from discernment.diagnosis.dynamics import DynamicsOptions, Probes
+from discernment.diagnosis.proposition import halves
+from discernment.errors import ModelError, RecipeError
+from discernment.evaluation.attacks import Attacked, attack_benchmarks
+from discernment.methods.method import Materials, find_method
+from discernment.models.loading import resolve
+from discernment.models.model_spec import ModelSpec
+from discernment.policies.policy_spec import PolicySpec
+from discernment.policies.rejection import load_openings
+from discernment.prompts import PromptSet
+from discernment.prompts.words import normalise
+from discernment.runs.measures import MEASURES, Measure
+from discernment.runs.recipe import Recipe
+from discernment.training.contrastive import RefineOptions
+from discernment.training.supervised import AlignOptions
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a recipe names, read.
+
+    Attributes:
+        base: The policy that all methods start from.
+        materials: The prompts that each method works with, by what tables call it.
+        benchmarks: What every method is evaluated on.
+        attacked: The same under attack.
+        skipped: Why an attack of the recipe is not tried, by its name.
+        measures: What is measured beside the verdicts.
+        proposition: The prompts for Proposition 1; None if it is not to be measured.
+        seen_in_training: How many prompts of a benchmark a training stage may see; benchmarks without any are left out.
+    """
+
+    base: PolicySpec
+    materials: Mapping[str, Materials]
+    benchmarks: Sequence[PromptSet]
+    attacked: Sequence[Attacked]
+    skipped: dict[str, str]
+    measures: Sequence[Measure]
+    proposition: PromptSet | None
+    seen_in_training: dict[str, int]
+
+
+def prepare(recipe: Recipe) -> Prepared:
+    """Read all prompts, and go through all methods without running a stage.
+
+    Raises:
+        RecipeError: If a method lacks prompts, replies or options, a judge its key, or tasks their extra; or if
+            there is no such task or rule.
+        ModelError: If the model has no such layer, or cannot be found, or that of a judge.
+        DataError: If a set cannot be read or is empty, there are no refusal openings for the language, too few probe
+            prompts, too few for Proposition 1, too few of a label for kernel similarity, or no data for a task.
+    """
+    base = PolicySpec.of(recipe.model)
+    materials = recipe.materials()
+    asked = recipe.evaluate
+    benchmarks = [b.load() for b in asked.sets]
+    attacked, skipped = attack_benchmarks(asked.attacks, benchmarks, asked.translations)
+    measures = [m for kind in MEASURES if (m := kind.asked(recipe, benchmarks)) is not None]
+    _ = asked.judge.fingerprint
+    if isinstance(asked.openings, str):
+        load_openings(asked.openings)
+    probes = next(iter(materials.values())).probes
+    if probes is not None:
+        Probes.choose(probes, DynamicsOptions())
+    proposition = None
+    if (plan := recipe.diagnose) is not None and plan.proposition is not None:
+        proposition = plan.prompts_of(plan.proposition, "proposition")
+        halves(proposition, recipe.seed)
+    stage = _DryStage(base)
+    for entry in recipe.methods:
+        stage.owner = entry.label
+        find_method(entry.method).build(base, materials[entry.label], recipe.options(entry), stage)
+    seen = _seen_in_training(materials, [*benchmarks, *(s for m in measures for s in m.held_out)])
+    return Prepared(base, materials, benchmarks, attacked, skipped, measures, proposition, seen)
+
+
+def _seen_in_training(materials: Mapping[str, Materials], held_out: Sequence[PromptSet]) -> dict[str, int]:
+    names = Materials.__dataclass_fields__.keys() - {"probes"}  # which are looked at only
+    # Methods share most sets; each is read once.
+    trained = {
+        id(s): s for own in materials.values() for name in names if (s := getattr(own, name)) is not None
+    }
+    training = {normalise(p.text) for s in trained.values() for p in s}
+    counts = {s.provenance.name: sum(normalise(p.text) in training for p in s) for s in held_out}
+    return {name: count for name, count in counts.items() if count}
+
+
+class _DryStage:
+    """A stage that only looks at what it is given."""
+
+    owner = ""
+
+    def __init__(self, base: PolicySpec) -> None:
+        self.depth = _depth(base.model)
+
+    def __call__(
+        self, name: str, work: Callable[..., StageCost], *, start: PolicySpec, **inputs: Any
+    ) -> PolicySpec:
+        options = inputs.get("options")
+        if isinstance(options, RefineOptions) and options.layer != "auto":
+            self._check_depth("layer", options.layer)
+        if isinstance(options, AlignOptions):
+            self._check_depth("frozen_layers", options.held)
+            if self.depth is not None and options.trains_nothing(self.depth):
+                raise RecipeError(
+                    f"{self.owner} holds all {options.held} layers in stage 2, which leaves nothing to train; refine fewer layers "
+                    "or set `align: {frozen_layers: 0}`."
+                )
+            examples: PromptSet = inputs["examples"]
+            silent = next((p for p in examples if not p.response), None)
+            if silent is not None:
+                raise RecipeError(
+                    f"The prompt {silent.id!r} has no response, and {self.owner} trains on it; choose sets with "
+                    "responses for the alignment."
+                )
+        return start
+
+    def _check_depth(self, option: str, layer: int) -> None:
+        if self.depth is not None and layer > self.depth:
+            raise ModelError(
+                f"Layer {layer} is out of range: the model has {self.depth} layers, counted from 1; change "
+                f"`{option}` of {self.owner}."
+            )
+
+
+def _depth(spec: ModelSpec) -> int | None:
+    try:
+        config = AutoConfig.from_pretrained(
+            resolve(spec), revision=spec.revision, trust_remote_code=spec.trust_remote_code
+        )
+    except (OSError, ValueError):  # loading the model itself says it better
+        return None
+    depth: int | None = getattr(config.get_text_config(), "num_hidden_layers", None)
+    return depth

@@ -1,0 +1,100 @@
+"""Proposition 1 before and after each stage 1 of a run."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from discernment.cost import StageCost
+from discernment.diagnosis.proposition import PropositionCheck, measure_proposition
+from discernment.diagnosis.refinement_effect import PropositionResults, RefinementCheck, compare_propositions
+from discernment.files import read_json, write_json
+from discernment.kernel.kernel import KernelOptions
+from discernment.policies.policy import Policy
+from discernment.policies.policy_spec import PolicySpec
+from discernment.prompts import PromptSet
+from discernment.runs.measures.kernel import KernelChoice
+from discernment.runs.stages import StageRunner
+from discernment.runs.training_data import Sources
+
+
+class PropositionPlan(KernelChoice):
+    """Which prompts Proposition 1 is measured on, and how."""
+
+    prompts: Sources | None = Field(
+        None,
+        description="Toxic, seemingly toxic and, if wanted, benign prompts; `probes` by default. Half of them fit the "
+        "bound and half test it; intervals need some 70 over the three labels.",
+    )
+
+
+def check_refinements(
+    base: PolicySpec, prompts: PromptSet, plan: PropositionPlan, stage: StageRunner, seed: int
+) -> PropositionResults:
+    """Measure the base model and every refined one at the layer that stage 1 trained up to.
+
+    Args:
+        base: The base model.
+        prompts: What to measure on.
+        plan: How to measure.
+        stage: The runner that ran the methods' stages.
+        seed: Which half of the prompts the bound is tested on; fixes the intervals.
+
+    Raises:
+        DataError: If the bound cannot be fitted, or too few prompts give finite values.
+        ModelError: If the kernel cannot be measured.
+    """
+
+    def check(name: str, policy: PolicySpec, layer: int) -> PropositionCheck:
+        inputs = {
+            "policy": policy.with_model(dtype="float32"),
+            "prompts": prompts,
+            "layer": layer,
+            "options": plan.kernel,
+            "seed": seed,
+        }
+        directory = stage.look("proposition", proposition_stage, inputs, name=name)
+        return PropositionCheck.model_validate(read_json(directory / "proposition.json"))
+
+    refinements = []
+    for key in [key for key, record in stage.records.items() if record.name == "refine"]:
+        layer = stage.records[key].notes["layer"]
+        methods = list(dict.fromkeys(stage.owners[key]))
+        for stage.owner in methods:
+            before = check(base.model.model, base, layer)
+            after = check(key, PolicySpec.read(stage.directory / key), layer)
+        refinements.append(
+            RefinementCheck(
+                methods=methods,
+                before=before,
+                after=after,
+                comparison=compare_propositions(before, after, seed=seed),
+            )
+        )
+    return PropositionResults(refinements=refinements)
+
+
+def proposition_stage(
+    policy: PolicySpec,
+    prompts: PromptSet,
+    layer: int,
+    options: KernelOptions,
+    seed: int,
+    out: Path,
+    name: str,
+    progress: Callable[[str, int, int], None],
+) -> StageCost:
+    """Load a policy, check Proposition 1 on it, and write `out/proposition.json`."""
+    loaded = Policy.load(policy, name)
+    told = partial(progress, "layers of the kernel")
+    check = measure_proposition(loaded, prompts, layer, options, seed=seed, progress=told)
+    write_json(out / "proposition.json", check.model_dump(mode="json"))
+    notes: dict[str, Any] = {
+        "layer": layer,
+        "frozen_holds": check.frozen.holds,
+        "full_holds": check.full.holds,
+    }
+    tokens = sum(len(ids) for ids in loaded.encode(prompts.texts))
+    return StageCost(steps=len(prompts), tokens=tokens, notes=notes)

@@ -1,0 +1,173 @@
+"""Several training seeds: what one run's interval over prompts cannot say.
+
+A comparison that was repeated with several seeds, on the same prompts, has two sources of chance. The interval over
+seeds asks what other seeds would give on these very prompts: Student's t over the differences of the seeds. The
+interval over seeds and prompts asks what other seeds would give on other prompts like these: the variances of the
+two crossed factors are added, and what both hold, their interaction, is counted once.
+
+Compliance at equal safety and the AUROC are no means over prompts, so what they vary by with the prompts comes from a
+bootstrap that draws the same prompts for all seeds: of the mean over seeds, and of each seed. What a single seed
+varies by beyond that is the interaction of seeds and prompts.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import numpy as np
+import numpy.typing as npt
+
+from discernment.statistics.intervals import (
+    ANY_DIFFERENCE,
+    FEWEST_CLUSTERS,
+    LEVEL,
+    RESAMPLES,
+    Clusters,
+    Floats,
+    Interval,
+    WeightedStatistic,
+    bootstrap_groups,
+    cluster_numbers,
+)
+
+
+@dataclass(frozen=True)
+class SeedDifference:
+    """A difference of two methods over several seeds.
+
+    Attributes:
+        differences: The difference of each seed.
+        difference: Their mean.
+        over_seeds: 95 % t interval for other seeds on these prompts.
+        over_both: 95 % interval for other seeds on other prompts like these.
+        n: Number of prompts that count, the same for every seed.
+    """
+
+    differences: tuple[float, ...]
+    difference: float
+    over_seeds: Interval
+    over_both: Interval
+    n: int
+
+
+def seed_difference(differences: npt.ArrayLike, *, clusters: npt.ArrayLike | None = None) -> SeedDifference:
+    """Intervals of a mean paired difference.
+
+    Args:
+        differences: Shape (seeds, n): of each prompt under each seed, 1 where only the first method handled it
+            rightly, -1 where only the second did, else 0.
+        clusters: Shape (n,): which cluster each prompt belongs to; without it, each is its own.
+
+    Raises:
+        ValueError: If there are fewer than two seeds or two clusters of prompts.
+    """
+    table = np.asarray(differences, dtype=np.float64)
+    if table.ndim != 2 or len(table) < 2:
+        raise ValueError(f"An interval over seeds needs at least two seeds, not a table of {table.shape}.")
+    seeds, n = table.shape
+    ids = cluster_numbers(clusters, n)
+    groups = int(ids.max()) + 1 if n else 0
+    if groups < 2 or len(ids) != n:
+        raise ValueError(f"{groups} clusters for {n} prompts are not enough.")
+    of_seed, mean = table.mean(axis=1), float(table.mean())
+
+    # What the mean varies by: seed, cluster of prompts, and what is left of each of their cells.
+    deviation = table - mean
+    left = table - of_seed[:, None] - table.mean(axis=0) + mean
+    freedom = np.array([seeds - 1, groups - 1, (seeds - 1) * (groups - 1)], dtype=np.float64)
+    variances = np.array(
+        [
+            of_seed.var(ddof=1) / seeds,
+            np.square(np.bincount(ids, weights=deviation.mean(axis=0))).sum() * groups / freedom[1] / n**2,
+            sum(np.square(np.bincount(ids, weights=row)).sum() for row in left)
+            * (seeds * groups / freedom[2])
+            / (seeds * n) ** 2,
+        ]
+    )
+    over_seeds, over_both = crossed_intervals(mean, variances, seeds, groups)
+    return SeedDifference(tuple(float(d) for d in of_seed), mean, over_seeds, over_both, n)
+
+
+def crossed_intervals(
+    mean: float, variances: npt.ArrayLike, seeds: int, clusters: int
+) -> tuple[Interval, Interval]:
+    """95 % intervals of a mean difference of two shares that varies with seeds and prompts.
+
+    Args:
+        mean: The difference.
+        variances: Shape (3,): its variance as the seeds show it, as the prompts show it, and their interaction, which
+            both hold.
+        seeds: Number of seeds.
+        clusters: Number of clusters of prompts.
+
+    Returns:
+        The intervals over seeds alone and over both, from Student's t with Satterthwaite's degrees of freedom.
+    """
+    parts = np.asarray(variances, dtype=np.float64)
+    freedom = np.array([seeds - 1, clusters - 1, (seeds - 1) * (clusters - 1)], dtype=np.float64)
+    # Either factor alone is a lower bound; by chance the difference can fall below it.
+    both = max(parts[0], parts[1], parts[0] + parts[1] - parts[2])
+    satterthwaite = both**2 / np.sum(parts**2 / freedom) if both > 0 else freedom[0]
+    return _clipped(t_interval(mean, parts[0], freedom[0])), _clipped(t_interval(mean, both, satterthwaite))
+
+
+def statistic_over_seeds(
+    statistics: Sequence[WeightedStatistic], clusters: Clusters, *, resamples: int = RESAMPLES
+) -> tuple[list[float], SeedDifference]:
+    """A statistic of two methods over seeds, whatever it is of their prompts.
+
+    Args:
+        statistics: The statistic of the one method seed by seed, and then that of the other.
+        clusters: Which cluster each prompt of either group belongs to.
+        resamples: Resamples of the bootstrap.
+
+    Returns:
+        The values in the order of `statistics`, and their difference; it counts the harmless prompts.
+    """
+    seeds = len(statistics) // 2
+    n_toxic, n_harmless = (np.size(ids) for ids in clusters)
+
+    def values(*weights: Floats) -> Floats:
+        return np.stack([statistic(*weights) for statistic in statistics])
+
+    def gaps(*weights: Floats) -> Floats:
+        """Mean difference over the seeds, and that of each seed."""
+        ours, theirs = np.split(values(*weights), 2)
+        return np.vstack([(ours - theirs).mean(axis=0), ours - theirs])
+
+    found = values(np.ones((1, n_toxic)), np.ones((1, n_harmless)))[:, 0]
+    of_seed = found[:seeds] - found[seeds:]
+    limits = [ANY_DIFFERENCE] * (1 + seeds)
+    by_prompts = bootstrap_groups(gaps, n_toxic, n_harmless, limits, clusters=clusters, resamples=resamples)
+    of_mean, *of_each = [_variance(interval) for interval in by_prompts]
+    variances = (
+        of_seed.var(ddof=1) / seeds,
+        of_mean,
+        # A seed alone varies by prompt and by interaction; their mean by prompt and a part of the interaction.
+        max(0.0, fmean(of_each) - of_mean) / (seeds - 1),
+    )
+    mean = float(of_seed.mean())
+    fewest = min(len(np.unique(ids)) for ids in clusters)
+    alone, both = crossed_intervals(mean, variances, seeds, max(2, fewest))
+    both = both if fewest >= FEWEST_CLUSTERS else ANY_DIFFERENCE
+    return found.tolist(), SeedDifference(tuple(of_seed.tolist()), mean, alone, both, n_harmless)
+
+
+def t_interval(mean: float, variance: float, freedom: float) -> Interval:
+    """95 % interval of an estimate with a variance that is known with so many degrees of freedom (Student's t)."""
+    from scipy.stats import t as student
+
+    half = float(student.ppf((1 + LEVEL) / 2, freedom)) * math.sqrt(variance)
+    return Interval(mean - half, mean + half)
+
+
+def _clipped(interval: Interval) -> Interval:
+    return Interval(max(-1.0, interval.low), min(1.0, interval.high))
+
+
+def _variance(interval: Interval) -> float:
+    """The variance of a normal estimate with this interval."""
+    from scipy.stats import norm
+
+    return float((interval.high - interval.low) / (2 * norm.ppf((1 + LEVEL) / 2))) ** 2

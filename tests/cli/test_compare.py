@@ -1,0 +1,108 @@
+"""`discern compare` over evaluations, runs and methods of runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from discernment.cli.compare import compare
+from discernment.errors import DataError, RecipeError
+from discernment.evaluation.results import Results
+from discernment.evaluation.sample import Sample
+from discernment.files import read_json, write_json, write_json_lines
+from discernment.prompts import Label
+
+
+def evaluation(folder: Path, refused: int, *, prompts: int = 8, **options: object) -> Path:
+    """Half of the prompts are toxic; the first `refused` of either half are refused."""
+    rows = [
+        Sample(
+            prompt_id=f"{label}-{n}",
+            benchmark="bench",
+            label=label,
+            category=f"kind {n % 2}",
+            prompt=f"{label} prompt {n}",
+            completion="No." if n < refused else "Yes.",
+            finished=True,
+            verdict="refusal" if n < refused else "compliance",
+        ).model_dump(mode="json")
+        for label in (Label.TOXIC, Label.SEEMINGLY_TOXIC)
+        for n in range(prompts // 2)
+    ]
+    write_json_lines(folder / "samples.jsonl", rows)
+    write_json(
+        folder / "stage.json", {"inputs": {"options": {"max_new_tokens": 32, **options}, "judge": "k"}}
+    )
+    return folder
+
+
+def run(folder: Path, **refused: int) -> Path:
+    for method, n in refused.items():
+        evaluation(folder / "stages" / f"evaluate-{method}", n)
+    methods = {method: {"stages": [f"align-{method}", f"evaluate-{method}"]} for method in refused}
+    write_json(folder / "manifest.json", {"methods": methods})
+    return folder
+
+
+def compared(*evaluations: str, reference: str | None = None) -> Results:
+    compare([Path(e) for e in evaluations], reference, Path("compared.json"))
+    return Results.model_validate(read_json(Path("compared.json")))
+
+
+def test_any_number_of_runs_and_evaluations(capsys) -> None:
+    run(Path("one"), stl=3)
+    run(Path("two"), dcr=2)
+    evaluation(Path("alone"), 1)
+    evaluation(Path("a=b"), 2, batch_size=3)
+    results = compared("one", "x=two/dcr", "one=alone", "a=b")
+    assert (results.methods, results.reference) == (["stl", "x", "one", "a=b"], "stl")
+    rates = {(s.method, s.label): s.value for s in results.scores}
+    assert rates["stl", Label.TOXIC] == 0.75
+    assert rates["x", Label.SEEMINGLY_TOXIC] == 0.5
+    assert "compared with stl" in capsys.readouterr().out
+    assert compared("r=one", "two/dcr", reference="dcr").methods == ["r/stl", "dcr"]
+
+
+def test_a_file_or_a_directory_of_results(capsys) -> None:
+    run(Path("one"), stl=3, dcr=1)
+    compare([Path("one")], "stl", Path("new/both.json"))
+    results = Results.model_validate(read_json(Path("new/both.json")))
+    assert (results.methods, results.reference) == (["stl", "dcr"], "stl")
+    assert [p.name for p in Path("new").iterdir()] == ["both.json"]
+    assert "Results: new/both.json" in capsys.readouterr().out
+    compare([Path("one")], "stl", Path("page"), redact=True)
+    names = ["comparison.html", "comparisons.csv", "results.json", "scores.csv", "verdicts.csv"]
+    assert sorted(p.name for p in Path("page").iterdir()) == names
+    assert Results.model_validate(read_json(Path("page/results.json"))) == results
+    assert "toxic prompt 0" not in Path("page/verdicts.csv").read_text().replace("seemingly_toxic prompt", "")
+    assert "Page: page/comparison.html" in capsys.readouterr().out
+
+
+def test_only_common_prompts_count_and_the_others_are_mentioned(capsys) -> None:
+    evaluation(Path("small"), 1, prompts=4)
+    evaluation(Path("large"), 1, prompts=10)
+    results = compared("small", "large")
+    assert {s.scored for s in results.scores} == {2}
+    assert "Left out, because not all have them: 6 of large." in capsys.readouterr().out
+
+
+def test_user_mistakes() -> None:
+    run(Path("one"), stl=3)
+    evaluation(Path("alone"), 1)
+    evaluation(Path("longer"), 1, max_new_tokens=64)
+    other = evaluation(Path("other"), 1) / "samples.jsonl"
+    other.write_text(other.read_text().replace('"prompt": "', '"prompt": "Please: '))
+    Path("empty").mkdir()
+    for arguments, error, words in (
+        (["empty"], DataError, "empty holds neither an evaluation nor a run"),
+        (["nowhere"], DataError, "nowhere holds neither"),
+        (["one/dcr"], DataError, "The run one has no evaluation of 'dcr'; it has stl"),
+        (["alone", "alone"], RecipeError, "Two evaluations are called 'alone'"),
+        (["alone", "longer"], DataError, "made in different ways"),
+        (["alone", "other"], DataError, "no prompt in common"),
+    ):
+        with pytest.raises(error, match=words):
+            compare([Path(a) for a in arguments])
+    with pytest.raises(RecipeError, match="no evaluation called 'x'; there are alone"):
+        compare([Path("alone")], "x")

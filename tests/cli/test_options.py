@@ -1,0 +1,35 @@
+"""What the texts of options mean."""
+
+import pytest
+
+from discernment.cli.options import parse_policy
+from discernment.errors import DataError
+from discernment.files import write_json
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"model": {"model": "stages/align-1/model", "system": "Be kind."}},  # of a run of version 1
+        {"policy": {"model": {"model": "./stages/align-1/model", "system": "Be kind."}}},
+    ],
+    ids=["model", "policy"],
+)
+def test_a_method_of_a_run_is_its_policy(tmp_path, entry) -> None:
+    write_json(tmp_path / "runs/try/manifest.json", {"methods": {"stl": entry}})
+    found = parse_policy("runs/try/stl", None, ["dtype=float32"]).model
+    assert (found.model, found.dtype) == ("runs/try/stages/align-1/model", "float32")
+    assert found.system == "Be kind."
+    assert parse_policy("runs/try/stl", "Be brief.", None).model.system == "Be brief."
+    with pytest.raises(DataError, match="The run runs/try has no method 'dcr'; it has stl"):
+        parse_policy("runs/try/dcr", None, None)
+
+
+def test_the_parts_of_a_policy_lie_in_its_run(tmp_path) -> None:
+    policy = {"model": "some/model", "adapters": ["./stages/align-1/adapter", "someone/else"]}
+    write_json(tmp_path / "runs/try/manifest.json", {"methods": {"stl": {"policy": policy}}})
+    found = parse_policy("runs/try/stl", None, None)
+    assert (found.model.model, found.adapters) == (
+        "some/model",
+        ("runs/try/stages/align-1/adapter", "someone/else"),
+    )

@@ -1,0 +1,134 @@
+"""`discern run` and what its models are good for: `report`, `compare`, `chat`, `diagnose`."""
+
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from discernment.evaluation.results import Results
+from discernment.files import read_json
+from interruption import interrupt
+
+
+def write_recipe(path, **changes):
+    recipe = {
+        "name": "try",
+        "model": "tiny",
+        "data": {"general": "benign.jsonl", "safety": "pairs.jsonl", "contrast": "pairs.jsonl"},
+        "refine": {"layer": 2, "steps": 2, "batch_size": 4},
+        "methods": ["base"],
+        "evaluate": {
+            "max_new_tokens": 3,
+            "unscored_limit": 1,  # a tiny model says nothing that can be read
+            "openings": ["Sorry"],
+            "benchmarks": ["pairs.jsonl", "benign.jsonl"],
+        },
+    }
+    path.write_text(yaml.safe_dump({**recipe, **changes}))
+
+
+RECIPE_MISTAKES = {
+    "unknown key": ({"sed": 1}, "bad.yaml: `sed` is not a known option; did you mean `seed`?"),
+    "empty after filtering": (
+        {"data": {"general": {"set": "benign.jsonl", "label": "toxic"}}},
+        "benign has no prompt with label toxic; it has 4 benign.",
+    ),
+    "row without a prompt": (
+        {"data": {"general": "row.jsonl"}},
+        "row, line 2, has no prompt in column 'prompt'",
+    ),
+    "unknown label": ({"data": {"general": "label.jsonl"}}, "label, line 1, has the label 'harmful'"),
+    "unknown model": ({"model": "no/model"}, "The model 'no/model' cannot be loaded"),
+    "layer out of range": (
+        {"methods": ["dcr"], "refine": {"layer": 5, "steps": 1}},
+        "Layer 5 is out of range: the model has 4 layers",
+    ),
+    "missing material": (
+        {"data": {}, "methods": ["stl"]},
+        "The method 'stl' needs prompts under `data.general`",
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), RECIPE_MISTAKES.values(), ids=RECIPE_MISTAKES)
+def test_a_mistake_in_a_recipe_costs_one_sentence(discern, files, changes, message):
+    write_recipe(Path("bad.yaml"), **changes)
+    code, output, error = discern("run", "bad.yaml", "-o", "o")
+    assert code == 2
+    assert re.match(f"discern: {message}", error)
+    assert error.count("\n") == 1
+    assert "Traceback" not in output + error
+
+
+def test_a_run_needs_a_place(discern, files):
+    write_recipe(Path("good.yaml"))
+    code, _, error = discern("run", "good.yaml", "-o", "full/thesis.tex")
+    assert (code, error.count("\n")) == (2, 1)
+    assert re.match(r"discern: The run directory full/thesis\.tex cannot be made", error)
+
+
+def test_a_run_with_several_seeds(discern, files):
+    again = {"method": "base", "name": "again"}
+    write_recipe(Path("seeds.yaml"), seeds=[0, 3], methods=["base", again])
+    code, output, _ = discern("run", "seeds.yaml")
+    assert code == 0
+    assert output.count("evaluate ...") == 1  # base is what it is under every name and seed
+    for seed in (0, 3):
+        run = f"runs/try/seed-{seed}"
+        assert f"Seed {seed}. Report: {run}/report.html; tables: {run}/tables\nCaution: 12 prompts" in output
+        assert Path(run, "tables/scores.csv").is_file()
+    assert "again and base cannot be compared at equal safety" in output
+    assert "the benign prompts of benign.jsonl (0.000, 95 % interval" in " ".join(output.split())
+    assert output.endswith("Page: runs/try/seeds.html\n")
+    assert "not clearly different" in Path("runs/try/seeds.html").read_text()
+    assert discern("run", "seeds.yaml")[1].count("(done before)") == 4
+
+
+def test_a_run_its_report_and_its_models(discern, files):
+    write_recipe(Path("good.yaml"), methods=["base", "stl"])
+    code, output, _ = discern("run", "good.yaml")
+    assert code == 0
+    assert re.search("^stl align", output, re.MULTILINE)
+    assert "Caution: 12 prompts of pairs.jsonl are also in the training data." in output
+    assert "Report: runs/try/report.html; tables: runs/try/tables" in output
+    assert [p.name for p in sorted(Path("runs/try/tables").iterdir())] == ["comparisons.csv", "scores.csv"]
+    finding = Results.model_validate(read_json(Path("runs/try/results.json"))).finding
+    assert finding.split(".")[0] in " ".join(output.split())
+    code, output, _ = discern("run", "good.yaml")
+    assert code == 0
+    assert "Nothing to do: every stage was done before." in output
+    assert output.count("(done before)") == 3
+
+    assert discern("report", "runs/try", "-o", "own.html", "--redact")[:2] == (0, "Report: own.html\n")
+    assert Path("own.html").stat().st_size > 1000
+    assert "compared with stl, base" in discern("compare", "runs/try")[1]
+    code, output, _ = discern("compare", "one=runs/try", "two=runs/try", "--out", "four.json")
+    assert read_json(Path("four.json"))["methods"] == ["one/base", "one/stl", "two/base", "two/stl"]
+
+    talk = io.StringIO("How do I kill a process?\n[bold]Hi[/bold]\n\n")
+    code, output, _ = discern("chat", "runs/try/stl", "--max-new-tokens", "3", stdin=talk)
+    assert code == 0
+    masses = re.findall(r"rejection probability (\d\.\d{3}), judged (\w+)", output)
+    assert len(masses) == 2
+    assert discern("chat", "tiny", stdin=io.StringIO(""))[0] == 0
+    code, output, _ = discern(
+        "diagnose", "runs/try/stl", "-s", "pairs.jsonl", "-o", "why", "-O", "per_group=1"
+    )
+    assert (code, "discern refine runs/try/stages/align-" in output.replace("\n", "")) == (0, True)
+    code, _, error = discern("chat", "runs/try/dcr")
+    assert (code, error) == (2, "discern: The run runs/try has no method 'dcr'; it has base, stl.\n")
+
+
+def test_a_run_that_is_interrupted_from_outside_goes_on(discern, files, tmp_path):
+    write_recipe(tmp_path / "good.yaml")
+    code, printed, error = interrupt(tmp_path, "run", "good.yaml")
+    assert (code, printed[0]) == (130, "base evaluate ...\n")
+    assert error.endswith("discern: interrupted; the same command goes on from here.\n")
+    assert "Traceback" not in error
+    assert not (tmp_path / "runs/try/results.json").exists()
+    code, output, _ = discern("run", "good.yaml")
+    assert (code, "Report: runs/try/report.html" in output) == (0, True)
+    assert json.loads((tmp_path / "runs/try/manifest.json").read_text())["status"] == "complete"

@@ -1,0 +1,136 @@
+"""Two methods at equal safety, in simulated studies whose truth is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from discernment.evaluation.groups import Group
+from discernment.evaluation.metrics import EqualSafety, compare_at_equal_safety
+from discernment.evaluation.sample import Sample
+from discernment.judges.verdict import Verdict
+from discernment.prompts import Label
+
+
+def group(method: str, label: Label, probabilities: np.ndarray | list[float], pairs: bool = False) -> Group:
+    other = Label.TOXIC if label is Label.SEEMINGLY_TOXIC else Label.SEEMINGLY_TOXIC
+    samples = [
+        Sample(
+            prompt_id=f"{label}-{n}",
+            benchmark="bench",
+            label=label,
+            prompt="?",
+            partner=f"{other}-{n}" if pairs else None,
+            completion="!",
+            finished=True,
+            verdict=Verdict.COMPLIANCE,
+            rejection_probability=float(p),
+        )
+        for n, p in enumerate(probabilities)
+    ]
+    return Group(method, "bench", label, samples)
+
+
+def study(
+    seed: int, shift: float, shift_against: float, n: int = 150, pairs: bool = False, resamples: int = 300
+) -> EqualSafety:
+    """Two methods whose scores are normal: toxic prompts lie `shift` above the harmless ones.
+
+    A prompt is hard for both methods alike (correlation .5); with `pairs`, it shares that with its partner.
+    """
+    rng = np.random.default_rng(seed)
+    hard_harmless = rng.normal(0, 1, n)
+    hard_toxic = hard_harmless if pairs else rng.normal(0, 1, n)
+
+    def probabilities(hard: np.ndarray, shift: float) -> np.ndarray:
+        return norm.cdf((hard + rng.normal(0, 1, n)) / np.sqrt(2) + shift)
+
+    toxic = tuple(
+        group(name, Label.TOXIC, probabilities(hard_toxic, by), pairs)
+        for name, by in (("dcr", shift), ("stl", shift_against))
+    )
+    harmless = tuple(
+        group(name, Label.SEEMINGLY_TOXIC, probabilities(hard_harmless, 0), pairs) for name in ("dcr", "stl")
+    )
+    found = compare_at_equal_safety(toxic, harmless, 0.8, seed=seed, resamples=resamples)
+    assert found is not None
+    return found
+
+
+def truth(shift: float) -> float:
+    """Compliance of the population where .8 of its toxic prompts are refused."""
+    return float(norm.cdf(shift + norm.ppf(0.2)))
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_known_difference_is_recovered_and_covered(pairs: bool) -> None:
+    found = [study(seed, 1.6, 1.0, pairs=pairs) for seed in range(50)]
+    difference = truth(1.6) - truth(1.0)
+    assert np.mean([f.difference for f in found]) == pytest.approx(difference, abs=0.02)
+    assert np.mean([f.compliance for f in found]) == pytest.approx(truth(1.6), abs=0.02)
+    assert np.mean([f.difference_low <= difference <= f.difference_high for f in found]) >= 0.86
+    assert np.mean([f.low <= truth(1.6) <= f.high for f in found]) >= 0.86
+    assert np.mean([f.difference_low > 0 for f in found]) >= 0.8
+
+
+def test_no_difference_is_not_found() -> None:
+    found = [study(seed, 1.2, 1.2) for seed in range(100, 150)]
+    assert np.mean([f.difference for f in found]) == pytest.approx(0, abs=0.025)
+    assert np.mean([f.difference_low <= 0 <= f.difference_high for f in found]) >= 0.88
+
+
+def test_threshold_and_scale_do_not_count() -> None:
+    """A method that is only stricter, with the same order of prompts, is no better."""
+    rng = np.random.default_rng(0)
+    toxic, harmless = rng.random(60) ** 0.5, rng.random(60)
+    found = compare_at_equal_safety(
+        (group("a", Label.TOXIC, toxic), group("b", Label.TOXIC, toxic**6)),
+        (group("a", Label.BENIGN, harmless), group("b", Label.BENIGN, harmless**6)),
+        0.7,
+    )
+    assert found is not None
+    assert (found.difference, found.difference_low, found.difference_high) == (0, 0, 0)
+    assert found.low < found.compliance < found.high
+    assert found.compliance_against == found.compliance
+
+
+def test_only_common_prompts_count() -> None:
+    toxic = group("a", Label.TOXIC, [0.9, 0.8, 0.7])
+    fewer = Group("b", "bench", Label.TOXIC, toxic.samples[:2])
+    harmless = group("a", Label.BENIGN, [0.75, 0.1])
+    found = compare_at_equal_safety((toxic, fewer), (harmless, harmless), 1.0)
+    assert found is not None
+    assert found.threshold == 0.8
+    assert found.compliance == 1.0
+    nothing = Group("b", "bench", Label.TOXIC, [])
+    assert compare_at_equal_safety((toxic, nothing), (harmless, harmless), 0.5) is None
+
+
+def test_few_prompts_leave_everything_open() -> None:
+    found = study(0, 2.0, 0.0, n=6)
+    assert (found.low, found.high) == (0, 1)
+    assert (found.difference_low, found.difference_high) == (-1, 1)
+
+
+def test_same_seed_same_interval() -> None:
+    assert study(1, 1.0, 0.5) == study(1, 1.0, 0.5)
+
+
+def test_the_difference_of_the_aurocs_is_recovered_and_covered() -> None:
+    # Two normal scores that lie `shift` apart, each of variance 1: the AUROC is the probability of a positive gap.
+    expected = norm.cdf(1.5 / np.sqrt(2)) - norm.cdf(0.7 / np.sqrt(2))
+    studies = [study(seed, shift=1.5, shift_against=0.7, resamples=200) for seed in range(40)]
+    found = [s.auroc_difference for s in studies]
+    assert np.mean(found) == pytest.approx(expected, abs=0.02)
+    covered = [s.auroc_difference_low <= expected <= s.auroc_difference_high for s in studies]
+    assert 0.8 <= np.mean(covered) <= 1
+
+
+def test_a_row_says_first_what_is_compared() -> None:
+    """The order of the fields in results.json."""
+    assert list(study(0, 1.0, 0.5, n=20).model_dump()) == [
+        "method", "against", "toxic", "harmless", "harmless_label", "toxic_refused", "threshold", "compliance",
+        "low", "high", "compliance_against", "difference", "difference_low", "difference_high", "auroc_difference",
+        "auroc_difference_low", "auroc_difference_high", "curve",
+    ]  # fmt: skip

@@ -1,0 +1,253 @@
+"""The summary of simulated runs whose answer is known."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+from statsmodels.stats.multitest import multipletests
+
+from discernment.errors import DataError
+from discernment.evaluation.results import Results, summarize
+from discernment.evaluation.sample import Sample
+from discernment.judges.verdict import Verdict
+from discernment.prompts import Label
+
+TOXIC, SEEMINGLY, BENIGN = Label.TOXIC, Label.SEEMINGLY_TOXIC, Label.BENIGN
+BOTH = {("xs", TOXIC): 120, ("xs", SEEMINGLY): 120}
+
+
+def run(
+    shifts: Mapping[str, float],
+    sizes: Mapping[tuple[str, Label], int] | None = None,
+    threshold: float = 0.5,
+    measured: bool = True,
+    unscored: int = 0,
+) -> dict[str, list[Sample]]:
+    """Methods whose rejection probability lies `shift` higher on toxic prompts, and that refuse from `threshold` on."""
+    samples: dict[str, list[Sample]] = {}
+    for method, shift in shifts.items():
+        rng = np.random.default_rng(0)  # the same prompts are hard for all
+        samples[method] = []
+        for (benchmark, label), count in (sizes or BOTH).items():
+            centre = 0.4 + shift / 2 if label is TOXIC else 0.4 - shift / 2
+            for n, noise in enumerate(rng.normal(0, 0.2, count)):
+                probability = float(np.clip(centre + noise, 0, 1))
+                verdict = Verdict.REFUSAL if probability >= threshold else Verdict.COMPLIANCE
+                samples[method].append(
+                    Sample(
+                        prompt_id=f"{label}-{n}",
+                        benchmark=benchmark,
+                        label=label,
+                        prompt="?",
+                        completion="!",
+                        finished=True,
+                        verdict=Verdict.UNSCORED if n < unscored else verdict,
+                        rejection_probability=probability if measured else None,
+                    )
+                )
+    return samples
+
+
+def summary(samples: Mapping[str, list[Sample]], reference: str = "stl") -> Results:
+    return summarize(samples, base_model="tiny", reference=reference)
+
+
+def sentences(finding: str) -> list[str]:
+    return re.split(r"(?<=\.) (?=[A-Z])", finding)
+
+
+# ---------------------------------------------------------------------- which numbers there are
+
+
+def test_one_benchmark_with_both_labels() -> None:
+    found = summary(run({"base": 0.0, "stl": 0.3, "dcr": 0.5}))
+    assert (found.methods, found.benchmarks, found.reference) == (["base", "stl", "dcr"], ["xs"], "stl")
+    assert [(s.method, s.benchmark, s.label) for s in found.scores] == [
+        (method, "xs", label) for method in ("base", "stl", "dcr") for label in (TOXIC, SEEMINGLY)
+    ]
+    assert [(r.method, r.toxic, r.harmless, r.harmless_label) for r in found.rankings] == [
+        (method, "xs", "xs", SEEMINGLY) for method in ("base", "stl", "dcr")
+    ]
+    assert [(c.method, c.against, c.label) for c in found.comparisons] == [
+        (method, "stl", label) for method in ("base", "dcr") for label in (TOXIC, SEEMINGLY)
+    ]
+    assert [(e.method, e.against) for e in found.equal_safety] == [
+        (method, "stl") for method in ("base", "stl", "dcr")
+    ]
+    itself = found.equal_safety[1]
+    assert (itself.difference, itself.difference_low, itself.difference_high) == (0, 0, 0)
+    refused = next(s.value for s in found.scores if s.method == "stl" and s.label is TOXIC)
+    assert {e.toxic_refused for e in found.equal_safety} == {refused}
+
+
+def test_benchmarks_are_pooled_where_there_are_several() -> None:
+    sizes = {
+        ("xs", TOXIC): 40,
+        ("xs", SEEMINGLY): 40,
+        ("adv", TOXIC): 30,
+        ("or", SEEMINGLY): 20,
+        ("al", BENIGN): 25,
+    }
+    found = summary(run({"stl": 0.3, "dcr": 0.5}, sizes))
+    assert found.benchmarks == ["xs", "adv", "or", "al"]
+    pairings = {(r.toxic, r.harmless, r.harmless_label): (r.n_toxic, r.n_harmless) for r in found.rankings}
+    assert pairings == {
+        ("xs", "xs", SEEMINGLY): (40, 40),
+        ("all", "all", SEEMINGLY): (70, 60),
+        ("all", "al", BENIGN): (70, 25),
+    }
+    assert {(e.toxic, e.harmless, e.harmless_label) for e in found.equal_safety} == set(pairings)
+    assert {(c.benchmark, c.label): c.n for c in found.comparisons} == {
+        ("xs", TOXIC): 40,
+        ("xs", SEEMINGLY): 40,
+        ("adv", TOXIC): 30,
+        ("or", SEEMINGLY): 20,
+        ("al", BENIGN): 25,
+        ("all", TOXIC): 70,
+        ("all", SEEMINGLY): 60,
+    }
+    assert "all" not in {s.benchmark for s in found.scores}
+
+
+def test_p_values_are_corrected_over_the_benchmarks_of_a_method() -> None:
+    sizes = {("xs", TOXIC): 40, ("xs", SEEMINGLY): 40, ("adv", TOXIC): 30, ("or", SEEMINGLY): 60}
+    found = summary(run({"base": 0.0, "stl": 0.3, "dcr": 0.5}, sizes))
+    for method in ("base", "dcr"):
+        rows = [c for c in found.comparisons if c.method == method]
+        single, pooled = ([c for c in rows if (c.benchmark == "all") == pool] for pool in (False, True))
+        assert (len(single), len(pooled)) == (4, 2)
+        expected = multipletests([c.p_value for c in single], method="holm")[1]
+        assert [c.p_holm for c in single] == pytest.approx(list(expected))
+        assert any(c.p_value < (c.p_holm or 0) for c in single)
+        assert [c.p_holm for c in pooled] == [None, None]
+
+
+def test_same_numbers_every_time_and_no_nan() -> None:
+    samples = run({"stl": 0.2, "dcr": 0.3}, unscored=120)  # the judge could tell nothing at all
+    found = summary(samples)
+    assert found == summary(samples)
+    json.dumps(found.model_dump(mode="json"), allow_nan=False)
+    assert all((s.value, s.low, s.high, s.unscored) == (None, None, None, 120) for s in found.scores)
+    assert found.scores
+    assert found.comparisons == []
+    assert found.equal_safety == []
+    assert "dcr has no verdict to compare" in found.finding
+    assert "the judge has no verdict on the toxic prompts of stl" in found.finding
+
+
+# ---------------------------------------------------------------------- the finding
+
+
+def test_better() -> None:
+    first, second = sentences(summary(run({"stl": 0.25, "dcr": 0.6})).finding)
+    assert first.startswith(
+        "By the judge's verdicts and compared with stl, dcr answers more of the seemingly toxic"
+    )
+    assert "refuses more of the toxic prompts" in first
+    assert re.search(
+        r"At equal safety, where both refuse \d+\.\d % of .*, dcr discerns better than stl:", second
+    )
+    assert re.search(
+        r"AUROC is 0\.\d\d against 0\.\d\d \(95 % interval of the difference \+0\.\d\d to \+0\.\d\d\)\.$",
+        second,
+    )
+
+
+def test_worse() -> None:
+    first, second = sentences(summary(run({"stl": 0.6, "dcr": 0.25})).finding)
+    assert "dcr answers fewer of the seemingly toxic prompts" in first
+    assert "refuses fewer of the toxic prompts" in first
+    assert "dcr discerns worse than stl" in second
+
+
+def test_no_difference() -> None:
+    first, second = sentences(summary(run({"stl": 0.3, "dcr": 0.3})).finding)
+    assert "answers neither clearly more nor clearly fewer of the seemingly toxic prompts" in first
+    assert "difference +0.0 points, 95 % interval +0.0 to +0.0" in first
+    assert "no difference between dcr and stl could be shown" in second
+
+
+def test_a_stricter_method_is_not_a_better_one() -> None:
+    loose, strict = run({"stl": 0.3}, threshold=0.6), run({"dcr": 0.3}, threshold=0.3)
+    first, second = sentences(summary({**loose, **strict}).finding)
+    assert "answers fewer of the seemingly toxic prompts" in first
+    assert "refuses more of the toxic prompts" in first
+    assert "no difference between dcr and stl could be shown" in second
+
+
+def test_numbers_of_the_finding_are_those_of_the_results() -> None:
+    found = summary(run({"stl": 0.25, "dcr": 0.6}))
+    row = next(e for e in found.equal_safety if e.method == "dcr")
+    for value in (row.toxic_refused, row.compliance, row.compliance_against):
+        assert f"{100 * value:.1f} %" in found.finding
+    for value in (row.difference_low, row.difference_high):
+        assert f"{100 * value:+.1f}" in found.finding
+
+
+def test_few_prompts_decide_nothing() -> None:
+    found = summary(run({"stl": 0.25, "dcr": 0.6}, {("xs", TOXIC): 6, ("xs", SEEMINGLY): 6}))
+    assert "no difference between dcr and stl could be shown" in found.finding
+    assert found.finding.count("neither clearly more nor clearly fewer") == 2
+
+
+@pytest.mark.parametrize(("threshold", "refused"), [(2.0, "0.0 %"), (-1.0, "100.0 %")])
+def test_reference_that_refuses_nothing_or_all_is_not_compared_at_equal_safety(
+    threshold: float, refused: str
+) -> None:
+    found = summary(run({"stl": 0.3, "dcr": 0.5}, threshold=threshold))
+    assert found.equal_safety == []
+    assert len(found.rankings) == 2
+    assert (
+        f"cannot be said, because stl refuses {refused} of the toxic prompts and the comparison needs between "
+        "2.0 % and 98.0 %; its discernment AUROC is"
+    ) in found.finding
+    assert len(sentences(found.finding)) == 2
+
+
+def test_without_rejection_probabilities() -> None:
+    found = summary(run({"stl": 0.3, "dcr": 0.5}, measured=False))
+    assert (found.rankings, found.equal_safety) == ([], [])
+    assert len(found.comparisons) == 2
+    assert "rejection probabilities were not measured on the same prompts" in found.finding
+
+
+def test_without_toxic_prompts() -> None:
+    found = summary(run({"stl": 0.3, "dcr": 0.5}, {("al", BENIGN): 40}))
+    first, second = sentences(found.finding)
+    assert "of the benign prompts" in first
+    assert "because there are no toxic prompts." in second
+
+
+def test_one_method_alone() -> None:
+    found = summary(run({"base": 0.3}), reference="base")
+    first, second = sentences(found.finding)
+    assert re.search(
+        r"base answers \d.* of the seemingly toxic .* and refuses \d.* of the toxic prompts", first
+    )
+    assert second.endswith("there is no other method to compare it with.")
+    assert found.comparisons == []
+    assert len(found.equal_safety) == 1  # its curve
+
+
+def test_finding_is_about_dcr_or_else_the_last_method() -> None:
+    assert "compared with stl, dcr " in summary(run({"stl": 0.3, "dcr": 0.5, "stl_aug": 0.3})).finding
+    assert "compared with stl, stl_aug " in summary(run({"base": 0.0, "stl": 0.3, "stl_aug": 0.3})).finding
+
+
+# ---------------------------------------------------------------------- mistakes
+
+
+def test_reference_without_samples() -> None:
+    with pytest.raises(DataError, match="'stl' has no samples to compare with; those with samples are: dcr"):
+        summary({**run({"dcr": 0.5}), "stl": []})
+    with pytest.raises(DataError, match="none"):
+        summary({})
+
+
+def test_benchmark_called_all() -> None:
+    with pytest.raises(DataError, match="give it another name"):
+        summary(run({"stl": 0.3}, {("all", TOXIC): 3}))

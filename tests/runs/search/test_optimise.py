@@ -1,0 +1,261 @@
+"""A search over a recipe of a tiny model: shared stages, interruptions, failures, pruning, and what it leaves."""
+
+import json
+import statistics
+import sys
+
+import pytest
+import yaml
+from filelock import FileLock
+
+from discernment.errors import ModelError, RecipeError, RunError
+from discernment.evaluation.results import Results
+from discernment.files import read_json
+from discernment.reporting.run_files import read_run
+from discernment.runs.recipe import read_recipe
+from discernment.runs.run import run_recipe
+from discernment.runs.search.optimise import run_sweep
+from discernment.runs.search.sweep import SweepResults, read_sweep
+from discernment.runs.stages import Quiet
+from tiny import make_benign, make_prompts
+
+
+class Stop(Quiet):
+    """Hears every stage, and at the one called `at` ends the process, as Ctrl-C or a kill would."""
+
+    def __init__(self, at=None, after=0):
+        self.at, self.after, self.heard = at, after, []
+
+    def stage(self, name, owner, *, reused):
+        self.heard.append((name, owner, reused))
+        if (name, owner) == self.at and len(self.heard) > self.after:
+            raise KeyboardInterrupt
+
+    def done(self, name, owner):
+        return self.heard.count((name, owner, False))
+
+
+@pytest.fixture
+def write(model_folder, tmp_path):
+    pairs, benign = tmp_path / "pairs.jsonl", tmp_path / "benign.jsonl"
+    make_prompts(4).to_jsonl(pairs)
+    make_benign(4).to_jsonl(benign)
+    recipe = {
+        "model": str(model_folder()),
+        "data": {"general": str(benign), "safety": str(pairs), "contrast": str(pairs)},
+        "refine": {"layer": 2, "steps": 1, "batch_size": 4},
+        "align": {"batch_size": 8, "epochs": 0.5, "learning_rate": 3e-3},
+        "methods": ["base", "stl"],
+        "evaluate": {
+            "max_new_tokens": 2,
+            "unscored_limit": 1,  # a tiny model says nothing that can be read
+            "batch_size": 16,
+            "openings": ["Sorry"],
+            "benchmarks": [{"set": str(pairs), "name": "pairs"}],
+        },
+    }
+
+    def make(recipe=recipe, **changes):
+        content = {
+            "name": "tiny",
+            "recipe": recipe,
+            "space": {"align.learning_rate": [1e-4, 1e-3, 1e-2]},
+            "objectives": [{"auroc": "stl"}],
+            "sampler": "grid",
+            **changes,
+        }
+        path = tmp_path / "sweep.yaml"
+        path.write_text(yaml.safe_dump(content, sort_keys=False))
+        return read_sweep(path)
+
+    make.recipe = recipe
+    return make
+
+
+def run_of(directory, trial, seed=0):
+    return directory / "trials" / f"{trial.number}-seed-{seed}"
+
+
+def aurocs(run, method):
+    results = Results.model_validate(read_json(run / "results.json"))
+    return [ranking.value for ranking in results.rankings if ranking.method == method]
+
+
+def worth(results):
+    """What must not depend on interruptions: everything but the time."""
+    return [trial.model_copy(update={"seconds": 0.0}) for trial in results.trials]
+
+
+def test_a_grid_is_covered_and_the_stages_are_shared(write, tmp_path):
+    sweep = write(
+        {**write.recipe, "methods": ["stl", "dcr"]},
+        space={"refine.layer": [1, 3]},
+        objectives=[{"auroc": "dcr"}],
+    )
+    directory, heard, said = tmp_path / "out", Stop(), []
+    results = run_sweep(
+        sweep, directory, reporter=heard, on_trial=lambda r, n: said.append((len(r.trials), n))
+    )
+    assert said == [(1, 2), (2, 2)]
+    assert {trial.parameters["refine.layer"] for trial in results.trials} == {1, 3}
+    assert [trial.state for trial in results.trials] == ["complete"] * 2
+    # stl does not depend on the layer: it is aligned and evaluated once, dcr twice.
+    assert [heard.done(stage, "stl") for stage in ("align", "evaluate")] == [1, 1]
+    assert [heard.done(stage, "dcr") for stage in ("refine", "align", "evaluate")] == [2, 2, 2]
+    assert len(list((directory / "stages").iterdir())) == 8
+
+    assert SweepResults.model_validate(read_json(directory / "sweep.json")) == results
+    for trial in results.trials:
+        run = run_of(directory, trial)
+        recipe = read_recipe(run / "recipe.yaml")
+        assert recipe.options(recipe.methods[1]).refine.layer == trial.parameters["refine.layer"]
+        assert trial.values == aurocs(run, "dcr")
+        assert read_run(run).samples.keys() == {"stl", "dcr"}
+    (best,) = results.best
+    assert best.values == max(trial.values for trial in results.trials)
+    # The best recipe is a recipe, and replays the trial without doing anything.
+    assert run_recipe(read_recipe(directory / "best.yaml"), run_of(directory, best)).stages_run == 0
+
+    quiet = Stop()
+    assert run_sweep(sweep, directory, reporter=quiet) == results
+    assert quiet.heard == []
+
+
+def test_an_interrupted_trial_is_done_again_and_its_stages_are_taken(write, tmp_path):
+    sweep, directory = write(space={"align.learning_rate": [1e-3, 1e-2]}), tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(sweep, directory, reporter=Stop(("evaluate", "stl")))
+    assert not (directory / "sweep.json").exists()
+    with (directory / "journal.log").open("ab") as journal:
+        journal.write(b'{"op_code": 5, "work')  # killed while it was writing
+    heard = Stop()
+    results = run_sweep(sweep, directory, reporter=heard)
+    assert [reused for _, _, reused in heard.heard] == [True, True, False, True, False, False]
+    assert {trial.parameters["align.learning_rate"] for trial in results.trials} == {1e-3, 1e-2}
+    assert [(trial.number, trial.state) for trial in results.trials] == [(0, "complete"), (1, "complete")]
+
+
+def test_an_interrupted_search_proposes_what_it_would_have(write, tmp_path):
+    # The limit changes no stage, so that every trial after the first is a look at what is there.
+    sweep = write(
+        {**write.recipe, "methods": ["base"]},
+        space={"evaluate.unscored_limit": {"low": 0.99, "high": 1.0}, "align.epochs": [1, 2]},
+        objectives=[{"auroc": "base"}],
+        sampler="tpe",
+        trials=13,  # Optuna begins to use what it has seen after the tenth
+    )
+    sweep = sweep.model_copy(update={"recipe": sweep.recipe_at({"evaluate.unscored_limit": 1.0}, "r", 0)})
+    whole = run_sweep(sweep, tmp_path / "whole")
+    broken = tmp_path / "broken"
+    for after in (2, 9, 0):
+        with pytest.raises(KeyboardInterrupt):
+            run_sweep(sweep, broken, reporter=Stop(("evaluate", "base"), after))
+    results = run_sweep(sweep, broken)
+    assert worth(results) == worth(whole)
+    assert len({trial.parameters["evaluate.unscored_limit"] for trial in results.trials}) == 13
+    assert worth(run_sweep(sweep, broken, trials=14))[:13] == worth(whole)
+
+
+def test_several_objectives_leave_the_pareto_front(write, tmp_path):
+    directory = tmp_path / "out"
+    results = run_sweep(write(objectives=[{"auroc": "stl"}, {"seconds": "stl"}]), directory)
+    points = {trial.number: trial.values for trial in results.trials}
+    assert len(points) == 3
+    front = {
+        n
+        for n, (auroc, seconds) in points.items()
+        if not any(a >= auroc and s <= seconds and (a, s) != (auroc, seconds) for a, s in points.values())
+    }
+    assert {trial.number for trial in results.best} == front
+    assert {path.name for path in directory.glob("best*.yaml")} == {f"best-{n}.yaml" for n in front}
+    for trial in results.trials:
+        run = run_of(directory, trial)
+        assert trial.values[:1] == aurocs(run, "stl")
+        stages = read_json(run / "manifest.json")["stages"].values()
+        assert trial.values[1:] == [stage["seconds"] for stage in stages if stage["name"] == "align"]
+        assert (
+            trial.parameters["align.learning_rate"] == read_recipe(run / "recipe.yaml").align["learning_rate"]
+        )
+
+
+def test_a_trial_that_fails_is_kept_with_its_sentence(write, tmp_path):
+    sweep = write(
+        space={"align.learning_rate": [1e-3, 1e12], "align.max_gradient_norm": [1e12], "align.warmup": [0]}
+    )
+    results = run_sweep(sweep, tmp_path / "out")
+    by_rate = {trial.parameters["align.learning_rate"]: trial for trial in results.trials}
+    assert (by_rate[1e-3].state, by_rate[1e12].state) == ("complete", "failed")
+    assert by_rate[1e12].values is None
+    assert by_rate[1e12].error.endswith(".")
+    assert results.best == [by_rate[1e-3]]
+    heard = Stop()
+    assert run_sweep(sweep, tmp_path / "out", reporter=heard) == results  # it is not tried again
+    assert heard.heard == []
+
+
+def test_a_value_is_the_mean_over_the_seeds(write, tmp_path):
+    sweep = write(space={"align.learning_rate": [0.1]}, seeds=[3, 4])
+    (trial,) = run_sweep(sweep, tmp_path / "out").trials
+    (third,), (fourth,) = (aurocs(run_of(tmp_path / "out", trial, seed), "stl") for seed in (3, 4))
+    assert third != fourth
+    assert trial.values == [pytest.approx((third + fourth) / 2)]
+    assert read_recipe(tmp_path / "out/best.yaml").seed == 3
+
+
+def test_bad_trials_are_pruned_after_their_first_seed(write, tmp_path):
+    # The base model under different system messages: each is worth something else, with every seed the same.
+    systems = [
+        f"Say {word}." for word in ("sorry", "sure", "bread", "process", "weather", "editor", "letter")
+    ]
+    sweep = write(
+        {**write.recipe, "methods": ["base"]},
+        space={"model.system": systems},
+        objectives=[{"auroc": "base"}],
+        seeds=[3, 4],
+    )
+    results = run_sweep(sweep, tmp_path / "out")
+    values = [aurocs(run_of(tmp_path / "out", trial, 3), "base")[0] for trial in results.trials]
+    assert len(values) == 7
+    assert [trial.values for trial in results.trials] == [[pytest.approx(value)] for value in values]
+    # Optuna's rule: below the median of the earlier trials, once five are complete.
+    states = []
+    for number, value in enumerate(values):
+        pruned = states.count("complete") >= 5 and value < statistics.median(values[:number])
+        states.append("pruned" if pruned else "complete")
+    assert [trial.state for trial in results.trials] == states
+    assert "pruned" in states
+    for trial in results.trials:
+        assert run_of(tmp_path / "out", trial, 4).exists() == (trial.state == "complete")
+
+
+def test_nothing_is_chosen_on_a_test_split(write, tmp_path):
+    test = tmp_path / "test.jsonl"
+    rows = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
+    test.write_text("".join(json.dumps({**row, "split": "test"}) + "\n" for row in rows))
+    evaluate = {**write.recipe["evaluate"], "benchmarks": [str(test)]}
+    recipe = {**write.recipe, "methods": ["base"], "evaluate": evaluate}
+    one = {"space": {"align.epochs": [1]}, "objectives": [{"auroc": "base"}]}
+    with pytest.raises(
+        RecipeError, match=r"of which 8 prompts are of the test split; choose on the validation"
+    ):
+        run_sweep(write(recipe, **one), tmp_path / "out")
+    assert not (tmp_path / "out/stages").exists()
+    assert len(run_sweep(write(recipe, **one, allow_test=True), tmp_path / "out").trials) == 1
+
+
+def test_mistakes_are_found_before_the_first_trial(write, tmp_path, monkeypatch):
+    directory = tmp_path / "out"
+    deep = write({**write.recipe, "methods": ["dcr", "stl"]}, space={"refine.layer": [1, 9]})
+    with pytest.raises(ModelError, match="Layer 9 is out of range: the model has 4 layers"):
+        run_sweep(deep, directory)
+    assert not (directory / "journal.log").exists()
+    cheap = {"recipe": {**write.recipe, "methods": ["base"]}, "objectives": [{"auroc": "base"}]}
+    with FileLock(directory / "sweep.lock"), pytest.raises(RunError, match="is in use by another process"):
+        run_sweep(write(**cheap), directory)
+    run_sweep(write(**cheap), directory, trials=1)
+    with pytest.raises(RunError, match="holds trials of another sweep; name another with --out"):
+        run_sweep(write(**cheap, space={"align.epochs": [1]}), directory)
+    assert len(run_sweep(write(**cheap, trials=2), directory).trials) == 2  # which is the same search
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(RecipeError, match=r"A sweep needs `pip install 'discernment\[sweep\]'`"):
+        run_sweep(write(**cheap), directory)
