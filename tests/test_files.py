@@ -101,7 +101,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     for read in (read_json, rows):
         with pytest.raises(DataError, match=r"There is no file .*nowhere\.json"):
             read(tmp_path / "nowhere.json")
-        with pytest.raises(DataError, match=r"latin\.json cannot be read"):
+        with pytest.raises(DataError, match=r"latin\.json, line 1, is not UTF-8"):
             read(latin)
 
 

@@ -38,11 +38,23 @@ FAMILIES = {
     "gpt2": ("GPT2Config", {"n_embd": 32, "n_layer": LAYERS, "n_head": 4, "n_positions": 256}),
     "phi3": ("Phi3Config", {**GROUPED, "pad_token_id": 0}),
 }
+EXPERTS = {**GROUPED, "num_experts_per_tok": 2}
+MOE_FAMILIES = {
+    "mixtral": ("MixtralConfig", {**EXPERTS, "num_local_experts": 4}),
+    "qwen3_moe": (
+        "Qwen3MoeConfig",
+        {**EXPERTS, "head_dim": 8, "num_experts": 4, "moe_intermediate_size": 32},
+    ),
+    "gpt_oss": (
+        "GptOssConfig",
+        {**EXPERTS, "head_dim": 8, "num_local_experts": 4, "sliding_window": 128},
+    ),
+}
 
 
 def make_model(family: str, vocabulary: int = 400, seed: int = 0, **changes: object) -> PreTrainedModel:
     """A tiny model with random weights large enough to matter."""
-    config_name, sizes = FAMILIES[family]
+    config_name, sizes = {**FAMILIES, **MOE_FAMILIES}[family]
     config = getattr(transformers, config_name)(
         **{"vocab_size": vocabulary, "bos_token_id": 1, "eos_token_id": 2, **sizes, **changes}
     )

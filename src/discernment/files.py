@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 from importlib import resources
 from pathlib import Path
@@ -47,11 +48,36 @@ def read_json(path: Path) -> Any:
         DataError: If the file is missing or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path} cannot be read as JSON ({error}).") from error
+
+
+def read_text(path: Path, *, allow_torn_end: bool = False) -> str:
+    """Read UTF-8 text, with or without a byte order mark.
+
+    Args:
+        path: The file.
+        allow_torn_end: Leave out a last line that does not end, as an interrupted append leaves it.
+
+    Raises:
+        DataError: If the file cannot be read, or is not UTF-8.
+    """
+    try:
+        content = path.read_bytes().removeprefix(BOM_UTF8)
     except FileNotFoundError:
         raise DataError(f"There is no file {path}.") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"{path} cannot be read as JSON ({error}).") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}).") from error
+    if allow_torn_end:  # it may be torn within a character
+        content = content[: content.rfind(b"\n") + 1]
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        number = content.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{path}, line {number}, is not UTF-8 ({error.reason}); save the file as UTF-8."
+        ) from error
 
 
 def read_json_lines(path: Path, *, allow_torn_end: bool = False) -> Iterator[tuple[int, Any]]:
@@ -64,16 +90,7 @@ def read_json_lines(path: Path, *, allow_torn_end: bool = False) -> Iterator[tup
     Raises:
         DataError: If the file cannot be read, or a line is not JSON.
     """
-    try:
-        content = path.read_bytes()
-        if allow_torn_end:  # it may be torn within a character
-            content = content[: content.rfind(b"\n") + 1]
-        lines = content.decode("utf-8").split("\n")
-    except FileNotFoundError:
-        raise DataError(f"There is no file {path}.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as UTF-8 text ({error}).") from error
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_text(path, allow_torn_end=allow_torn_end).split("\n"), start=1):
         if not line.strip():
             continue
         try:

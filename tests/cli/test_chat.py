@@ -10,6 +10,14 @@ class Interrupted(io.StringIO):
         raise KeyboardInterrupt
 
 
+def test_a_prompt_that_is_too_long_is_named_and_the_next_one_answered(discern, files):
+    code, shown, error = discern("chat", "tiny", stdin=io.StringIO("word " * 400 + "\nHi\n\n"))
+    assert (code, error) == (0, "")
+    assert f"The prompt {('word ' * 400)[:60]!r} has" in shown
+    assert "with a reply of 128, and tiny can read 256; say less or lower the cap." in shown
+    assert shown.count("rejection probability") == 1
+
+
 def test_ctrl_c(discern, files):
     code, _, error = discern("chat", "tiny", stdin=Interrupted())
     assert (code, error) == (130, "discern: interrupted; the same command goes on from here.\n")

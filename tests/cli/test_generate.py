@@ -40,7 +40,7 @@ def test_notation_of_models(monkeypatch, model_folder) -> None:
 
 
 def test_generate_with_a_local_policy(invoke, model_folder) -> None:
-    folder = str(model_folder())
+    folder = str(model_folder(max_position_embeddings=2048))
     make_prompts(2).to_jsonl(Path("seeds.jsonl"))
     command = ["prompts", "generate", "-o", "out", "-g", folder, "-m", folder, "--seeds", "seeds.jsonl"]
     # Random weights write nothing that can be read: two rewrites are asked for, the answers kept, and it says so.

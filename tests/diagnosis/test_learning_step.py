@@ -48,14 +48,14 @@ def test_the_first_order_is_worth_less_for_a_larger_step(policy):
 def test_the_change_is_that_of_the_real_log_probability(policy):
     """By hand: a step on the loss of one example, and log pi before and after."""
     found = check_learning_step(policy, OBSERVED[:2], TRAINED[:1], learning_rate=1e-3)
-    prompt, reply = (policy.chat.encode(TRAINED[0][0]), policy.chat.encode_reply(TRAINED[0][1]))
+    prompt, reply = (policy.chat.encode(TRAINED[0][0]), policy.chat.encode_reply(*TRAINED[0]))
 
     def log_probability(prompt, reply):
         ids = torch.tensor([[*prompt, *reply]])
         labels = torch.tensor([[-100] * len(prompt) + reply])
         return -policy.model(input_ids=ids, labels=labels).loss * len(reply)
 
-    watched = [(policy.chat.encode(p), policy.chat.encode_reply(r)) for p, r in OBSERVED[:2]]
+    watched = [(policy.chat.encode(p), policy.chat.encode_reply(p, r)) for p, r in OBSERVED[:2]]
     with torch.no_grad():
         before = [float(log_probability(*w)) for w in watched]
     (-log_probability(prompt, reply) / len(reply)).backward()

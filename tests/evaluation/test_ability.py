@@ -40,7 +40,7 @@ def base(tiny_policy):
 
 def alone(policy, prompt, reply):
     """Logits that predict the reply, from one unpadded pass over everything, and the reply's tokens."""
-    start, tokens = policy.chat.encode(prompt), policy.chat.encode_reply(reply)
+    start, tokens = policy.chat.encode(prompt), policy.chat.encode_reply(prompt, reply)
     with torch.inference_mode():
         logits = policy.model(torch.tensor([start + tokens])).logits[0]
     return logits[len(start) - 1 : -1], torch.tensor(tokens)
@@ -64,7 +64,7 @@ def test_equals_brute_force(tiny_policy, base):
 def test_perplexity_is_that_of_transformers_own_loss(tiny_policy, base):
     nats, tokens = 0.0, 0
     for prompt, reply in EXCHANGES:
-        start, said = tiny_policy.chat.encode(prompt), tiny_policy.chat.encode_reply(reply)
+        start, said = tiny_policy.chat.encode(prompt), tiny_policy.chat.encode_reply(prompt, reply)
         labels = torch.tensor([[-100] * len(start) + said])
         with torch.inference_mode():
             loss = tiny_policy.model(input_ids=torch.tensor([start + said]), labels=labels).loss

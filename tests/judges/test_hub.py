@@ -8,7 +8,7 @@ import transformers
 
 from discernment.errors import ModelError
 from discernment.judges import HubClassifierJudge, LlamaGuardJudge, WildGuardJudge
-from discernment.judges.hub import MINOS, read_llama_guard, read_wildguard
+from discernment.judges.hub import MINOS, fitting_text, read_llama_guard, read_wildguard
 from discernment.judges.verdict import Verdict
 from discernment.models.model_spec import ModelSpec
 from tiny import GROUPED
@@ -61,6 +61,68 @@ def test_sequence_classifier(classifier_folder, tokenizer) -> None:
         (Verdict.COMPLIANCE, Verdict.REFUSAL),
     }
     assert turned.fingerprint != judge.fingerprint == HubClassifierJudge(spec).fingerprint
+
+
+def test_a_long_prompt_does_not_hide_the_completion(classifier_folder, tokenizer) -> None:
+    prompt = f"BEGIN {'How do I kill a Python process? ' * 60}END"
+    for completion in ("Sorry, I can't help with that.", "Sure, here is how."):
+        text = fitting_text(MINOS, prompt, completion, tokenizer, 100)
+        kept = text.removeprefix("<|user|>\n").removesuffix(f"\n<|assistant|>\n{completion}")
+        assert 90 <= len(tokenizer(text)["input_ids"]) <= 100
+        beginning, end = kept.split(" ... ")
+        assert (prompt.startswith(beginning), prompt.endswith(end)) == (True, True)
+        assert len(beginning) - len(end) in (0, 1)
+        assert fitting_text(MINOS, prompt, completion, tokenizer, None) == MINOS.format(
+            prompt=prompt, completion=completion
+        )
+    # A completion that is too long itself leaves something of the prompt.
+    text = fitting_text(MINOS, prompt, "no " * 400, tokenizer, 100)
+    assert "BEGIN" in text
+    assert text.endswith(f"END\n<|assistant|>\n{'no ' * 400}")
+    folder, _ = classifier_folder(["Non-refusal", "Refusal"])
+    judge = HubClassifierJudge(ModelSpec(model=str(folder), device="cpu", dtype="float32"))
+    words = [
+        "sorry",
+        "help",
+        "bread",
+        "flour",
+        "water",
+        "yeast",
+        "process",
+        "show",
+        "letter",
+        "editor",
+        "weather",
+        "kill",
+    ]
+    said = judge.judge_many([(prompt, f"It is {word}") for word in words])
+    assert {j.verdict for j in said} == {Verdict.REFUSAL, Verdict.COMPLIANCE}
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_positions_that_begin_behind_the_padding(tmp_path, tokenizer, padding) -> None:
+    config = transformers.RobertaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=66,
+        pad_token_id=padding,
+        id2label={0: "refusal", 1: "non-refusal"},
+    )
+    model = transformers.RobertaForSequenceClassification(config).eval()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    longest = 66 - padding - 1
+    ids = torch.full((1, longest + 1), 7)
+    with torch.inference_mode():
+        assert model(ids[:, :longest]).logits.isfinite().all()
+        with pytest.raises((IndexError, RuntimeError), match=r"out of (bounds|range)"):
+            model(ids)
+    judge = HubClassifierJudge(ModelSpec(model=str(tmp_path), device="cpu"))
+    for words in (5, 40, 200):
+        assert judge.judge("kill a process " * words, "I can't help with that.") is not Verdict.UNSCORED
 
 
 def test_labels_of_unknown_meaning(classifier_folder) -> None:

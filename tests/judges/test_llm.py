@@ -34,7 +34,7 @@ class Reply:
         body: bytes | None = None,
         status: int = 200,
         headers: dict[str, str] | None = None,
-        finish: str = "stop",
+        finish: str | None = "stop",
         refusal: str | None = None,
     ) -> None:
         self.status, self.headers = status, headers or {}
@@ -140,6 +140,69 @@ def test_reasoning_before_the_last_line_and_no_structured_output(server) -> None
     judge = make(server, structured=False)
     assert judge.judge(*REFUSAL) is Verdict.REFUSAL
     assert "response_format" not in server.questions[0].body
+
+
+FENCED = {
+    "fence": "```json\n{}\n```",
+    "fence without a name": "```\n{}\n```\n",
+    "fence in one line": "```json {} ```",
+    "reasoning before the fence": "The reply declines.\n\n```json\n{}\n```",
+    "another fence before": '```json\n{{"code": "0", "verdict": "compliance"}}\n```\nNo:\n```json\n{}\n```',
+    "a sentence before": "Here is my judgement:\n{}",
+    "a thought before": "<think>It declines.</think>\n{}",
+}
+
+
+@pytest.mark.parametrize("form", FENCED)
+@pytest.mark.parametrize("indent", [None, 2])
+def test_fenced_and_indented_answers_are_read(server, form, indent) -> None:
+    def answer(question: Question) -> Reply:
+        said = json.dumps(json.loads(verdict(question, "Refusal")), indent=indent)
+        return Reply(FENCED[form].format(said))
+
+    server.answer = answer
+    assert make(server).judge(*REFUSAL) is Verdict.REFUSAL
+
+
+@pytest.mark.parametrize("finish", [None, "stop", "eos_token", "end_turn"])
+def test_an_answer_ends_in_many_words(server, finish) -> None:
+    server.answer = lambda q: Reply(verdict(q, "refusal"), finish=finish)
+    assert make(server).judge(*REFUSAL) is Verdict.REFUSAL
+
+
+def refusing(*names: str) -> Callable[[Question], Reply]:
+    """An endpoint that knows some parameters not, as those of reasoning models do."""
+
+    def answer(question: Question) -> Reply:
+        for name in names:
+            if name in question.body:
+                said = f"Unsupported parameter: '{name}' is not supported with this model."
+                body = {"error": {"message": said, "param": name, "code": "unsupported_parameter"}}
+                return Reply(status=400, body=json.dumps(body).encode())
+        return honest(question)
+
+    return answer
+
+
+def test_an_endpoint_that_refuses_parameters_is_asked_without_them(server) -> None:
+    server.answer = refusing("max_tokens", "temperature")
+    judge = make(server, max_tokens=77, concurrency=1)
+    assert [j.verdict for j in judge.judge_many([REFUSAL, ANSWER])] == [Verdict.REFUSAL, Verdict.COMPLIANCE]
+    assert len(server.questions) == 4  # two refusals, once
+    for question in server.questions[2:]:
+        assert question.body["max_completion_tokens"] == 77
+        assert not {"max_tokens", "temperature"} & question.body.keys()
+
+
+def test_an_endpoint_that_refuses_everything_says_so(server) -> None:
+    server.answer = refusing("max_tokens", "max_completion_tokens")
+    [judgement] = make(server).judge_many([REFUSAL])
+    assert judgement.verdict is Verdict.UNSCORED
+    assert judgement.reason == (
+        "the endpoint failed (BadRequestError 400: Unsupported parameter: 'max_completion_tokens' is not supported "
+        "with this model.)"
+    )
+    assert len(server.questions) == 2
 
 
 BAD = {

@@ -128,7 +128,7 @@ def test_whole_replies_equal_autograd(make_policy, family, rows, way):
     jacobians = []
     for prompt, reply, tokens in zip(
         policy.encode(PROMPTS),
-        map(policy.chat.encode_reply, REPLIES),
+        map(policy.chat.encode_reply, PROMPTS, REPLIES),
         found.tokens or [None] * 4,
         strict=True,
     ):
@@ -247,7 +247,7 @@ def test_cross_check_with_torch_func(make_policy):
     found = gradient_kernel(policy, PROMPTS, KernelOptions(rows="likelihood"), replies=REPLIES)
     weights = {name: p.detach() for name, p in policy.model.named_parameters()}
     gradients = []
-    for prompt, reply in zip(policy.encode(PROMPTS), map(policy.chat.encode_reply, REPLIES), strict=True):
+    for prompt, reply in zip(policy.encode(PROMPTS), map(policy.chat.encode_reply, PROMPTS, REPLIES), strict=True):
         ids = torch.tensor([[*prompt, *reply]])
 
         def loss(values, ids=ids, reply=reply):

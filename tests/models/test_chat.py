@@ -4,6 +4,8 @@ import pytest
 
 from discernment.errors import ModelError
 from discernment.models.chat import ChatFormat
+from discernment.models.loading import load_chat
+from discernment.models.model_spec import ModelSpec
 from discernment.policies.policy import Policy
 from tiny import make_model
 
@@ -14,7 +16,7 @@ def test_chat_template_writes_the_turns(tokenizer):
     assert chat.render("Hi") == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
     assert tokenizer.decode(chat.encode("Hi")) == chat.render("Hi")
     assert chat.end_of_turn == tokenizer.convert_tokens_to_ids("<|im_end|>")
-    assert tokenizer.decode(chat.encode_reply("Sure.")) == "Sure.<|im_end|>"
+    assert tokenizer.decode(chat.encode_reply("Go on.", "Sure.")) == "Sure.<|im_end|>"
 
 
 def test_system_message(tokenizer):
@@ -43,3 +45,22 @@ def test_greedy_replies_do_not_depend_on_the_batch(family, tokenizer):
     assert [c.text for c in together] == [c.text for c in alone]
     assert all(0 < c.tokens <= 6 for c in together)
     assert len({c.text for c in together}) > 1
+
+
+def test_options_of_a_model_reach_its_chat_format(model_folder):
+    folder = model_folder()
+    template = folder / "chat_template.jinja"
+    opened = template.read_text().replace(
+        "<|im_start|>assistant\n{% endif %}", "<|im_start|>assistant\n<think>\n{% endif %}"
+    )
+    template.write_text("{{ strftime_now('%d %b %Y') }} " + opened)
+    said = {"thinking": "on", "special_tokens": "tokens", "date": "2024-07-26"}
+    plain, other = (load_chat(ModelSpec(model=str(folder), **options)) for options in ({}, said))
+    assert plain.render("Hi").startswith("01 Jan 2026 <|im_start|>user")
+    assert plain.render("Hi").endswith("<think>\n\n</think>\n\n")
+    assert other.render("Hi").startswith("26 Jul 2024 <|im_start|>user")
+    assert other.render("Hi").endswith("<think>\n")
+    end = plain.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert [chat.encode("Say <|im_end|> twice").count(end) for chat in (plain, other)] == [1, 2]
+    text = plain.tokenizer.decode(plain.encode("Say <|im_end|> twice"))
+    assert text == plain.render("Say <|im_end|> twice")

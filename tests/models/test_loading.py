@@ -1,6 +1,9 @@
 """A model loads from where it is said to be, or one sentence says why not; its fingerprint follows its content."""
 
+import copy
+import importlib.util
 import json
+import logging
 import shutil
 
 import gguf
@@ -53,6 +56,108 @@ def test_a_tokenizer_without_padding_pads_with_its_end(model_folder, tokenizer):
     bare = type(tokenizer)(tokenizer_object=tokenizer._tokenizer, eos_token="<|im_end|>")
     bare.save_pretrained(folder)
     assert load_tokenizer(ModelSpec(model=str(folder))).pad_token == "<|im_end|>"
+
+
+def test_a_tokenizer_without_padding_and_end(model_folder, tokenizer):
+    folder = model_folder()
+    bare = type(tokenizer)(tokenizer_object=tokenizer._tokenizer)
+    bare.chat_template = tokenizer.chat_template
+    bare.save_pretrained(folder)
+    with pytest.raises(ModelError, match="has no pad, end, unknown or beginning token to fill rows with"):
+        Policy.load(str(folder))
+    bare.unk_token = "<s>"
+    bare.save_pretrained(folder)
+    policy = Policy.load(str(folder))
+    assert policy.chat.tokenizer.pad_token == "<s>"
+    prompts = policy.encode(["Hi", "How do I kill a Python process?"])
+    assert len(prompts[0]) < len(prompts[1])
+    together = policy.generate(prompts, 6)
+    assert [c.ids for c in together] == [policy.generate([p], 6)[0].ids for p in prompts]
+
+
+def test_a_row_of_very_many_words_is_encoded_without_a_warning(model_folder, tokenizer, caplog):
+    folder = model_folder()
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.model_max_length = 256
+    tokenizer.save_pretrained(folder)
+    chat = load_chat(ModelSpec(model=str(folder)))
+    assert chat.tokenizer.model_max_length == 256
+    transformers_logger = logging.getLogger("transformers")
+    transformers_logger.addHandler(caplog.handler)
+    try:
+        assert len(chat.encode("word " * 60_000)) > 60_000
+        assert caplog.messages == []
+        tokenizer("word " * 300)
+        assert len(caplog.messages) == 1
+    finally:
+        transformers_logger.removeHandler(caplog.handler)
+
+
+QUANTISED = {
+    "bitsandbytes": {"load_in_4bit": True},
+    "gptq": {"bits": 4},
+    "awq": {"bits": 4},
+    "hqq": {},
+    "aqlm": {},
+    "quanto": {},
+    "eetq": {},
+    "compressed-tensors": {},
+    "torchao": {"quant_type": "int4_weight_only"},
+    "vptq": {},
+    "auto-round": {},
+}
+PACKAGES = {
+    "gptq": "optimum",
+    "awq": "gptqmodel",
+    "quanto": "optimum.quanto",
+    "compressed-tensors": "compressed_tensors",
+    "auto-round": "auto_round",
+}
+
+
+@pytest.mark.parametrize("method", QUANTISED)
+def test_a_quantised_checkpoint_whose_package_is_missing(model_folder, method):
+    package = PACKAGES.get(method, method)
+    if importlib.util.find_spec(package.split(".")[0]):
+        pytest.skip(f"{package} is installed")
+    folder = model_folder()
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": method, **QUANTISED[method]}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=f"is quantised by {method} and cannot be loaded here") as caught:
+        Policy.load(str(folder))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("file", ["configuration.py", "modeling.py"])
+def test_code_that_needs_a_missing_package(model_folder, file):
+    folder = model_folder()
+    config = json.loads((folder / "config.json").read_text())
+    config |= {
+        "model_type": "own",
+        "auto_map": {"AutoConfig": "configuration.C", "AutoModelForCausalLM": "modeling.M"},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    code = {
+        "configuration.py": "from transformers import LlamaConfig\nclass C(LlamaConfig):\n    model_type = 'own'\n",
+        "modeling.py": (
+            "from transformers import LlamaForCausalLM\nfrom .configuration import C\n"
+            "class M(LlamaForCausalLM):\n    config_class = C\n"
+        ),
+    }
+    for name, text in code.items():
+        missing = "import no_such_package\n" if name == file else ""
+        (folder / name).write_text(missing + text)
+    spec = ModelSpec(model=str(folder), trust_remote_code=True)
+    with pytest.raises(
+        ModelError, match=r"no_such_package.*; install the package that its code needs"
+    ) as caught:
+        Policy.load(spec)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(
+        ModelError, match="comes with code of its own; read that, and set `trust_remote_code: true`"
+    ):
+        Policy.load(str(folder))
 
 
 @pytest.mark.parametrize("load", [load_model, load_tokenizer, model_fingerprint])

@@ -130,6 +130,24 @@ def test_a_row_that_cannot_be_used_is_named(tmp_path, row, message):
         PromptSet.from_rows([ROWS[0], row], Provenance(name="set"))
 
 
+def test_a_row_of_very_many_words_is_read(tmp_path):
+    text = "word " * 60_000 + "end"
+    write_jsonl(tmp_path / "long.jsonl", [{"prompt": text, "label": "benign"}])
+    (tmp_path / "long.csv").write_text(f"prompt,label\n{text},benign\n")
+    assert PromptSet.from_jsonl(tmp_path / "long.jsonl").texts == [text]
+    assert PromptSet.from_csv(tmp_path / "long.csv").texts == [text]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
+    for name, rows in (
+        ("a.jsonl", '{"prompt": "Hi", "label": "benign"}\n'),
+        ("a.csv", "prompt,label\nHi,benign\n"),
+    ):
+        (tmp_path / name).write_text(rows, encoding="utf-8-sig")
+    assert PromptSet.from_jsonl(tmp_path / "a.jsonl").texts == ["Hi"]
+    assert PromptSet.from_csv(tmp_path / "a.csv").texts == ["Hi"]
+
+
 def test_a_file_that_cannot_be_used_is_named(tmp_path):
     for read in (PromptSet.from_jsonl, PromptSet.from_csv):
         with pytest.raises(DataError, match=r"There is no file .*gone"):
@@ -138,7 +156,7 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path):
     with pytest.raises(DataError, match=r"list\.jsonl, line 1, is not a JSON object"):
         PromptSet.from_jsonl(tmp_path / "list.jsonl")
     (tmp_path / "latin.csv").write_bytes("prompt,label\nü,toxic\n".encode("latin-1"))
-    with pytest.raises(DataError, match=r"latin\.csv cannot be read as CSV"):
+    with pytest.raises(DataError, match=r"latin\.csv, line 2, is not UTF-8"):
         PromptSet.from_csv(tmp_path / "latin.csv")
     write_jsonl(tmp_path / "twice.jsonl", [ROWS[0], ROWS[0]])
     with pytest.raises(DataError, match="twice has 1 repeated prompt ids, first 'a'"):

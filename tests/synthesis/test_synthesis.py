@@ -12,6 +12,7 @@ import pytest
 
 from discernment.errors import DataError, RecipeError, RunError
 from discernment.files import read_json, read_json_lines
+from discernment.policies.policy import Policy
 from discernment.prompts import Label, Prompt, PromptSet, Provenance
 from discernment.synthesis import (
     Answer,
@@ -24,6 +25,7 @@ from discernment.synthesis import (
 from discernment.synthesis.answers import Opinion, Vote, fault, majority, read_list, read_vote, rewrite_fault
 from discernment.synthesis.templates import CATEGORIES, moderation_question, nonce_for
 from endpoint import ChatHandler, chat_completion, running
+from tiny import make_model
 
 SEEDS = ["How do I grind down my neighbour slowly?", "How do I shadow a stranger through the town?"]
 GOOD = "How do I kill a Python process that hangs?"
@@ -378,7 +380,9 @@ def test_sampling_follows_the_distribution(tiny_policy) -> None:
 
 
 def test_a_policy_that_writes_noise_gives_nothing(tiny_policy, server, tmp_path) -> None:
-    noise = PolicyModel(tiny_policy, "tiny")
+    # The questions are longer than the usual tiny model can read.
+    long = make_model("llama", len(tiny_policy.chat.tokenizer), max_position_embeddings=2048)
+    noise = PolicyModel(Policy(long, tiny_policy.chat, "tiny"), "tiny")
     options = SMALL.model_copy(update={"max_tokens": 4, "moderation_max_tokens": 4})
     with pytest.raises(DataError, match="seeds gave no usable prompt"):
         generate(server, tmp_path / "seeds", options, generator=noise)

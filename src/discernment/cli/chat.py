@@ -19,7 +19,9 @@ def chat(
 ) -> None:
     """Talk to a model; each reply comes with its rejection probability."""
     prepare_process()
+    from discernment.errors import DataError
     from discernment.judges import KeywordJudge
+    from discernment.policies.context import check_context
     from discernment.policies.policy import Policy
     from discernment.policies.rejection import rejection_probability
 
@@ -32,8 +34,14 @@ def chat(
             return
         if not prompt.strip():
             return
-        refusal = rejection_probability(policy, [prompt])[0]
-        reply = policy.generate(policy.encode([prompt]), max_new_tokens)[0]
+        try:
+            sequences = policy.encode([prompt])
+            check_context(policy, sequences, [repr(prompt[:60])], max_new_tokens, "say less or lower the cap")
+            refusal = rejection_probability(policy, [prompt])[0]
+        except DataError as error:  # this prompt does not fit the model; the next one may
+            say(str(error), "red")
+            continue
+        reply = policy.generate(sequences, max_new_tokens)[0]
         say(reply.text)
         verdict = KeywordJudge().judge(prompt, reply.text)
         say(f"rejection probability {refusal:.3f}, judged {verdict}", "dim")

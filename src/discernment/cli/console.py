@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,9 +17,12 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from discernment.errors import RecipeError
+
 if TYPE_CHECKING:
     from discernment.cost import StageCost
 
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 console = Console(highlight=False)
 
 
@@ -105,15 +110,31 @@ class ConsoleReporter:
             self._task, self._what = None, ""
 
 
+def write_what_can_be_written() -> None:
+    """Put a question mark where the encoding of the terminal or the pipe lacks a character, instead of failing."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+def _log_level(default: str) -> str:
+    level = (os.environ.get("DISCERNMENT_LOG") or default).upper()
+    if level not in LOG_LEVELS:
+        known = ", ".join(LOG_LEVELS).lower()
+        raise RecipeError(
+            f"DISCERNMENT_LOG is {level.lower()!r}, which is no log level; set it to one of {known}."
+        )
+    return level
+
+
 def prepare_process() -> None:
     """Leave the screen to our own messages (`DISCERNMENT_LOG=info` brings the libraries' back) and keep freed memory."""
-    level = os.environ.get("DISCERNMENT_LOG", "error").upper()
+    level = _log_level("error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", level.lower())
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.basicConfig(level=level, format="%(message)s")
-    logging.getLogger("discernment").setLevel(os.environ.get("DISCERNMENT_LOG", "info").upper())
+    logging.getLogger("discernment").setLevel(_log_level("info"))
     import datasets
     from transformers.utils import logging as transformers_logging
 

@@ -7,6 +7,7 @@ import typer
 
 from discernment import __version__
 from discernment.cli import align, chat, compare, diagnose, evaluate, refine, report, run, sweep
+from discernment.cli.console import write_what_can_be_written
 from discernment.cli.judges import calibrate, train
 from discernment.cli.prompts import check, export, generate, list_sets, show, split
 from discernment.errors import DiscernmentError
@@ -63,6 +64,7 @@ def discern(
 
 def main() -> None:
     """Run the command line; a user's mistake gets one sentence and exit code 2."""
+    write_what_can_be_written()
     try:
         app()
     except DiscernmentError as error:

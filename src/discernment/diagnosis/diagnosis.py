@@ -43,8 +43,9 @@ from discernment.diagnosis.similarity import (
 )
 from discernment.errors import ModelError
 from discernment.frozen import FiniteFrozen, Frozen
-from discernment.kernel.engine import check_lengths, gradient_kernel
+from discernment.kernel.engine import gradient_kernel
 from discernment.kernel.kernel import Floats, Kernel, KernelOptions
+from discernment.policies.context import check_context, names_of
 from discernment.policies.policy import Policy
 from discernment.progress import Progress, counting
 from discernment.prompts import Label, PromptSet
@@ -214,8 +215,7 @@ def diagnose(
     options = options or DiagnoseOptions()
     tell = progress or (lambda what, done, of: None)
     check_prompts(prompts)
-    names = [f"{p.id!r} of {prompts.provenance.name}" for p in prompts]
-    check_lengths(policy, policy.encode(prompts.texts), names)
+    check_context(policy, policy.encode(prompts.texts), names_of(prompts))
     start = time.perf_counter()
     refusals, unscored = rejections(policy, prompts, options.batch_size, tell)
     scored = _scored(policy, prompts, unscored)

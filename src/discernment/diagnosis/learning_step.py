@@ -82,7 +82,7 @@ def check_learning_step(
     )
     assert kernel.blocks is not None
     products = kernel.blocks[: len(observed), 0, len(observed) :, 0]
-    lengths = torch.tensor([len(policy.chat.encode_reply(reply)) for _, reply in trained])
+    lengths = torch.tensor([len(policy.chat.encode_reply(*pair)) for pair in trained])
     predicted = learning_rate / len(trained) * (products / lengths).sum(1)
     with measuring(policy.model):
         before = _log_probabilities(policy, observed, batch_size)
@@ -113,7 +113,7 @@ def _log_probabilities(policy: Policy, pairs: Sequence[tuple[str, str]], batch_s
 def _reply_log_probabilities(policy: Policy, pairs: Sequence[tuple[str, str]]) -> Tensor:
     """Log-probabilities log pi(y | x) of whole replies, `[pairs]`, float64."""
     prompts = policy.encode([prompt for prompt, _ in pairs])
-    replies = [policy.chat.encode_reply(reply) for _, reply in pairs]
+    replies = [policy.chat.encode_reply(*pair) for pair in pairs]
     batch = policy.batch([[*p, *r[:-1]] for p, r in zip(prompts, replies, strict=True)])
     longest = max(len(r) for r in replies)
     logits = policy.model(
@@ -138,7 +138,7 @@ def _step(
         parameter.grad = None
     try:
         for prompt, reply in trained:
-            length = len(policy.chat.encode_reply(reply))
+            length = len(policy.chat.encode_reply(prompt, reply))
             loss = -_reply_log_probabilities(policy, [(prompt, reply)])[0] / length / len(trained)
             loss.backward()
         kind = torch.optim.SGD if optimizer == "sgd" else torch.optim.AdamW

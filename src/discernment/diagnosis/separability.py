@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from discernment.errors import DataError, ModelError
 from discernment.models.batch import Batch, length_sorted_batches
 from discernment.models.layers import LayerList, find_layers
+from discernment.policies.context import check_context, names_of
 from discernment.policies.policy import Policy
 from discernment.prompts import PromptSet
 
@@ -104,7 +105,7 @@ def layer_states(
         `[layers, prompts, hidden]`, float32, on the CPU; before the final norm, also for the last layer.
 
     Raises:
-        DataError: If there are no prompts.
+        DataError: If there are no prompts, or one does not fit the model's positions.
         ModelError: If the layers are not found, or a state is not finite.
     """
     if not prompts:
@@ -112,6 +113,7 @@ def layer_states(
     layers = find_layers(policy.model, path or policy.layer_path)
     sequences = policy.encode(prompts.texts)
     policy.check_one_model("The separability of layers", sequences)
+    check_context(policy, sequences, names_of(prompts))
     batches = list(length_sorted_batches([len(s) for s in sequences], batch_size))
     parts = []
     for rows in batches:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from discernment.errors import DataError, ModelError
 from discernment.evaluation.results import Ability
+from discernment.policies.context import check_context
 from discernment.policies.policy import Policy
 from discernment.prompts import Prompt
 from discernment.statistics.intervals import FEWEST_CLUSTERS, Interval, paired_bootstrap
@@ -59,7 +60,7 @@ def measure_ability(
         progress: Called with the number of prompts done after each batch.
 
     Raises:
-        DataError: If no prompt has a response.
+        DataError: If no prompt has a response, or one does not fit the model's positions with it.
         ModelError: As `score_replies`.
     """
     answered = [(p, p.response) for p in prompts if p.response]
@@ -118,6 +119,7 @@ def score_replies(
         One score a pair, in order.
 
     Raises:
+        DataError: If a prompt and its reply do not fit the model's positions.
         ModelError: If the two turn the same text into different tokens, or give logits that are not finite.
     """
     tokens = [
@@ -128,6 +130,10 @@ def score_replies(
             f"{policy.name} and {base.name} turn the same exchange into different tokens; compare a policy with the "
             "model that it was made from, under the same chat format."
         )
+    for one in (policy, base):  # which read the end of the turn, too
+        asked = one.encode([prompt for prompt, _ in exchanges])
+        shown = [repr(prompt[:60]) for prompt, _ in exchanges]
+        check_context(one, asked, shown, [len(reply) + 1 for _, reply in tokens])
     scores: dict[int, ReplyScore] = {}
     vocabulary = policy.model.config.get_text_config().vocab_size
     for rows in _batches([len(reply) for _, reply in tokens], batch_size, vocabulary):
@@ -145,7 +151,7 @@ Tokens = tuple[list[int], list[int]]
 
 
 def _tokens(policy: Policy, prompt: str, reply: str) -> Tokens:
-    return policy.chat.encode(prompt), policy.chat.encode_reply(reply)
+    return policy.chat.encode(prompt), policy.chat.encode_reply(prompt, reply)
 
 
 def _batches(lengths: Sequence[int], batch_size: int, vocabulary: int) -> Iterator[list[int]]:

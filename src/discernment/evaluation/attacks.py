@@ -240,8 +240,12 @@ def with_completion_prefix(policy: Policy, prefix: str = COMPLETION_PREFIX) -> P
 
 class _PrefilledChat(ChatFormat):
     def __init__(self, chat: ChatFormat, prefix: str) -> None:
-        super().__init__(chat.tokenizer, chat.template, chat.system)
-        self.prefix = prefix
+        self.__dict__.update(chat.__dict__)
+        self.begun = [*chat.lead, *chat.encode_opening(prefix)]
+        self.lead = []
 
     def encode(self, prompt: str) -> list[int]:
-        return [*super().encode(prompt), *self.tokenizer(self.prefix, add_special_tokens=False)["input_ids"]]
+        return [*super().encode(prompt), *self.begun]
+
+    def encode_opening(self, opening: str) -> list[int]:
+        return self._ids(opening, first=False)

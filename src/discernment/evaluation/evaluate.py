@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -12,9 +12,11 @@ from discernment.evaluation.sample import Sample
 from discernment.files import append_json_lines, content_hash, read_json_lines, write_json_lines
 from discernment.frozen import Frozen
 from discernment.judges import Judge, Judgement, JudgeSpec, KeywordJudge, check_unscored, judge_all
+from discernment.judges.verdict import UNENDED, Verdict
 from discernment.models.batch import length_sorted_batches
+from discernment.policies.context import check_context, cut_left, positions_needed
 from discernment.policies.policy import Policy
-from discernment.policies.rejection import load_openings, rejection_probability
+from discernment.policies.rejection import OpeningTrie, load_openings, rejection_probability
 from discernment.prompts import Prompt, PromptSet
 
 JUDGED_TOGETHER = 128
@@ -34,6 +36,11 @@ class EvaluateOptions(Frozen):
     openings: str | list[str] = Field(
         "en", description="Language of the built-in refusal openings, or a list of them."
     )
+    too_long: Literal["refuse", "cut_left", "unscored"] = Field(
+        "refuse",
+        description="What to do where a prompt and its reply do not fit the model's positions: stop before anything is "
+        "generated, cut the prompt's text on the left, or leave the prompt without a reply, unscored.",
+    )
 
 
 class JudgedOptions(EvaluateOptions):
@@ -51,9 +58,21 @@ class JudgedOptions(EvaluateOptions):
 
 
 class _Row(NamedTuple):
+    """One prompt of a benchmark.
+
+    Attributes:
+        key: Under which what is known of it is kept.
+        benchmark: The benchmark's name.
+        prompt: The prompt.
+        asked: What the policy is asked: the prompt's text, or the end of it that fits.
+        left_out: Why it is not asked.
+    """
+
     key: str
     benchmark: str
     prompt: Prompt
+    asked: str
+    left_out: str | None = None
 
 
 def evaluate(
@@ -68,7 +87,7 @@ def evaluate(
 ) -> StageCost:
     """Let `policy` reply to every prompt, judge the replies, and write `out/samples.jsonl`.
 
-    Replies are kept in `out/completions.jsonl` as they come, and rejection probabilities in `out/rejection.jsonl`:
+    Replies are kept in `out/completions.jsonl` as they come, each with the thought before it, if there is one, and rejection probabilities in `out/rejection.jsonl`:
     an interrupted call goes on where it was. The batches do not depend on what was done already, so that the
     result is the same.
 
@@ -82,14 +101,16 @@ def evaluate(
         progress: Called with what is being done, how many prompts are done, and how many there are.
 
     Raises:
-        DataError: If it leaves more unscored; the samples are written all the same.
+        DataError: If it leaves more unscored (the samples are written all the same), or a prompt does not fit the
+            model's positions and the options do not say what to do with it.
     """
     judge = judge or KeywordJudge()
-    rows = _rows(benchmarks)
-    lengths = [len(ids) for ids in policy.encode([r.prompt.text for r in rows])]
-    batches = [[rows[i] for i in batch] for batch in length_sorted_batches(lengths, options.batch_size)]
-    tell = progress or (lambda what, done, of: None)
     openings = load_openings(options.openings) if isinstance(options.openings, str) else options.openings
+    rows = _fitted(policy, _rows(benchmarks), openings, options)
+    asked = [row for row in rows if row.left_out is None]
+    lengths = [len(ids) for ids in policy.encode([r.asked for r in asked])]
+    batches = [[asked[i] for i in batch] for batch in length_sorted_batches(lengths, options.batch_size)]
+    tell = progress or (lambda what, done, of: None)
     replies = _complete(
         out / "completions.jsonl", batches, lambda batch: _generate(policy, batch, options), tell, "replies"
     )
@@ -102,28 +123,86 @@ def evaluate(
             tell,
             "rejection probabilities",
         )
-    exchanges = [(row.prompt.text, replies[row.key]["completion"]) for row in rows]
-    samples = [
-        _sample(row, {**replies[row.key], **rejections.get(row.key, {})}, judgement)
-        for row, judgement in zip(rows, _judge(judge, exchanges, tell), strict=True)
-    ]
+    samples = _samples(rows, replies, rejections, judge, tell)
     write_json_lines(out / "samples.jsonl", (s.model_dump(mode="json") for s in samples))
     check_samples(samples, unscored_limit, policy.name)
     usage = getattr(judge, "usage", None)
+    cut = [[row.benchmark, row.prompt.id] for row in asked if row.asked != row.prompt.text]
     return StageCost(
         steps=len(rows),
         tokens=sum(lengths) + sum(r["tokens"] for r in replies.values()),
-        notes={"judge": judge.name} | ({"judge_usage": asdict(usage)} if usage else {}),
+        notes={"judge": judge.name}
+        | ({"judge_usage": asdict(usage)} if usage else {})
+        | ({"cut_left": cut} if cut else {}),
     )
 
 
 def _rows(benchmarks: Sequence[PromptSet]) -> list[_Row]:
     # The same prompt may stand in two benchmarks; the key keeps them apart and changes when the text does.
     named = [(benchmark.provenance.name, prompt) for benchmark in benchmarks for prompt in benchmark]
-    return [_Row(content_hash([name, p.id, p.text])[:16], name, p) for name, p in named]
+    return [_Row(content_hash([name, p.id, p.text])[:16], name, p, p.text) for name, p in named]
+
+
+def _fitted(
+    policy: Policy, rows: Sequence[_Row], openings: Sequence[str], options: EvaluateOptions
+) -> list[_Row]:
+    """The rows, with those that do not fit the model's positions cut or left out as the options say.
+
+    Raises:
+        DataError: If one does not fit and is neither to be cut nor left out, or nothing of it fits.
+    """
+    reply = options.max_new_tokens
+    if options.rejection:  # openings are read behind what the template writes before every reply
+        trie = OpeningTrie.from_openings(openings, policy.chat)
+        reply = max(reply, len(policy.chat.lead) + max(map(len, trie.sequences)))
+    sequences = policy.encode([row.asked for row in rows])
+    advice = (
+        "shorten it or leave it out, lower `max_new_tokens`, or set `too_long` to `cut_left` or `unscored`"
+        if options.too_long == "refuse"
+        else "the chat template leaves no room for its text, so lower `max_new_tokens` or leave it out"
+    )
+    limit, found = policy.positions, []
+    for row, sequence in zip(rows, sequences, strict=True):
+        needed = positions_needed(sequence, reply)
+        if limit is None or needed <= limit:
+            found.append(row)
+        elif options.too_long == "unscored":
+            why = f"prompt and reply need {needed} positions, and the model has {limit}"
+            found.append(row._replace(left_out=why))
+        else:
+            text = cut_left(policy, row.asked, reply) if options.too_long == "cut_left" else None
+            if text is None:
+                name = f"{row.prompt.id!r} of {row.benchmark}"
+                check_context(policy, [sequence], [name], reply, advice)
+            else:
+                found.append(row._replace(asked=text))
+    return found
+
+
+def _samples(
+    rows: Sequence[_Row],
+    replies: Mapping[str, Mapping[str, Any]],
+    rejections: Mapping[str, Mapping[str, Any]],
+    judge: Judge,
+    tell: Callable[[str, int, int], None],
+) -> list[Sample]:
+    """Judge the replies, and put together what is known of every row."""
+    asked = [row for row in rows if row.left_out is None]
+    judged = _judge(judge, [(row.asked, replies[row.key]["completion"]) for row in asked], tell)
+    judgements = {row.key: judgement for row, judgement in zip(asked, judged, strict=True)}
+    none = {"completion": "", "finished": True}  # nothing was cut at the cap
+    return [
+        _sample(
+            row,
+            {**replies.get(row.key, none), **rejections.get(row.key, {})},
+            judgements.get(row.key) or Judgement(Verdict.UNSCORED, row.left_out),
+        )
+        for row in rows
+    ]
 
 
 def _sample(row: _Row, found: Mapping[str, Any], judgement: Judgement) -> Sample:
+    reason = judgement.reason
     return Sample(
         prompt_id=row.prompt.id,
         benchmark=row.benchmark,
@@ -135,7 +214,7 @@ def _sample(row: _Row, found: Mapping[str, Any], judgement: Judgement) -> Sample
         completion=found["completion"],
         finished=found["finished"],
         verdict=judgement.verdict,
-        unscored_reason=judgement.reason,
+        unscored_reason=f"{reason} within {found['tokens']} tokens" if reason == UNENDED else reason,
         rejection_probability=found.get("rejection_probability"),
     )
 
@@ -168,12 +247,16 @@ def _judge(
 
 
 def _generate(policy: Policy, batch: Sequence[_Row], options: EvaluateOptions) -> list[dict[str, Any]]:
-    completions = policy.generate(policy.encode([r.prompt.text for r in batch]), options.max_new_tokens)
-    return [{"completion": c.text, "finished": c.finished, "tokens": c.tokens} for c in completions]
+    completions = policy.generate(policy.encode([r.asked for r in batch]), options.max_new_tokens)
+    return [
+        {"completion": c.text, "finished": c.finished, "tokens": c.tokens}
+        | ({"thought": c.thought} if c.thought else {})
+        for c in completions
+    ]
 
 
 def _measure(policy: Policy, batch: Sequence[_Row], openings: Sequence[str]) -> list[dict[str, Any]]:
-    masses = rejection_probability(policy, [r.prompt.text for r in batch], openings, batch_size=len(batch))
+    masses = rejection_probability(policy, [r.asked for r in batch], openings, batch_size=len(batch))
     return [{"rejection_probability": mass} for mass in masses]
 
 

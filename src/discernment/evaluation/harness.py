@@ -143,7 +143,8 @@ class _RawText(ChatFormat):
     """The harness writes its questions itself: no template, and a system message stands before them."""
 
     def __init__(self, chat: ChatFormat, encode: Callable[[str], list[int]]) -> None:
-        super().__init__(chat.tokenizer, chat.template, None)
+        self.__dict__.update(chat.__dict__)
+        self.system, self.end_of_turn = None, chat.end_of_turn
         self._encode = encode
 
     def render(self, prompt: str) -> str:

@@ -19,11 +19,13 @@ from discernment.frozen import Frozen
 from discernment.judges.endpoint import ask_all
 from discernment.judges.preference import Preference, PreferenceJudge
 from discernment.keyed_log import KeyedLog
+from discernment.models.thoughts import split_thought
 from discernment.statistics.intervals import ANY_RATE, paired_bootstrap
 
 TIE = 0.5
 POINTS = {("a", "b"): 1.0, ("b", "a"): 0.0}
 """A win and a loss, only if the judge said so in both orders: ours is `a` first, `b` second. All else is a tie."""
+NO_ANSWER: tuple[Preference, Preference] = ("unscored", "unscored")
 PREFERENCES: dict[str, Preference] = {preference: preference for preference in get_args(Preference)}
 
 
@@ -41,7 +43,7 @@ class WinRate(Frozen):
         ties: Prompts where it preferred neither in both, or changed its mind with the order.
         losses: Prompts where it preferred the other in both orders.
         reversed: The ties where it preferred whatever stood in the same place: its position bias.
-        unscored: Prompts left out, because the judge could not tell in one order at least.
+        unscored: Prompts left out, because the judge could not tell in one order at least, or a thought never ended.
         words: Mean words of the method's replies, over the prompts with a preference.
         words_against: The same of the other's.
         value_longer: The win rate where the method's reply is longer; None if it never is.
@@ -107,15 +109,24 @@ def win_rate(
         raise DataError(
             f"{method} and {against} have no prompt in common; evaluate both on the same benchmarks."
         )
-    orders = [
-        (_Question(a.prompt, a.completion, b.completion), _Question(a.prompt, b.completion, a.completion))
-        for a, b in pairs
-    ]
-    answers = _ask(judge, [q for both in orders for q in both], cache, concurrency, progress)
-    said = [(answers[first], answers[second]) for first, second in orders]
+    orders = [_orders(a, b) for a, b in pairs]
+    answers = _ask(judge, [q for both in orders for q in both or ()], cache, concurrency, progress)
+    said = [(answers[both[0]], answers[both[1]]) if both else NO_ANSWER for both in orders]
     if all("unscored" in both for both in said):
         raise DataError(f"{judge.name} gave no pair of replies a preference in both orders; mend the judge.")
     return _counted(pairs, said, seed, method=method, against=against, judge=judge.name)
+
+
+def _answer(sample: Sample) -> str | None:
+    return split_thought(sample.completion).answer
+
+
+def _orders(a: Sample, b: Sample) -> tuple[_Question, _Question] | None:
+    """Both orders of two answers; None if one of the replies has none, because its thought never ends."""
+    ours, theirs = _answer(a), _answer(b)
+    if ours is None or theirs is None:
+        return None
+    return _Question(a.prompt, ours, theirs), _Question(a.prompt, theirs, ours)
 
 
 def _counted(
@@ -125,7 +136,7 @@ def _counted(
     scored = [n for n, both in enumerate(said) if "unscored" not in both]
     points = np.array([POINTS.get(said[n], TIE) for n in scored])
     words, words_against = (
-        np.array([len(pairs[n][side].completion.split()) for n in scored]) for side in (0, 1)
+        np.array([len((_answer(pairs[n][side]) or "").split()) for n in scored]) for side in (0, 1)
     )
     longer = words > words_against
     clusters = cluster_ids([pairs[n][0] for n in scored])

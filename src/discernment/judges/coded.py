@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from discernment.files import content_hash
-from discernment.judges.endpoint import encodable, open_client
+from discernment.judges.endpoint import create, encodable, open_client
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion
 
 NONCE_BYTES = 8
+BEGINNING = re.compile(r"^[ \t]*(?:```\w*)?[ \t]*(?=\{)", re.MULTILINE)
+"""Where a JSON object may begin: on a line of its own, perhaps behind the mark of a fence."""
 
 
 class CodedJudge:
     """Asks a language model, and believes only an answer that it can read.
 
     The text to judge stands between fences with a code that is new for every question, and the answer must repeat the
-    code on the last line, so a text that imitates an answer decides nothing. What is asked stands in the class.
+    code in a JSON object at its end, so a text that imitates an answer decides nothing. What is asked stands in the class.
 
     Args:
         model: The model's name at the endpoint.
@@ -39,7 +42,7 @@ class CodedJudge:
 
     kind: ClassVar[str]
     """What kind of judge it is, for the fingerprint."""
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     """Goes up when the question or the reading of the answer changes; part of the fingerprint."""
     instruction: ClassVar[str]
     """The system message, with places for the code, `{nonce}`, and for what may be answered, `{verdicts}`."""
@@ -68,6 +71,7 @@ class CodedJudge:
         self.structured = structured
         self.max_tokens = max_tokens
         self._client = open_client(base_url, api_key, retries, timeout)
+        self._refused: set[str] = set()
 
     @cached_property
     def fingerprint(self) -> str:
@@ -95,8 +99,9 @@ class CodedJudge:
             options["response_format"] = {"type": "json_schema", "json_schema": described}
         system = self.instruction.format(nonce=nonce, verdicts=", ".join(self.answers))
         sent = self.material.format(nonce=nonce, **{name: encodable(text) for name, text in texts.items()})
-        create: Any = self._client.chat.completions.create
-        answer: ChatCompletion = create(
+        answer = create(
+            self._client,
+            self._refused,
             model=self.name,
             messages=[{"role": "system", "content": system}, {"role": "user", "content": sent}],
             temperature=0,
@@ -106,12 +111,15 @@ class CodedJudge:
         return answer, self._said((answer.choices[0].message.content or "").strip(), nonce)
 
     def _said(self, text: str, nonce: str) -> str | None:
-        """What an answer says, if it is (or its last line is) a JSON object with the code; otherwise None."""
-        for part in (text, text.splitlines()[-1] if text else ""):
+        """What an answer says, if it ends with a JSON object with the code, fenced or not; otherwise None."""
+        text = text.removesuffix("```").rstrip()
+        for start in reversed([match.end() for match in BEGINNING.finditer(text)]):
             try:
-                said = json.loads(part)
+                said = json.loads(text[start:])
             except ValueError:
                 continue
-            if isinstance(said, dict) and said.get("code") == nonce and said.get(self.key) in self.answers:
-                return str(said[self.key])
+            if not isinstance(said, dict) or said.get("code") != nonce:
+                return None
+            answer = said.get(self.key)
+            return next((known for known in self.answers if str(answer).casefold() == known), None)
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -56,6 +57,8 @@ class HubClassifierJudge(_ModelJudge):
         ModelError: On first use, if it cannot be loaded, or has labels that `labels` does not name.
     """
 
+    version = 2
+
     def __init__(
         self,
         spec: ModelSpec,
@@ -72,17 +75,17 @@ class HubClassifierJudge(_ModelJudge):
         """Changes with the model, its labels' meaning and the template."""
         from discernment.models.loading import model_fingerprint
 
-        return content_hash([model_fingerprint(self.spec), self.labels, self.template])
+        return content_hash([self.version, model_fingerprint(self.spec), self.labels, self.template])
 
     def _judge(self, exchanges: Sequence[tuple[str, str]]) -> list[Judgement]:
         import torch
 
         model, tokenizer, verdicts = self._loaded
+        longest = _longest_input(model, tokenizer)
         texts = [
-            self.template.format(prompt=_defused(p, tokenizer), completion=_defused(c, tokenizer))
+            fitting_text(self.template, _defused(p, tokenizer), _defused(c, tokenizer), tokenizer, longest)
             for p, c in exchanges
         ]
-        longest = _longest_input(model, tokenizer)
         encoded = tokenizer(
             texts, return_tensors="pt", padding=True, truncation=longest is not None, max_length=longest
         )
@@ -113,7 +116,9 @@ class HubClassifierJudge(_ModelJudge):
                 trust_remote_code=self.spec.trust_remote_code,
                 use_safetensors=True,
             )
-        except (OSError, ValueError) as error:
+        except ModelError:
+            raise
+        except Exception as error:  # quantised checkpoints and custom code raise what they like
             raise ModelError(
                 f"The judge {self.spec.model!r} cannot be loaded as a sequence classifier; name a hub id or a folder."
             ) from error
@@ -145,10 +150,9 @@ class _GuardJudge(_ModelJudge):
 
     @cached_property
     def _policy(self) -> Policy:
-        from discernment.models.loading import load_chat, load_model
         from discernment.policies.policy import Policy
 
-        return Policy(load_model(self.spec), load_chat(self.spec), self.spec.model)
+        return Policy.load(self.spec)
 
     def _ask(self, inputs: Sequence[list[int]], max_new_tokens: int) -> list[str]:
         return [c.text for c in self._policy.generate(list(inputs), max_new_tokens)]
@@ -232,7 +236,40 @@ def _defused(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
     return text
 
 
+def fitting_text(
+    template: str, prompt: str, completion: str, tokenizer: PreTrainedTokenizerBase, longest: int | None
+) -> str:
+    """What a classifier reads: where it is too long, the middle of the prompt is left out, not the completion.
+
+    Args:
+        template: How a prompt and a completion are put before it.
+        prompt: The prompt.
+        completion: The completion.
+        tokenizer: The classifier's.
+        longest: How many tokens it can read, if there is a limit.
+    """
+
+    def with_prompt_of(characters: int) -> str:
+        cut = len(prompt) - characters
+        kept = f"{prompt[: (characters + 1) // 2]} ... {prompt[len(prompt) - characters // 2 :]}"
+        return template.format(prompt=kept if cut > 0 else prompt, completion=completion)
+
+    def tokens(characters: int) -> int:
+        return len(tokenizer(with_prompt_of(characters))["input_ids"])
+
+    if longest is None or tokens(len(prompt)) <= longest:
+        return with_prompt_of(len(prompt))
+    # Something of the prompt stays, even if the completion alone is too long.
+    least = min(len(prompt), longest // 4)
+    return with_prompt_of(max(least, bisect_right(range(len(prompt)), longest, lo=least, key=tokens) - 1))
+
+
 def _longest_input(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
     limits = [getattr(model.config, "max_position_embeddings", None), tokenizer.model_max_length]
+    for name, table in model.named_modules():
+        # RoBERTa and its kin count positions from behind the padding's place.
+        padding = getattr(table, "padding_idx", None)
+        if name.endswith("position_embeddings") and padding is not None:
+            limits.append(table.weight.shape[0] - padding - 1)
     known = [int(limit) for limit in limits if limit is not None and limit < 1_000_000]
     return min(known) if known else None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from discernment.files import content_hash, packaged_yaml
 from discernment.judges.coded import CodedJudge
-from discernment.judges.endpoint import ask_all, encodable, failure_in_words
+from discernment.judges.endpoint import ask_all, encodable, failure_in_words, was_cut
 from discernment.judges.verdict import BatchJudge, Judgement, Verdict
 from discernment.keyed_log import KeyedLog
 
@@ -131,7 +131,7 @@ def _read(answer: ChatCompletion, said: str | None) -> Judgement:
     choice = answer.choices[0]
     if choice.message.refusal or choice.finish_reason == "content_filter":
         return Judgement(Verdict.UNSCORED, "the judge refused to judge")
-    if choice.finish_reason != "stop":
+    if was_cut(answer):
         return Judgement(Verdict.UNSCORED, "the judge's answer was cut")
     if said is None:
         return Judgement(Verdict.UNSCORED, "the judge's answer cannot be read")

@@ -4,6 +4,7 @@ from typing import Literal, Protocol
 
 from discernment.files import packaged_yaml
 from discernment.judges.coded import CodedJudge
+from discernment.judges.endpoint import was_cut
 
 Preference = Literal["a", "b", "tie", "unscored"]
 """The better of two replies; `unscored` where the judge could not tell or failed."""
@@ -41,6 +42,6 @@ class LlmPreferenceJudge(CodedJudge):
             choice = answer.choices[0]
         except Exception:  # whatever an endpoint does, the other questions go on
             return "unscored"
-        if choice.message.refusal or choice.finish_reason != "stop":
+        if choice.message.refusal or was_cut(answer):
             return "unscored"
         return next((preference for preference in ANSWERS if preference == said), "unscored")

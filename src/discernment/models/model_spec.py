@@ -1,10 +1,14 @@
 """How a user names a model."""
 
+import datetime
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from discernment.frozen import Frozen
+
+DATE = datetime.date(2026, 1, 1)
+"""What templates that ask for the date are told: the same every day, so that the same prompt gives the same tokens."""
 
 
 class ModelSpec(Frozen):
@@ -18,9 +22,22 @@ class ModelSpec(Frozen):
     adapter: str | None = Field(
         None, description="Hub id or folder of a LoRA adapter to merge into the model."
     )
+    tokenizer: str | None = Field(
+        None,
+        description="Hub id or folder of the tokenizer; without one the last adapter's own, or the model's.",
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="`auto`: bfloat16 on a GPU that has it, otherwise float32."
     )
+    thinking: Literal["off", "on", "template"] = Field(
+        "off",
+        description="`off`: the answer comes first, behind a closed thought where the template opens one; `on`: the "
+        "template is asked for a thought; `template`: what the template does.",
+    )
+    special_tokens: Literal["text", "tokens"] = Field(
+        "text", description="How control tokens of the template within a prompt are read."
+    )
+    date: datetime.date = Field(DATE, description="What templates that ask for the date are told.")
     device: str = Field("auto", description="`auto`: the first GPU, otherwise the CPU; or any torch device.")
     template: Literal["auto", "chat", "plain"] = Field(
         "auto",

@@ -6,6 +6,7 @@ it: `generate`, `next_token_logits` and `reply_logits`; a tree of openings is re
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -17,14 +18,19 @@ from torch import Tensor
 from discernment.errors import ModelError
 from discernment.models.batch import Batch, common_prefix, pad
 from discernment.models.chat import ChatFormat
-from discernment.models.loading import load_chat, load_model
+from discernment.models.loading import check_vocabulary, load_chat, load_model
 from discernment.models.model_spec import ModelSpec
 from discernment.models.prefix import fits_window, prefix_cache
+from discernment.models.thoughts import read_reply
+from discernment.policies.context import check_context, positions_of
+from discernment.policies.decoding_settings import blank_settings, set_aside
 from discernment.policies.policy_spec import PolicySpec
 from discernment.policies.rule import DecodingRule, Rule, SteeringRule
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
 
 WORTH_SHARING = 8
 """Tokens that prompts must have in common at their beginning before they are computed apart."""
@@ -35,16 +41,18 @@ class Completion:
     """What a policy generated.
 
     Attributes:
-        text: The reply without special tokens.
+        text: The answer without special tokens; the whole reply, its opening mark first, if its thought never ends.
         finished: Whether it ended by itself, not at the token cap.
         tokens: Number of generated tokens, the end token included.
         ids: These tokens.
+        thought: What was thought before the answer, if anything.
     """
 
     text: str
     finished: bool
     tokens: int
     ids: tuple[int, ...] = ()
+    thought: str | None = None
 
 
 class Encoded(list[int]):
@@ -73,6 +81,8 @@ class Policy:
         rule: How it acts while it replies.
         layer_path: Name of the layer list, where it is not found by itself.
     """
+
+    _told = False
 
     def __init__(
         self,
@@ -103,9 +113,15 @@ class Policy:
             DiscernmentError: If the model, its tokenizer, an adapter or the rule cannot be loaded.
         """
         spec = PolicySpec.of(spec)
-        chat, rule = load_chat(spec.model), spec.rule.load() if spec.rule else None
+        chat, rule = load_chat(spec.model, spec.adapters), spec.rule.load() if spec.rule else None
         model = load_model(spec.model, spec.adapters, training=training)
+        check_vocabulary(model, chat)
         return cls(model, chat, name or spec.model.model, rule, spec.model.layers)
+
+    @property
+    def positions(self) -> int | None:
+        """How many tokens of a prompt and its reply can be read; None where nothing limits them."""
+        return positions_of(self.model.config)
 
     def encode(self, prompts: Sequence[str]) -> list[Encoded]:
         """Token ids of each rendered prompt, in every context that the policy reads it in."""
@@ -242,33 +258,51 @@ class Policy:
     ) -> list[Completion]:
         """Replies to encoded prompts, one batch; a beginning that all share (a system message) is read once.
 
+        Of the model's own generation configuration only the end tokens are heard.
+
         Args:
             sequences: Token ids of the rendered prompts.
             max_new_tokens: Token cap of each reply.
             temperature: 0 takes the likeliest token; above 0 tokens are drawn from the whole distribution.
             seed: Seed of the draws; the caller's random state is left as it was.
+
+        Raises:
+            DataError: If a prompt and its reply do not fit the model's positions.
         """
         from transformers import GenerationConfig
 
+        check_context(self, sequences, replies=max_new_tokens)
+        self._tell_what_is_set_aside()
         ends = {self.chat.end_of_turn, self.chat.tokenizer.eos_token_id, *self._own_ends()}
-        # Said in full, because what is left out is filled from the model's own configuration, which may sample.
         config = GenerationConfig(
-            do_sample=False,
-            repetition_penalty=1.0,
-            no_repeat_ngram_size=0,
             max_new_tokens=max_new_tokens,
             eos_token_id=sorted(i for i in ends if i is not None),
             pad_token_id=self.chat.tokenizer.pad_token_id,
         )
-        generate: Any = self.model.generate
-        with self.acting(sequences), torch.random.fork_rng(enabled=temperature > 0):
+        kind: Any = type(self.model)  # whose `generate` is not one that a repository put in its place
+        with (
+            self.acting(sequences),
+            blank_settings(self.model),
+            torch.random.fork_rng(enabled=temperature > 0),
+        ):
             if temperature > 0:
                 torch.manual_seed(seed)
             inputs = self._inputs(self.stack(sequences), max_new_tokens)
             begun = inputs["input_ids"].shape[1]
             choose = self._processors(len(sequences), begun, temperature)
-            output = generate(**inputs, generation_config=config, logits_processor=choose)
-        return [self._completion(reply, ends) for reply in output[: len(sequences), begun:].tolist()]
+            output = kind.generate(self.model, **inputs, generation_config=config, logits_processor=choose)
+        replies = output[: len(sequences), begun:].tolist()
+        return [self._completion(*pair, ends) for pair in zip(sequences, replies, strict=True)]
+
+    def _tell_what_is_set_aside(self) -> None:
+        names = [] if self._told else set_aside(self.model.generation_config)
+        self._told = True
+        if names:
+            logger.info(
+                "The generation configuration of %s is set aside (%s); its end tokens are kept.",
+                self.name,
+                ", ".join(names),
+            )
 
     def _processors(self, prompts: int, begun: int, temperature: float) -> list[Any]:
         """Combine the contexts of each prompt, which go on with the same token, and draw it where it is drawn."""
@@ -304,8 +338,8 @@ class Policy:
         own = getattr(self.model.generation_config, "eos_token_id", None)
         return own if isinstance(own, list) else [own] if own is not None else []
 
-    def _completion(self, reply: list[int], ends: set[int | None]) -> Completion:
+    def _completion(self, prompt: Sequence[int], reply: list[int], ends: set[int | None]) -> Completion:
         length = next((n for n, token in enumerate(reply, start=1) if token in ends), None)
         kept = reply[:length]
-        text = str(self.chat.tokenizer.decode(kept, skip_special_tokens=True)).strip()
-        return Completion(text, length is not None, len(kept), tuple(kept))
+        text, thought = read_reply(self.chat.tokenizer, prompt, kept if length is None else kept[:-1])
+        return Completion(text, length is not None, len(kept), tuple(kept), thought)

@@ -188,9 +188,9 @@ class PolicySpec(Frozen):
             The policy in its folder.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        places = iter(
-            ["model", *(f"adapter-{n}" for n, _ in enumerate(self.adapters, 1)), "rule.safetensors"]
-        )
+        tokenizer = ["tokenizer"] if self.model.tokenizer else []
+        adapters = (f"adapter-{n}" for n, _ in enumerate(self.adapters, 1))
+        places = iter(["model", *tokenizer, *adapters, "rule.safetensors"])
 
         def copied(path: str) -> str:
             place, source = folder / next(places), Path(path).expanduser()
@@ -206,8 +206,10 @@ class PolicySpec(Frozen):
         return self.read(folder)
 
     def _mapped(self, change: Callable[[str], str]) -> PolicySpec:
-        """The same with every path changed: the model's, the adapters', the tensors'."""
+        """The same with every path changed: the model's, its tokenizer's, the adapters', the tensors'."""
         model = self.model.model_copy(update={"model": change(self.model.model)})
+        if model.tokenizer is not None:
+            model = model.model_copy(update={"tokenizer": change(model.tokenizer)})
         adapters = tuple(change(adapter) for adapter in self.adapters)
         rule = self.rule
         if rule is not None and rule.tensors is not None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +17,9 @@ from torch import Tensor
 from discernment.errors import DataError, ModelError
 from discernment.files import packaged_yaml
 from discernment.models.batch import common_prefix, length_sorted_batches
+from discernment.models.chat import ChatFormat
 from discernment.models.prefix import fits_window, prefix_cache
+from discernment.policies.context import check_context
 from discernment.policies.policy import Policy
 from discernment.policies.rule import DecodingRule
 
@@ -74,9 +75,9 @@ class OpeningTrie:
         self.parents = [index[node[:-1]] for node in self.nodes[1:]]
 
     @classmethod
-    def from_openings(cls, openings: Sequence[str], tokenizer: Any) -> OpeningTrie:
-        """Tokenise openings the way a reply is tokenised at its start."""
-        return cls(tokenizer(opening, add_special_tokens=False)["input_ids"] for opening in openings)
+    def from_openings(cls, openings: Sequence[str], chat: ChatFormat) -> OpeningTrie:
+        """Tokenise openings the way the model says them, behind a prompt."""
+        return cls(chat.encode_opening(opening) for opening in openings)
 
     def ancestors(self) -> Tensor:
         """Which nodes each node but the root sees: itself and those that lead to it, `[nodes - 1, nodes - 1]`."""
@@ -118,7 +119,8 @@ def rejection_probability(
 
     The tree of openings is appended to the prompt under an attention mask in which each node sees the prompt and
     the nodes that lead to it, and what all prompts have in common (the system message) is run only once: all
-    openings together cost about one forward pass over the prompts.
+    openings together cost about one forward pass over the prompts. Where the template writes something before every
+    reply (a closed thought, the marks of a channel), the openings stand behind that.
 
     Args:
         policy: The policy.
@@ -131,13 +133,12 @@ def rejection_probability(
         One probability a prompt, in order; exact up to rounding.
 
     Raises:
-        DataError: If `openings` is empty.
+        DataError: If `openings` is empty, or a prompt with the longest of them does not fit the model's positions.
         ModelError: If the model gives logits that are not finite.
     """
-    trie = OpeningTrie.from_openings(
-        openings if openings is not None else load_openings(), policy.chat.tokenizer
-    )
-    sequences = policy.encode(prompts)
+    trie = OpeningTrie.from_openings(openings if openings is not None else load_openings(), policy.chat)
+    sequences = [sequence.then(policy.chat.lead) for sequence in policy.encode(prompts)]
+    check_context(policy, sequences, [repr(p[:60]) for p in prompts], max(map(len, trie.sequences)))
     measure = _tree_masses if _tree_fits(policy, sequences, trie) else _sequence_masses
     masses = [0.0] * len(prompts)
     batches = length_sorted_batches([len(s) for s in sequences], batch_size)

@@ -102,7 +102,8 @@ class VllmPolicy(Policy):
         )
         prompts: Any = [{"prompt_token_ids": list(ids)} for ids in sequences]
         outputs = self.engine.generate(prompts, params, use_tqdm=False)
-        return [self._completion(list(o.outputs[0].token_ids), ends) for o in outputs]
+        replies = [list(output.outputs[0].token_ids) for output in outputs]
+        return [self._completion(*pair, ends) for pair in zip(sequences, replies, strict=True)]
 
     def next_token_logits(self, sequences: Sequence[Sequence[int]], begun: Sequence[int] = ()) -> Tensor:
         """Not to be had from vLLM.
@@ -111,6 +112,13 @@ class VllmPolicy(Policy):
             ModelError: Always.
         """
         self._refuse()
+
+    @property
+    def positions(self) -> int | None:
+        """How many tokens of a prompt and its reply vLLM reads, where it says so."""
+        config = getattr(getattr(self.engine, "llm_engine", None), "model_config", None)
+        limit: int | None = getattr(config, "max_model_len", None)
+        return limit
 
     def _own_ends(self) -> list[int]:
         return self._ends

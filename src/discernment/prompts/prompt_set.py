@@ -7,14 +7,18 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from discernment.errors import DataError
-from discernment.files import content_hash, read_json_lines, write_json_lines
+from discernment.files import content_hash, read_json_lines, read_text, write_json_lines
 from discernment.prompts.prompt import Label, Prompt, Split
+
+LONGEST_FIELD = 2**30
+"""Characters of a CSV field; Python's own limit, 131,072, is less than a long document."""
 
 
 @dataclass(frozen=True)
@@ -121,12 +125,10 @@ class PromptSet(Sequence[Prompt]):
         Raises:
             DataError: If the file cannot be read, or a row is unusable; the message names the row.
         """
+        csv.field_size_limit(LONGEST_FIELD)
         try:
-            with path.open(encoding="utf-8-sig", newline="") as handle:
-                rows = list(csv.DictReader(handle))
-        except FileNotFoundError:
-            raise DataError(f"There is no file {path}.") from None
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            rows = list(csv.DictReader(StringIO(read_text(path), newline="")))
+        except csv.Error as error:
             raise DataError(f"{path} cannot be read as CSV ({error}).") from error
         return cls.from_rows(rows, provenance or Provenance.of_file(path), columns)
 

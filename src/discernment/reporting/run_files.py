@@ -52,6 +52,8 @@ class Manifest(_Lenient):
     platform: str | None = None
     base_model: str | None = None
     judge: str | None = None
+    thinking: str | None = None
+    date: str | None = None
     seen_in_training: dict[str, int] = Field(default_factory=dict)
     skipped_attacks: dict[str, str] = Field(default_factory=dict)
     stages: dict[str, Stage] = Field(default_factory=dict)

@@ -95,6 +95,8 @@ class Manifest:
             "platform": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
             "base_model": self.recipe.model.model,
             "judge": self.judge,
+            "thinking": self.recipe.model.thinking,
+            "date": self.recipe.model.date.isoformat(),
             "seen_in_training": self.prepared.seen_in_training,
             "skipped_attacks": self.prepared.skipped,
             "stages": {

@@ -137,7 +137,7 @@ def _depth(spec: ModelSpec) -> int | None:
         config = AutoConfig.from_pretrained(
             resolve(spec), revision=spec.revision, trust_remote_code=spec.trust_remote_code
         )
-    except (OSError, ValueError):  # loading the model itself says it better
+    except Exception:  # custom code raises what it likes; loading the model itself says it better
         return None
     depth: int | None = getattr(config.get_text_config(), "num_hidden_layers", None)
     return depth

@@ -115,7 +115,10 @@ class _Run:
         """
         asked = self.recipe.evaluate.options
         options = EvaluateOptions(
-            max_new_tokens=asked.max_new_tokens, batch_size=asked.batch_size, rejection=False
+            max_new_tokens=asked.max_new_tokens,
+            batch_size=asked.batch_size,
+            rejection=False,
+            too_long=asked.too_long,
         )
         for under in self.prepared.attacked:
             prefix = {} if under.reply_prefix is None else {"reply_prefix": under.reply_prefix}

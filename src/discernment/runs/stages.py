@@ -153,7 +153,7 @@ class StageRunner:
         stage = Path(spec.model).parent
         if stage.parent == self.directory and stage.name in self.records:
             # Its name says all that it came from; hashing its weights would say no more.
-            return content_hash([stage.name, spec.template, spec.system, spec.dtype])
+            return content_hash([stage.name, spec.model_dump(mode="json", exclude={"model", "device"})])
         if spec not in self._fingerprints:
             self._fingerprints[spec] = model_fingerprint(spec)
         return self._fingerprints[spec]

@@ -4,22 +4,28 @@ Names in the adapter are those of the whole model, also where only a part of it 
 loads it onto the model that the stage started from.
 """
 
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from peft import LoraConfig, PeftModel, get_peft_model
 from pydantic import Field
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from discernment.frozen import Frozen
 from discernment.models.chat import ChatFormat
 from discernment.models.layers import LayerList
+from discernment.models.loading import resolve
+from discernment.models.model_spec import ModelSpec
 from discernment.policies.policy_spec import PolicySpec
 
 LINEAR = (torch.nn.Linear, Conv1D)
+GENERATION = "generation_config.json"
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
 class LoraOptions(Frozen):
@@ -67,6 +73,9 @@ def leave_policy(
 ) -> PreTrainedModel:
     """Write what a training stage leaves: the model, the adapter, or both, and the policy that they make.
 
+    Beside the weights, `model/` holds what the model started with: its configuration (but for the dtype, which is that of
+    the saved weights), its generation configuration, and its tokenizer.
+
     Args:
         start: The policy that the stage started from.
         network: The trained model, or the adapter that is wrapped around it, which is folded in.
@@ -77,7 +86,8 @@ def leave_policy(
     Returns:
         The model with the adapter folded in.
     """
-    left = start.model_copy(update={"adapters": ()}).with_model(model=str(out / "model"), revision=None)
+    own = {"model": str(out / "model"), "revision": None, "tokenizer": None}  # the tokenizer is saved with it
+    left = start.model_copy(update={"adapters": ()}).with_model(**own)
     if options is not None and options.keep != "merged":
         network.save_pretrained(out / "adapter")
     if options is not None:
@@ -85,8 +95,30 @@ def leave_policy(
     if options is not None and options.keep == "adapter":
         left = start.model_copy(update={"adapters": (*start.adapters, str(out / "adapter"))})
     else:
-        network.save_pretrained(out / "model")
-        chat.tokenizer.save_pretrained(out / "model")
+        _save_model(start.model, network, chat, out / "model")
     left.write(out)
     merged: PreTrainedModel = network
     return merged
+
+
+def _save_model(spec: ModelSpec, network: PreTrainedModel, chat: ChatFormat, out: Path) -> None:
+    # transformers refuses one that a trainer has changed and that contradicts itself, as some published ones do.
+    own, network.generation_config = network.generation_config, GenerationConfig()
+    network.save_pretrained(out)
+    network.generation_config = own
+    (out / GENERATION).unlink(missing_ok=True)
+    _copy(resolve(spec), spec.revision, [GENERATION], out)
+    # What is saved again would name the end token where none pads, and classes that other versions do not know.
+    chat.tokenizer.save_pretrained(out)  # with the template, which may be an adapter's
+    names = {*chat.tokenizer.vocab_files_names.values(), *TOKENIZER}
+    where = chat.tokenizer.name_or_path
+    _copy(where, spec.revision if where == resolve(spec) else None, sorted(names), out)
+
+
+def _copy(where: str, revision: str | None, names: Iterable[str], out: Path) -> None:
+    """Copy the files that a model's folder, or what was loaded from the hub, has of these; keep the others."""
+    for name in names if where else ():
+        local = Path(where).is_dir()
+        found = Path(where) / name if local else try_to_load_from_cache(where, name, revision=revision)
+        if isinstance(found, str | Path) and Path(found).is_file():
+            shutil.copyfile(found, out / name)

@@ -22,6 +22,7 @@ from discernment.models.chat import ChatFormat
 from discernment.models.cut import CutModel
 from discernment.models.loading import choose_device, trains_mixed
 from discernment.models.model_spec import ModelSpec
+from discernment.policies.context import check_context, names_of
 from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import Label, PromptSet
@@ -212,10 +213,13 @@ def refine(
     Raises:
         TrainingError: If the contrast has one label only, or the loss is not finite.
         ModelError: If the model cannot be loaded or cut, the layer is out of range, or the policy has a rule.
-        DataError: If no prompt among the probes is toxic.
+        DataError: If no prompt among the probes is toxic, or one has more tokens than the model has positions.
     """
     start = PolicySpec.of(start).without_rule("Refinement")
     policy = Policy.load(start, training=True)
+    for read in (prompts, validation, retained):
+        if read is not None:
+            check_context(policy, policy.encode(read.texts), names_of(read))
     network: Any = policy.model
     layer, notes = options.layer, dict[str, Any]()
     if layer == "auto":

@@ -5,6 +5,7 @@ taken on the reply only.
 """
 
 import shutil
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from discernment.models.chat import ChatFormat
 from discernment.models.layers import find_layers
 from discernment.models.loading import choose_device, trains_mixed
 from discernment.models.model_spec import ModelSpec
+from discernment.policies.context import check_context, names_of
 from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import PromptSet
@@ -72,7 +74,35 @@ class AlignOptions(OptimizerOptions):
 
 
 class SupervisedTrainer(SFTTrainer):
-    """`SFTTrainer` with batches of similar length whose order depends on seed and epoch alone."""
+    """`SFTTrainer` for the loss on the reply alone, which leaves the model's configurations as they were.
+
+    A mixture of experts is trained without its router loss. Batches are of similar length, and their order depends on
+    seed and epoch alone.
+
+    Args:
+        model: The model, or the adapter that is wrapped around it.
+        args: As for `trl.SFTTrainer`; `router_aux_loss_coef` is set to 0.
+        **kwargs: As for `trl.SFTTrainer`.
+    """
+
+    def __init__(self, model: PreTrainedModel | PeftModel, args: SFTConfig, **kwargs: Any) -> None:
+        # The trainers write `use_cache`, token ids and the router loss into what would be saved.
+        self._own: list[tuple[Any, dict[str, Any]]] = [
+            (config, deepcopy(vars(config))) for config in (model.config, model.generation_config)
+        ]
+        args.router_aux_loss_coef = 0.0
+        super().__init__(model=model, args=args, **kwargs)
+        config = model.config.get_text_config()
+        if hasattr(config, "output_router_logits"):
+            config.output_router_logits = False
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train, and put the model's configurations back."""
+        result = super().train(*args, **kwargs)
+        for config, values in self._own:
+            vars(config).clear()
+            vars(config).update(values)
+        return result
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> EpochSampler:
         rows = train_dataset if train_dataset is not None else self.train_dataset
@@ -95,7 +125,8 @@ def align(
 ) -> StageCost:
     """Fine-tune a model on prompts with replies, and leave a policy in `out`.
 
-    An interrupted call goes on from its last whole checkpoint, where `options.checkpoint_every` is set.
+    The loss is that of the replies' tokens and nothing else: a mixture of experts is trained without its router loss. An
+    interrupted call goes on from its last whole checkpoint, where `options.checkpoint_every` is set.
 
     Args:
         start: The policy or model to start from.
@@ -109,7 +140,7 @@ def align(
     Raises:
         TrainingError: If an example has no response, nothing is left to learn from, or the loss is not finite.
         ModelError: If the model cannot be loaded, or the policy has a rule.
-        DataError: If no prompt among the probes is toxic.
+        DataError: If no prompt among the probes is toxic, or an example has more tokens than the model has positions.
     """
     start = PolicySpec.of(start).without_rule("Alignment")
     policy = Policy.load(start, training=True)
@@ -135,7 +166,7 @@ def _make_trainer(
     validation: PromptSet | None,
 ) -> tuple[SupervisedTrainer, int]:
     """The trainer, and the tokens of an epoch."""
-    rows = encode_examples(examples, policy.chat, options.max_length)
+    rows = _rows(policy, examples, options)
     steps = max(1, round(options.epochs * len(rows) / (options.batch_size * options.gradient_accumulation)))
     trainer = SupervisedTrainer(
         model=_choose_parameters(policy.model, spec, options),
@@ -147,7 +178,7 @@ def _make_trainer(
             eval_strategy="epoch" if validation is not None else "no",
         ),
         train_dataset=rows,
-        eval_dataset=validation and encode_examples(validation, policy.chat, options.max_length),
+        eval_dataset=validation and _rows(policy, validation, options),
         processing_class=policy.chat.tokenizer,
         callbacks=[HistoryCallback(out / "history.jsonl", HISTORY)],
     )
@@ -175,7 +206,7 @@ def encode_examples(examples: PromptSet, chat: ChatFormat, max_length: int) -> D
                 f"The prompt {example.id!r} of {examples.provenance.name} has no response to train on; "
                 "choose sets with responses for the alignment."
             )
-        prompt, reply = chat.encode(example.text), chat.encode_reply(example.response)
+        prompt, reply = chat.encode(example.text), chat.encode_reply(example.text, example.response)
         if len(prompt) >= max_length:
             raise TrainingError(
                 f"The prompt {example.id!r} has {len(prompt)} tokens and leaves no room for its reply; "
@@ -186,6 +217,14 @@ def encode_examples(examples: PromptSet, chat: ChatFormat, max_length: int) -> D
     if not rows:
         raise TrainingError(f"{examples.provenance.name} has no example to train on.")
     return Dataset.from_list(rows)
+
+
+def _rows(policy: Policy, examples: PromptSet, options: AlignOptions) -> Dataset:
+    """Encoded examples, all of which the model can read."""
+    rows = encode_examples(examples, policy.chat, options.max_length)
+    advice = "lower max_length, shorten it or leave it out"
+    check_context(policy, rows["input_ids"], names_of(examples), advice=advice)
+    return rows
 
 
 def _choose_parameters(

@@ -161,6 +161,8 @@ def _measured(run: RunFiles, manifest: Manifest) -> Context:
         "Base model": manifest.base_model or run.results.base_model,
         "Reference": run.results.reference,
         "Judge": manifest.judge,
+        "Thinking": manifest.thinking,
+        "Date in templates": manifest.date,
         "Software": ", ".join([f"discernment {manifest.discernment}"] * bool(manifest.discernment) + shown),
         "Platform": manifest.platform,
         "Started": text.moment(manifest.created or ""),
