@@ -10,7 +10,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 
-def chat_completion(message: dict[str, Any], finish: str | None = "stop", model: str = "m", **more: Any) -> bytes:
+def chat_completion(
+    message: dict[str, Any], finish: str | None = "stop", model: str = "m", **more: Any
+) -> bytes:
     """The body of an answer with one choice."""
     choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": finish}
     answer = {"id": "x", "object": "chat.completion", "created": 0, "model": model, "choices": [choice]}

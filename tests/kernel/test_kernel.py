@@ -247,7 +247,9 @@ def test_cross_check_with_torch_func(make_policy):
     found = gradient_kernel(policy, PROMPTS, KernelOptions(rows="likelihood"), replies=REPLIES)
     weights = {name: p.detach() for name, p in policy.model.named_parameters()}
     gradients = []
-    for prompt, reply in zip(policy.encode(PROMPTS), map(policy.chat.encode_reply, PROMPTS, REPLIES), strict=True):
+    for prompt, reply in zip(
+        policy.encode(PROMPTS), map(policy.chat.encode_reply, PROMPTS, REPLIES), strict=True
+    ):
         ids = torch.tensor([[*prompt, *reply]])
 
         def loss(values, ids=ids, reply=reply):

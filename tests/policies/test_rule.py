@@ -116,7 +116,9 @@ def test_a_rule_acts_as_done_by_hand(rule, system, tokenizer):
     assert replies(policy) == [reply_by_hand(policy, prompt) for prompt in PROMPTS]
     masses = rejection_probability(policy, PROMPTS, OPENINGS, batch_size=3)
     assert masses == pytest.approx([mass_by_hand(policy, p) for p in PROMPTS], rel=2e-4)
-    answers = [policy.chat.encode_reply(PROMPTS[0], text) for text in ("Sure, here is how.", "Sorry, I won't do it.")]
+    answers = [
+        policy.chat.encode_reply(PROMPTS[0], text) for text in ("Sure, here is how.", "Sorry, I won't do it.")
+    ]
     found = policy.reply_logits(policy.encode(PROMPTS[:2]), answers)
     for prompt, answer, logits in zip(PROMPTS, answers, found, strict=False):
         expected = [logits_by_hand(policy, prompt, answer[:n]) for n in range(len(answer))]
