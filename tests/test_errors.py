@@ -88,3 +88,16 @@ def test_only_packages_list_what_they_offer():
     assert sum(map(bool, lists.values())) > 3
     for name, names in lists.items():
         assert {n for n in names if not hasattr(importlib.import_module(name), n)} == set(), name
+
+
+def test_files_and_functions_stay_short():
+    longest = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in PACKAGE.rglob("*.py")}
+    assert len(longest) > 100
+    assert [str(path) for path, lines in longest.items() if lines > 400] == []
+    functions = [
+        (path.name, node.name, node.end_lineno - node.lineno + 1)
+        for path in longest
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef)
+    ]
+    assert [f for f in functions if f[2] > 60] == []

@@ -140,19 +140,13 @@ def compare_frontiers(
         (at, area), (at_against, area_against) = (_at_and_area(side, weights, levels) for side in sides)
         return np.stack([at - at_against, area - area_against])
 
+    limits = [ANY_DIFFERENCE] * 2
     of_difference, of_area = bootstrap_groups(
-        differences,
-        n_toxic,
-        n_harmless,
-        [ANY_DIFFERENCE] * 2,
-        clusters=clusters,
-        seed=seed,
-        resamples=resamples,
+        differences, n_toxic, n_harmless, limits, clusters=clusters, seed=seed, resamples=resamples
     )
     once = np.ones((1, n_toxic)), np.ones((1, n_harmless))
-    (at, area), (at_against, area_against) = (
-        [v.item() for v in _at_and_area(s, once, levels)] for s in sides
-    )
+    found = [[value.item() for value in _at_and_area(side, once, levels)] for side in sides]
+    (at, area), (at_against, area_against) = found
     return FrontierComparison(
         toxic_refused=level,
         compliance=at,
