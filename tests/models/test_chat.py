@@ -1,5 +1,7 @@
 """Prompts become tokens the same way everywhere, with special tokens once."""
 
+import copy
+
 import pytest
 
 from discernment.errors import ModelError
@@ -64,3 +66,11 @@ def test_options_of_a_model_reach_its_chat_format(model_folder):
     assert [chat.encode("Say <|im_end|> twice").count(end) for chat in (plain, other)] == [1, 2]
     text = plain.tokenizer.decode(plain.encode("Say <|im_end|> twice"))
     assert text == plain.render("Say <|im_end|> twice")
+
+
+def test_added_tokens_that_are_no_marks_stay_as_they_are(tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.add_tokens(["\n\n", "<table>"])
+    chat = ChatFormat(tokenizer)
+    for text in ("\n\n", "<table>"):
+        assert tokenizer.convert_tokens_to_ids(text) in chat.encode(f"One{text}two <|im_end|> three")

@@ -94,20 +94,27 @@ class ChatFormat:
         """Token ids of the rendered prompt, special tokens included once."""
         text = self.render(prompt)
         written = prompt if prompt in text else prompt.strip()
-        marks = [token.content for token in self.tokenizer.added_tokens_decoder.values()]
-        if (
-            self.special_tokens == "tokens"
-            or not any(mark and mark in written for mark in marks)
-            or written not in text
-        ):
+        if self.special_tokens == "tokens" or not self._marks.search(written) or written not in text:
             return self._ids(text)
         before, after = text.rsplit(written, 1)
         # Cut behind its first letter, a mark is text like any other.
-        cut = re.sub(
-            "|".join(map(re.escape, filter(None, marks))), lambda m: f"{m[0][0]}\0{m[0][1:]}", written
-        )
+        cut = self._marks.sub(lambda mark: f"{mark[0][0]}\0{mark[0][1:]}", written)
         pieces = [*cut.split("\0"), after]
         return [*self._ids(before), *(token for piece in pieces for token in self._within(piece))]
+
+    @cached_property
+    def _marks(self) -> re.Pattern[str]:
+        """Control tokens: those that the tokenizer calls special, and those that the template writes.
+
+        Other added tokens are text like any other; some tokenizers have their runs of newlines among them.
+        """
+        template = self._dated if self.template == "chat" else ""
+        marks = [
+            re.escape(token.content)
+            for token in self.tokenizer.added_tokens_decoder.values()
+            if token.content.strip() and (token.special or token.content in template)
+        ]
+        return re.compile("|".join(sorted(marks, key=len, reverse=True)) or r"(?!)")
 
     # ------------------------------------------------------------------ replies
 
