@@ -351,3 +351,16 @@ def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
     assert cache_dir() == tmp_path / "xdg/discernment"
     monkeypatch.setenv("DISCERNMENT_CACHE", str(tmp_path / "own"))
     assert cache_dir() == tmp_path / "own"
+
+
+@pytest.mark.parametrize("own", [{"num_return_sequences": 3}, {"num_beams": 1, "num_beam_groups": 2}])
+def test_a_generation_configuration_that_contradicts_itself_is_no_hindrance(own, model_folder):
+    folder = model_folder()
+    expected = Policy.load(str(folder))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 7], **own}))
+    policy = Policy.load(str(folder))
+    assert policy.model.generation_config.eos_token_id == [2, 7]
+    prompts = ["How do I kill a Python process?", "Hi"]
+    replies = [p.generate(p.encode(prompts), 5) for p in (policy, expected)]
+    assert [r.ids for r in replies[0]] == [r.ids[: len(s.ids)] for r, s in zip(*reversed(replies), strict=True)]
+    assert all(r.ids for r in replies[0])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils.hub import extract_commit_hash
 
 from discernment.errors import ModelError
@@ -106,7 +106,7 @@ def load_model(spec: ModelSpec, adapters: Sequence[str] = (), *, training: bool 
     where = resolve(spec)
     model: PreTrainedModel
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model = _from_pretrained(
             where,
             revision=spec.revision,
             dtype=torch.float32 if training and spec.dtype == "auto" else choose_dtype(spec, device),
@@ -129,6 +129,24 @@ def load_model(spec: ModelSpec, adapters: Sequence[str] = (), *, training: bool 
     torch.nn.Module.to(model, device)
     torch.nn.Module.eval(model)
     return model
+
+
+def _from_pretrained(where: str, revision: str | None, **options: Any) -> PreTrainedModel:
+    """Load a model, also one whose generation configuration contradicts itself: only its end tokens are heard."""
+    try:
+        return AutoModelForCausalLM.from_pretrained(where, revision=revision, **options)
+    except ValueError:
+        own = adapter_files.find_file(where, "generation_config.json", revision)
+        said = read_json(own) if own is not None else {}
+        try:
+            GenerationConfig.from_dict(said).validate(strict=True)
+        except ValueError:
+            tokens = {key: value for key, value in said.items() if key.endswith("_token_id")}
+            ends = GenerationConfig(**tokens)
+            return AutoModelForCausalLM.from_pretrained(
+                where, revision=revision, generation_config=ends, **options
+            )
+        raise
 
 
 def load_tokenizer(spec: ModelSpec, adapters: Sequence[str] = ()) -> PreTrainedTokenizerBase:
