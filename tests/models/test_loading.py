@@ -362,5 +362,7 @@ def test_a_generation_configuration_that_contradicts_itself_is_no_hindrance(own,
     assert policy.model.generation_config.eos_token_id == [2, 7]
     prompts = ["How do I kill a Python process?", "Hi"]
     replies = [p.generate(p.encode(prompts), 5) for p in (policy, expected)]
-    assert [r.ids for r in replies[0]] == [r.ids[: len(s.ids)] for r, s in zip(*reversed(replies), strict=True)]
+    assert [r.ids for r in replies[0]] == [
+        r.ids[: len(s.ids)] for r, s in zip(*reversed(replies), strict=True)
+    ]
     assert all(r.ids for r in replies[0])
