@@ -128,8 +128,9 @@ class ChatFormat:
             ModelError: If the template drops the reply, or changes the prompt when one follows.
         """
         reply = self._written(prompt, reply)
-        begun = self._behind(prompt, self._frame.lead + reply)
-        whole = self._behind(prompt, self._frame.lead + reply + self._frame.after)
+        start = self.render(prompt)
+        begun = self._behind(start, self._frame.lead + reply)
+        whole = self._behind(start, self._frame.lead + reply + self._frame.after)
         end = next(
             (n for n, token in enumerate(whole) if n >= len(begun) - 1 and token == self.end_of_turn), None
         )
@@ -137,7 +138,7 @@ class ChatFormat:
 
     def encode_opening(self, opening: str) -> list[int]:
         """Token ids of the beginning of a reply, behind a prompt and `lead`."""
-        return self._behind(MARKER, self._frame.lead + opening)[len(self.lead) :]
+        return self._behind(self._start, self._frame.lead + opening)[len(self.lead) :]
 
     @cached_property
     def lead(self) -> list[int]:
@@ -145,8 +146,8 @@ class ChatFormat:
 
         Empty where the template writes nothing there, or what it writes is one token with the reply's first letters.
         """
-        found = self._behind(MARKER, self._frame.lead)
-        replies = (self._behind(MARKER, self._frame.lead + text) for text in ("I", "Sure", "7", '"'))
+        found = self._behind(self._start, self._frame.lead)
+        replies = (self._behind(self._start, self._frame.lead + text) for text in ("I", "Sure", "7", '"'))
         return found if all(ids[: len(found)] == found for ids in replies) else []
 
     @cached_property
@@ -208,11 +209,15 @@ class ChatFormat:
         usual = self._frame.after[: len(self._frame.after) - len(self._frame.after.lstrip())]
         return f"{left.removeprefix(self._frame.space)}{text}{right.removesuffix(usual)}"
 
-    def _behind(self, prompt: str, text: str) -> list[int]:
+    @cached_property
+    def _start(self) -> str:
+        """A rendered prompt to put the beginnings of replies behind; which one it is does not matter."""
+        return self.render(MARKER)
+
+    def _behind(self, start: str, text: str) -> list[int]:
         """Token ids of a text behind a rendered prompt."""
         if not text:
             return []
-        start = self.render(prompt)
         ids, whole = self._ids(start), self._ids(start + text)
         if whole[: len(ids)] == ids:
             return whole[len(ids) :]
