@@ -13,6 +13,7 @@ import yaml
 
 import discernment
 from discernment import AlignOptions, ModelSpec, PromptSource, Recipe, RefineOptions
+from discernment.evaluation.evaluate import Sampling
 from discernment.judges import JudgeSpec
 from discernment.policies.ablated import Ablated
 from discernment.policies.prompted import Prompted
@@ -117,6 +118,7 @@ def shown(field):
         (["`align`", "Options of both stages"], AlignOptions, {"seed"}),
         (["`methods`"], MethodEntry, {"name"}),
         (["`evaluate`"], EvaluationPlan, {"reference"}),
+        (["`sampling`"], Sampling, set()),
         (["`judge`"], JudgeSpec, set()),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",

@@ -8,19 +8,30 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field
 
 from discernment.cost import StageCost
-from discernment.evaluation.sample import Sample
+from discernment.evaluation.sample import Draw, Sample
 from discernment.files import append_json_lines, content_hash, read_json_lines, write_json_lines
 from discernment.frozen import Frozen
 from discernment.judges import Judge, Judgement, JudgeSpec, KeywordJudge, check_unscored, judge_all
 from discernment.judges.verdict import UNENDED, Verdict
 from discernment.models.batch import length_sorted_batches
 from discernment.policies.context import check_context, cut_left, positions_needed
-from discernment.policies.policy import Policy
+from discernment.policies.policy import Completion, Policy
 from discernment.policies.rejection import OpeningTrie, load_openings, rejection_probability
 from discernment.prompts import Prompt, PromptSet
 
 JUDGED_TOGETHER = 128
 """Replies given to the judge at once; between them, progress is told."""
+
+
+class Sampling(Frozen):
+    """How replies are drawn. The rejection probability does not depend on it: it is that of temperature 1."""
+
+    temperature: float = Field(1.0, gt=0, description="What the logits are divided by.")
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="Draw from the likeliest tokens that together have this probability."
+    )
+    n: int = Field(1, ge=1, description="Replies a prompt; it counts with the share of them that is right.")
+    seed: int = Field(0, ge=0, description="Seed of the draws.")
 
 
 class EvaluateOptions(Frozen):
@@ -40,6 +51,9 @@ class EvaluateOptions(Frozen):
         "refuse",
         description="What to do where a prompt and its reply do not fit the model's positions: stop before anything is "
         "generated, cut the prompt's text on the left, or leave the prompt without a reply, unscored.",
+    )
+    sampling: Sampling | None = Field(
+        None, description="Draw the replies instead of taking the likeliest token each time."
     )
 
 
@@ -130,7 +144,7 @@ def evaluate(
     cut = [[row.benchmark, row.prompt.id] for row in asked if row.asked != row.prompt.text]
     return StageCost(
         steps=len(rows),
-        tokens=sum(lengths) + sum(r["tokens"] for r in replies.values()),
+        tokens=sum(lengths) + sum(r["tokens"] for reply in replies.values() for r in _draws(reply)),
         notes={"judge": judge.name}
         | ({"judge_usage": asdict(usage)} if usage else {})
         | ({"cut_left": cut} if cut else {}),
@@ -188,21 +202,40 @@ def _samples(
 ) -> list[Sample]:
     """Judge the replies, and put together what is known of every row."""
     asked = [row for row in rows if row.left_out is None]
-    judged = _judge(judge, [(row.asked, replies[row.key]["completion"]) for row in asked], tell)
-    judgements = {row.key: judgement for row, judgement in zip(asked, judged, strict=True)}
-    none = {"completion": "", "finished": True}  # nothing was cut at the cap
-    return [
-        _sample(
-            row,
-            {**replies.get(row.key, none), **rejections.get(row.key, {})},
-            judgements.get(row.key) or Judgement(Verdict.UNSCORED, row.left_out),
-        )
-        for row in rows
+    exchanges = [(row.asked, draw["completion"]) for row in asked for draw in _draws(replies[row.key])]
+    judged = iter(_judge(judge, exchanges, tell))
+    samples = []
+    for row in rows:
+        if row.left_out is None:
+            judgements = [next(judged) for _ in _draws(replies[row.key])]
+            samples.append(_sample(row, replies[row.key], judgements, rejections.get(row.key, {})))
+        else:
+            none = {"completion": "", "finished": True}  # nothing was cut at the cap
+            samples.append(_sample(row, none, [Judgement(Verdict.UNSCORED, row.left_out)], {}))
+    return samples
+
+
+def _draws(reply: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """All replies to a prompt: the first, and those behind it."""
+    return [reply, *reply.get("further", [])]
+
+
+def _sample(
+    row: _Row, reply: Mapping[str, Any], judgements: Sequence[Judgement], rejection: Mapping[str, Any]
+) -> Sample:
+    first, *further = [
+        {
+            "completion": draw["completion"],
+            "finished": draw["finished"],
+            "verdict": judgement.verdict,
+            "unscored_reason": (
+                f"{judgement.reason} within {draw['tokens']} tokens"
+                if judgement.reason == UNENDED
+                else judgement.reason
+            ),
+        }
+        for draw, judgement in zip(_draws(reply), judgements, strict=True)
     ]
-
-
-def _sample(row: _Row, found: Mapping[str, Any], judgement: Judgement) -> Sample:
-    reason = judgement.reason
     return Sample(
         prompt_id=row.prompt.id,
         benchmark=row.benchmark,
@@ -211,11 +244,9 @@ def _sample(row: _Row, found: Mapping[str, Any], judgement: Judgement) -> Sample
         prompt=row.prompt.text,
         partner=row.prompt.partner,
         frame=row.prompt.frame,
-        completion=found["completion"],
-        finished=found["finished"],
-        verdict=judgement.verdict,
-        unscored_reason=f"{reason} within {found['tokens']} tokens" if reason == UNENDED else reason,
-        rejection_probability=found.get("rejection_probability"),
+        **first,
+        rejection_probability=rejection.get("rejection_probability"),
+        further=tuple(Draw(**draw) for draw in further),
     )
 
 
@@ -231,7 +262,11 @@ def check_samples(samples: Sequence[Sample], limit: float, name: str) -> None:
         DataError: If the share is above `limit` in a benchmark.
     """
     for benchmark in dict.fromkeys(s.benchmark for s in samples):
-        judgements = [Judgement(s.verdict, s.unscored_reason) for s in samples if s.benchmark == benchmark]
+        replies: list[Sample | Draw] = []
+        for sample in samples:
+            if sample.benchmark == benchmark:
+                replies += [sample, *sample.further]
+        judgements = [Judgement(reply.verdict, reply.unscored_reason) for reply in replies]
         check_unscored(judgements, limit, f"the replies of {name} to {benchmark}")
 
 
@@ -247,12 +282,33 @@ def _judge(
 
 
 def _generate(policy: Policy, batch: Sequence[_Row], options: EvaluateOptions) -> list[dict[str, Any]]:
-    completions = policy.generate(policy.encode([r.asked for r in batch]), options.max_new_tokens)
-    return [
-        {"completion": c.text, "finished": c.finished, "tokens": c.tokens}
-        | ({"thought": c.thought} if c.thought else {})
-        for c in completions
+    sequences, sampling = policy.encode([r.asked for r in batch]), options.sampling
+    if sampling is None:
+        return [_kept(c) for c in policy.generate(sequences, options.max_new_tokens)]
+    drawn = [
+        policy.generate(
+            sequences,
+            options.max_new_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            seed=int(content_hash([sampling.seed, n])[:15], 16),
+        )
+        for n in range(sampling.n)
     ]
+    return [
+        _kept(first) | ({"further": [_kept(c) for c in further]} if further else {})
+        for first, *further in zip(*drawn, strict=True)
+    ]
+
+
+def _kept(completion: Completion) -> dict[str, Any]:
+    thought = {"thought": completion.thought} if completion.thought else {}
+    return {
+        "completion": completion.text,
+        "finished": completion.finished,
+        "tokens": completion.tokens,
+        **thought,
+    }
 
 
 def _measure(policy: Policy, batch: Sequence[_Row], openings: Sequence[str]) -> list[dict[str, Any]]:

@@ -32,8 +32,8 @@ class Outcome:
 
     @property
     def failed(self) -> list[str]:
-        """The methods with a verdict that handled the prompt wrongly, a partial refusal included."""
-        return [m for m, s in self.samples.items() if is_scored(s) and not handled_rightly(s)]
+        """The methods with a verdict that handled the prompt wrongly (in most replies), a partial refusal included."""
+        return [m for m, s in self.samples.items() if is_scored(s) and handled_rightly(s) < 0.5]
 
     @property
     def fails_everywhere(self) -> bool:

@@ -11,6 +11,22 @@ from discernment.judges.verdict import Verdict
 from discernment.prompts import Label
 
 
+class Draw(Frozen):
+    """One more reply to a prompt, where several are drawn.
+
+    Attributes:
+        completion: What the policy generated (untrusted text).
+        finished: Whether the completion ended by itself, not at the token cap.
+        verdict: The judge's verdict.
+        unscored_reason: Why there is no verdict, where the judge says so.
+    """
+
+    completion: str
+    finished: bool
+    verdict: Verdict
+    unscored_reason: str | None = None
+
+
 class Sample(Frozen):
     """One prompt, what a policy made of it, and what the judge said.
 
@@ -27,6 +43,7 @@ class Sample(Frozen):
         verdict: The judge's verdict.
         unscored_reason: Why there is no verdict, where the judge says so.
         rejection_probability: Probability mass of the refusal openings as the start of the reply; None if not measured.
+        further: The other replies, where several are drawn; what stands above is the first.
     """
 
     prompt_id: str
@@ -41,6 +58,12 @@ class Sample(Frozen):
     verdict: Verdict
     unscored_reason: str | None = None
     rejection_probability: float | None = None
+    further: tuple[Draw, ...] = ()
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """The verdict of each reply."""
+        return [self.verdict, *(draw.verdict for draw in self.further)]
 
     @property
     def key(self) -> tuple[str, str]:

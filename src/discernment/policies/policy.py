@@ -24,6 +24,7 @@ from discernment.models.prefix import fits_window, prefix_cache
 from discernment.models.thoughts import read_reply
 from discernment.policies.context import check_context, positions_of
 from discernment.policies.decoding_settings import blank_settings, set_aside
+from discernment.policies.draws import Draws
 from discernment.policies.policy_spec import PolicySpec
 from discernment.policies.rule import DecodingRule, Rule, SteeringRule
 
@@ -254,6 +255,7 @@ class Policy:
         max_new_tokens: int,
         *,
         temperature: float = 0.0,
+        top_p: float = 1.0,
         seed: int = 0,
     ) -> list[Completion]:
         """Replies to encoded prompts, one batch; a beginning that all share (a system message) is read once.
@@ -263,8 +265,10 @@ class Policy:
         Args:
             sequences: Token ids of the rendered prompts.
             max_new_tokens: Token cap of each reply.
-            temperature: 0 takes the likeliest token; above 0 tokens are drawn from the whole distribution.
-            seed: Seed of the draws; the caller's random state is left as it was.
+            temperature: 0 takes the likeliest token; above 0 tokens are drawn.
+            top_p: They are drawn from the likeliest tokens that together have this probability.
+            seed: Seed of the draws. What is drawn for a prompt depends on it and on the prompt, not on its neighbours;
+                the caller's random state is left as it was.
 
         Raises:
             DataError: If a prompt and its reply do not fit the model's positions.
@@ -280,16 +284,11 @@ class Policy:
             pad_token_id=self.chat.tokenizer.pad_token_id,
         )
         kind: Any = type(self.model)  # whose `generate` is not one that a repository put in its place
-        with (
-            self.acting(sequences),
-            blank_settings(self.model),
-            torch.random.fork_rng(enabled=temperature > 0),
-        ):
-            if temperature > 0:
-                torch.manual_seed(seed)
+        draw = Draws(sequences, max_new_tokens, temperature, top_p, seed) if temperature > 0 else None
+        with self.acting(sequences), blank_settings(self.model):
             inputs = self._inputs(self.stack(sequences), max_new_tokens)
             begun = inputs["input_ids"].shape[1]
-            choose = self._processors(len(sequences), begun, temperature)
+            choose = self._processors(len(sequences), begun, draw)
             output = kind.generate(self.model, **inputs, generation_config=config, logits_processor=choose)
         replies = output[: len(sequences), begun:].tolist()
         return [self._completion(*pair, ends) for pair in zip(sequences, replies, strict=True)]
@@ -304,17 +303,17 @@ class Policy:
                 ", ".join(names),
             )
 
-    def _processors(self, prompts: int, begun: int, temperature: float) -> list[Any]:
+    def _processors(self, prompts: int, begun: int, draw: Draws | None) -> list[Any]:
         """Combine the contexts of each prompt, which go on with the same token, and draw it where it is drawn."""
 
         def choose(input_ids: Tensor, logits: Tensor) -> Tensor:
-            chosen = self.combine(logits, prompts, input_ids.shape[1] - begun)
-            if temperature > 0:
-                drawn = torch.multinomial(torch.softmax(chosen / temperature, -1), 1)
-                chosen = torch.full_like(chosen, -torch.inf).scatter(1, drawn, 0.0)
+            step = input_ids.shape[1] - begun
+            chosen = self.combine(logits, prompts, step)
+            if draw is not None:
+                chosen = torch.full_like(chosen, -torch.inf).scatter(1, draw(chosen, step), 0.0)
             return chosen.repeat(len(logits) // prompts, 1)
 
-        return [choose] if temperature > 0 or isinstance(self.rule, DecodingRule) else []
+        return [choose] if draw is not None or isinstance(self.rule, DecodingRule) else []
 
     def _inputs(self, sequences: Sequence[Sequence[int]], max_new_tokens: int) -> dict[str, Any]:
         """What the model's own `generate` starts from."""

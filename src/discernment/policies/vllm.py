@@ -14,6 +14,7 @@ from discernment.errors import ModelError, RecipeError
 from discernment.models.chat import ChatFormat
 from discernment.models.loading import load_chat, resolve
 from discernment.models.model_spec import ModelSpec
+from discernment.policies.draws import prompt_seed
 from discernment.policies.policy import Completion, Policy
 from discernment.policies.policy_spec import PolicySpec
 
@@ -86,6 +87,7 @@ class VllmPolicy(Policy):
         max_new_tokens: int,
         *,
         temperature: float = 0.0,
+        top_p: float = 1.0,
         seed: int = 0,
     ) -> list[Completion]:
         """Replies to encoded prompts; see `Policy.generate`."""
@@ -93,13 +95,17 @@ class VllmPolicy(Policy):
 
         ends = {self.chat.end_of_turn, self.chat.tokenizer.eos_token_id, *self._own_ends()}
         # vLLM takes no sampling options from the model's own configuration where they are given like this.
-        params = SamplingParams(
-            temperature=temperature,
-            seed=seed,
-            max_tokens=max_new_tokens,
-            stop_token_ids=sorted(i for i in ends if i is not None),
-            detokenize=False,
-        )
+        params = [
+            SamplingParams(
+                temperature=temperature,
+                top_p=top_p,
+                seed=prompt_seed(ids, seed),
+                max_tokens=max_new_tokens,
+                stop_token_ids=sorted(i for i in ends if i is not None),
+                detokenize=False,
+            )
+            for ids in sequences
+        ]
         prompts: Any = [{"prompt_token_ids": list(ids)} for ids in sequences]
         outputs = self.engine.generate(prompts, params, use_tqdm=False)
         replies = [list(output.outputs[0].token_ids) for output in outputs]

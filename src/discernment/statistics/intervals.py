@@ -35,8 +35,12 @@ ANY_RATE = Interval(0.0, 1.0)
 ANY_DIFFERENCE = Interval(-1.0, 1.0)
 
 
-def wilson(successes: int, n: int) -> Interval | None:
+def wilson(successes: float, n: int) -> Interval | None:
     """Wilson's score interval of a proportion; None if there is nothing to count (`n` is 0).
+
+    Args:
+        successes: How many; parts of one where what is counted is itself a share.
+        n: Of how many.
 
     Raises:
         ValueError: If `successes` is not between 0 and `n`.

@@ -157,10 +157,12 @@ def _examples(run: RunFiles) -> Context:
 def _measured(run: RunFiles, manifest: Manifest) -> Context:
     """How the numbers came about: terms and values, prompts of each label, shares that ran into the token cap."""
     shown = [f"{name} {manifest.packages[name]}" for name in PACKAGES_SHOWN if name in manifest.packages]
+    draws = max((len(s.verdicts) for samples in run.samples.values() for s in samples), default=1)
     facts = {
         "Base model": manifest.base_model or run.results.base_model,
         "Reference": run.results.reference,
         "Judge": manifest.judge,
+        "Replies drawn a prompt": str(draws) if draws > 1 else "",
         "Thinking": manifest.thinking,
         "Date in templates": manifest.date,
         "Software": ", ".join([f"discernment {manifest.discernment}"] * bool(manifest.discernment) + shown),

@@ -1,0 +1,57 @@
+"""Tokens that are drawn, for each prompt by itself: a prompt's neighbours in the batch change nothing."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from discernment.files import content_hash
+
+
+class Draws:
+    """Draws the tokens of one batch of replies.
+
+    Args:
+        sequences: Token ids of each prompt.
+        max_new_tokens: How many tokens are drawn at most.
+        temperature: What the logits are divided by, above 0.
+        top_p: The likeliest tokens that together have this probability are drawn from (Holtzman et al. 2020).
+        seed: Another seed draws other tokens.
+    """
+
+    def __init__(
+        self,
+        sequences: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        temperature: float,
+        top_p: float,
+        seed: int,
+    ) -> None:
+        from transformers import TopPLogitsWarper
+
+        self._temperature = temperature
+        self._nucleus = TopPLogitsWarper(top_p) if top_p < 1 else None
+        generators = [torch.Generator().manual_seed(prompt_seed(ids, seed)) for ids in sequences]
+        self._uniform = torch.stack(
+            [torch.rand(max_new_tokens, generator=g, dtype=torch.float64) for g in generators]
+        )
+
+    def __call__(self, logits: Tensor, step: int) -> Tensor:
+        """One token a prompt, shape `[prompts, 1]`.
+
+        Args:
+            logits: Shape `[prompts, vocabulary]`.
+            step: How many tokens of the reply there are already.
+        """
+        logits = logits / self._temperature
+        if self._nucleus is not None:
+            logits = self._nucleus(None, logits)
+        # The inverse of the distribution function: the draw of a row is its own, as `torch.multinomial`'s is not.
+        below = torch.softmax(logits.double(), -1).cumsum(-1)
+        at = self._uniform[:, step : step + 1].to(logits.device) * below[:, -1:]
+        return torch.searchsorted(below, at, right=True)
+
+
+def prompt_seed(sequence: Sequence[int], seed: int) -> int:
+    """The seed of one prompt's draws, of its token ids and the seed of all."""
+    return int(content_hash([seed, list(sequence)])[:15], 16)
