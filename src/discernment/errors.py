@@ -5,6 +5,7 @@ says what is wrong, where, and what to do; the command line prints it without a 
 
     DiscernmentError
     ├── DataError        a file, row, label, split or catalogue entry
+    ├── DiskError        no room for what is to be written
     ├── ModelError       a model that cannot be found, loaded, cut or formatted
     ├── RecipeError      a recipe, an option, a method name
     ├── RunError         a run directory that is damaged, foreign or busy
@@ -18,6 +19,10 @@ class DiscernmentError(Exception):
 
 class DataError(DiscernmentError):
     """Prompts cannot be read, or what was read cannot be used."""
+
+
+class DiskError(DiscernmentError):
+    """There is no room for what is to be written."""
 
 
 class ModelError(DiscernmentError):

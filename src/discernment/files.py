@@ -6,12 +6,15 @@ import os
 import shutil
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from importlib import resources
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from discernment.disk import room
 from discernment.errors import DataError
 
 
@@ -20,15 +23,53 @@ def packaged_yaml(package: str, name: str) -> Any:
     return yaml.safe_load(resources.files(package).joinpath(name).read_text(encoding="utf-8"))
 
 
+class RepeatedKeyError(yaml.MarkedYAMLError):
+    """A mapping has a key twice, of which YAML would silently take the last."""
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        # Here, and not where mappings are made: merged keys (`<<`) are not repeated ones.
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                name = self.construct_object(key)
+                if name in seen:
+                    raise RepeatedKeyError(problem=key.value, problem_mark=key.start_mark)
+                seen.add(name)
+        return node
+
+
+def read_yaml(text: str) -> Any:
+    """What a YAML document says.
+
+    Raises:
+        yaml.YAMLError: If it is not YAML; a `RepeatedKeyError` if a mapping has a key twice.
+    """
+    return yaml.load(text, Loader=_UniqueKeys)  # noqa: S506
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` so that a reader sees the old file or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write `text` to `path` so that a reader sees the old file or the new one, never half of it.
+
+    Raises:
+        DiskError: If there is no room for it; the old file stays.
+    """
+    content = text.encode()
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with part.open("w", encoding="utf-8", newline="\n") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-    part.replace(path)
+    try:
+        with room(path.parent, len(content)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as handle:
+                handle.write(content)
+                handle.flush()
+                os.fsync(handle.fileno())
+            part.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            part.unlink()
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -100,18 +141,36 @@ def read_json_lines(path: Path, *, allow_torn_end: bool = False) -> Iterator[tup
 
 
 def append_json_lines(path: Path, rows: Iterable[Any]) -> None:
-    """Append one JSON document a line and flush to disk; a torn last line is cut off first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as handle:
-        handle.seek(0)
-        content = handle.read()
-        if content and not content.endswith(b"\n"):
-            handle.truncate(content.rfind(b"\n") + 1)
-        handle.write(
-            b"".join(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n" for row in rows)
-        )
-        handle.flush()
-        os.fsync(handle.fileno())
+    """Append one JSON document a line and flush to disk; a torn last line is cut off first.
+
+    Raises:
+        DiskError: If there is no room for all rows; then none is appended.
+    """
+    added = b"".join(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n" for row in rows)
+    with room(path.parent, len(added)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+b", buffering=0) as handle:
+            handle.seek(0)
+            content = handle.read()
+            kept = content.rfind(b"\n") + 1
+            handle.truncate(kept)
+            append_whole(handle, added)
+            os.fsync(handle.fileno())
+
+
+def append_whole(handle: FileIO, content: bytes) -> None:
+    """Write all of `content` at the end of a file that is open without a buffer, or nothing of it.
+
+    Raises:
+        OSError: If it cannot be written. What is appended next does not stand behind a torn row.
+    """
+    end, rest = handle.seek(0, os.SEEK_END), memoryview(content)
+    try:
+        while rest:
+            rest = rest[handle.write(rest) :]
+    except OSError:
+        handle.truncate(end)
+        raise
 
 
 def content_hash(value: Any) -> str:
@@ -120,10 +179,13 @@ def content_hash(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+def file_hash(*paths: Path) -> str:
+    """SHA-256 (hex) of a file's bytes, or of those of several as if they were one."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as handle:
+            hashlib.file_digest(handle, lambda: digest)
+    return digest.hexdigest()
 
 
 def replace_directory(part: Path, final: Path) -> None:

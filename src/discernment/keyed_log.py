@@ -6,8 +6,9 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Generic, TypeVar
 
+from discernment.disk import room
 from discernment.errors import DataError
-from discernment.files import append_json_lines, read_json_lines
+from discernment.files import append_json_lines, append_whole, read_json_lines
 
 Value = TypeVar("Value")
 
@@ -44,10 +45,14 @@ class KeyedLog(Generic[Value]):
         return self._known[key]
 
     def add(self, key: str, value: Value, row: dict[str, Any]) -> None:
-        """Keep a value, and write `row`, from which it can be read again."""
-        line = json.dumps({"key": key, **row}, ensure_ascii=False) + "\n"
+        """Keep a value, and write `row`, from which it can be read again.
+
+        Raises:
+            DiskError: If there is no room for the row.
+        """
+        line = json.dumps({"key": key, **row}, ensure_ascii=False).encode() + b"\n"
         with self._lock:
             self._known[key] = value
             if self.path is not None:
-                with self.path.open("a", encoding="utf-8", newline="\n") as handle:
-                    handle.write(line)
+                with room(self.path.parent, len(line)), self.path.open("ab", buffering=0) as handle:
+                    append_whole(handle, line)

@@ -72,10 +72,10 @@ MISTAKES = {
         "evaluate tiny -s pairs.jsonl:test -o o",
         "pairs has no prompt with split test; it has 6 toxic and 6 seemingly_toxic.",
     ),
-    "row without a prompt": ("align tiny -s row.jsonl -o o", "row, line 2, has no prompt in column"),
+    "row without a prompt": ("align tiny -s row.jsonl -o o", "row.jsonl, line 2, has no prompt in column"),
     "unknown label": (
         "refine tiny --layer 2 -s label.jsonl -o o",
-        "label, line 1, has the label 'harmful'; it must be one of toxic, seemingly_toxic, benign.",
+        "label.jsonl, line 1, has the label 'harmful'; it must be one of toxic, seemingly_toxic, benign",
     ),
     "unknown set": ("evaluate tiny -s xtest -o o", "There is no prompt set 'xtest'; .*'xstest'"),
     "unknown model": ("evaluate no/model -s pairs.jsonl -o o", "The model 'no/model' cannot be loaded"),

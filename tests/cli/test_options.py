@@ -7,6 +7,11 @@ from discernment.errors import DataError
 from discernment.files import write_json
 
 
+def write_stage(folder):
+    facts = {"id": folder.name, "name": "align", "seconds": 1.0, "peak_memory_bytes": None, "steps": 1, "tokens": 1}
+    write_json(folder / "stage.json", {**facts, "inputs": {}})
+
+
 @pytest.mark.parametrize(
     "entry",
     [
@@ -17,6 +22,7 @@ from discernment.files import write_json
 )
 def test_a_method_of_a_run_is_its_policy(tmp_path, entry) -> None:
     write_json(tmp_path / "runs/try/manifest.json", {"methods": {"stl": entry}})
+    write_stage(tmp_path / "runs/try/stages/align-1")
     found = parse_policy("runs/try/stl", None, ["dtype=float32"]).model
     assert (found.model, found.dtype) == ("runs/try/stages/align-1/model", "float32")
     assert found.system == "Be kind."
@@ -28,6 +34,7 @@ def test_a_method_of_a_run_is_its_policy(tmp_path, entry) -> None:
 def test_the_parts_of_a_policy_lie_in_its_run(tmp_path) -> None:
     policy = {"model": "some/model", "adapters": ["./stages/align-1/adapter", "someone/else"]}
     write_json(tmp_path / "runs/try/manifest.json", {"methods": {"stl": {"policy": policy}}})
+    write_stage(tmp_path / "runs/try/stages/align-1")
     found = parse_policy("runs/try/stl", None, None)
     assert (found.model.model, found.adapters) == (
         "some/model",

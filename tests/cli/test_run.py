@@ -38,9 +38,9 @@ RECIPE_MISTAKES = {
     ),
     "row without a prompt": (
         {"data": {"general": "row.jsonl"}},
-        "row, line 2, has no prompt in column 'prompt'",
+        "row.jsonl, line 2, has no prompt in column 'prompt'",
     ),
-    "unknown label": ({"data": {"general": "label.jsonl"}}, "label, line 1, has the label 'harmful'"),
+    "unknown label": ({"data": {"general": "label.jsonl"}}, "label.jsonl, line 1, has the label 'harmful'"),
     "unknown model": ({"model": "no/model"}, "The model 'no/model' cannot be loaded"),
     "layer out of range": (
         {"methods": ["dcr"], "refine": {"layer": 5, "steps": 1}},

@@ -6,6 +6,7 @@ import itertools
 import os
 
 import numpy as np
+import pandas
 import pytest
 from scipy.special import softmax
 
@@ -140,10 +141,18 @@ def test_labelled_files(tmp_path) -> None:
     first, second = read_labelled(str(path))
     assert (first.verdict, first.model, first.category) == (Verdict.REFUSAL, "m", None)
     assert (second.verdict, second.model, second.category) == (Verdict.COMPLIANCE, "unnamed", "k")
+    names = ("1_full_compliance", "2_full_refusal", "3_partial_refusal", "Full_Refusal", " REFUSAL")
+    xstest = [{"prompt": "p", "completion": "c", "label": name} for name in names]
+    pandas.DataFrame(xstest).to_csv(tmp_path / "xstest.csv", sep=";")
+    assert [e.verdict for e in read_labelled(str(tmp_path / "xstest.csv"))] == [
+        *(Verdict.COMPLIANCE, Verdict.REFUSAL, Verdict.PARTIAL_REFUSAL, Verdict.REFUSAL, Verdict.REFUSAL),
+    ]
+    with pytest.raises(DataError, match="line 1, is not a JSON object"):
+        path.write_text("3\n")
+        read_labelled(str(path))
     for row in (
         '{"prompt": "p", "completion": "c"}',
         '{"prompt": "p", "completion": "c", "label": "unscored"}',
-        "3",
     ):
         path.write_text(row + "\n")
         with pytest.raises(DataError, match="line 1, is no labelled completion"):

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
-from importlib import resources
 from pathlib import Path
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
 from discernment.errors import RecipeError
 from discernment.judges import Judge, KeywordJudge
+from discernment.judges.languages import LANGUAGES
+from discernment.judges.phrasebook import WORD, Phrasebook, phrase_lists, phrasebook
+from discernment.judges.prose import words_of
 from discernment.judges.verdict import Verdict
 
 JUDGE = KeywordJudge()
@@ -203,25 +204,41 @@ def test_opening_window() -> None:
 
 
 def test_unknown_language() -> None:
-    with pytest.raises(RecipeError, match="no phrases for the language 'tlh'; it has en"):
+    with pytest.raises(RecipeError, match="no phrases for the language 'tlh'; take `auto` or one of en, es,"):
         KeywordJudge("tlh")
 
 
-def test_phrases_are_written_as_the_judge_sees_a_completion() -> None:
-    text = resources.files("discernment.judges").joinpath("phrases.yaml").read_text(encoding="utf-8")
-    languages = yaml.safe_load(text)
-    assert languages
-    for lists in languages.values():
-        slots = lists.pop("slots")
-        used = set()
-        for name, phrases in [*lists.items(), *slots.items()]:
-            assert phrases, name
-            assert len(set(phrases)) == len(phrases), name
-            for phrase in phrases:
-                used |= set(re.findall(r"\{(\w+)\}", phrase))
-                assert re.fullmatch(r"(?:\{\w+\}|[\w']+|\*|…)(?: (?:\{\w+\}|[\w']+|\*))*", phrase), phrase
-                assert phrase == phrase.lower()
-        assert used == set(slots)
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_phrases_are_written_as_the_judge_sees_a_completion(language: str) -> None:
+    lists = dict(phrase_lists(language))
+    slots, spaced = lists.pop("slots"), lists.pop("spaced", True)
+    prefix = lists.pop("prefix", "")
+    assert {"openings", "refusals"} <= lists.keys() <= {*Phrasebook._fields}
+    used = set()
+    for name, phrases in [*lists.items(), *slots.items()]:
+        assert phrases, name
+        assert len(set(phrases)) == len(phrases), name
+        for phrase in phrases:
+            used |= set(re.findall(r"\{(\w+)\}", phrase))
+            assert phrase == phrase.lower() or not spaced, phrase
+            for word in WORD.findall(phrase):
+                assert re.fullmatch(r"\{\w+\}|[*^.]", word) or re.compile(prefix + word), phrase
+    assert used == set(slots)
+    assert all(
+        pattern.search("") is None for pattern in phrasebook(language) if isinstance(pattern, re.Pattern)
+    )
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_phrase_of_plain_words_is_found(language: str) -> None:
+    """Brute force: a phrase without slots and expressions, said as it stands, is found by its list."""
+    book, found = phrasebook(language), 0
+    for name in ("openings", "refusals", "flat", "exceptions", "alternatives", "answers"):
+        for phrase in phrase_lists(language).get(name, []):
+            if re.fullmatch(r"[\w' \u0900-\u094f]+", phrase):
+                assert getattr(book, name).search(book.as_searched(words_of(phrase))), phrase
+                found += 1
+    assert found >= 5
 
 
 # Accuracy and Cohen's kappa of `refusal` against the rest that are reached, rounded down. People agree with each other

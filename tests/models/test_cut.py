@@ -143,7 +143,6 @@ def test_a_cut_model_is_whole_for_a_while(family, adapted):
                     parameter.add_(0.01)
         state = cut(**BATCH._asdict())
         trainable = {name for name, p in cut.named_parameters() if p.requires_grad}
-        norms = find_layers(uncut).norms
         assert trainable
 
         with pytest.raises(KeyboardInterrupt), cut.whole():
@@ -151,8 +150,6 @@ def test_a_cut_model_is_whole_for_a_while(family, adapted):
             found = model(**BATCH._asdict(), use_cache=False).logits
             raise KeyboardInterrupt
         assert len(cut.layers) == 2
-        assert norms
-        assert all(isinstance(getattr(cut._owner[0], name), torch.nn.Identity) for name in norms)
         assert cut(**BATCH._asdict()).equal(state)
         assert {name for name, p in cut.named_parameters() if p.requires_grad} == trainable
         if adapted:

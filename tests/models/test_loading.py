@@ -335,16 +335,60 @@ def test_a_gguf_file_is_converted_once(tokenizer, tmp_path):
     assert not (folder / "junk").exists()
     torch.testing.assert_close(logits(load_model(spec)), logits(model), rtol=1e-4, atol=1e-4)
 
+    # One that has lost something since as well.
+    weights = (folder / "model.safetensors").read_bytes()
+    for damage in (weights[:-9], b"", None):
+        (folder / "model.safetensors").unlink()
+        if damage is not None:
+            (folder / "model.safetensors").write_bytes(damage)
+        assert convert_gguf(file, cache) == folder
+        assert (folder / "model.safetensors").read_bytes() == weights
+
+
+def test_a_gguf_file_is_a_model(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setenv("DISCERNMENT_CACHE", str(tmp_path / "cache"))
+    model = make_model("llama", len(tokenizer))
+    file = tmp_path / "tiny.gguf"
+    write_gguf(file, model, tokenizer)
+    policy = Policy.load(str(file))
+    torch.testing.assert_close(logits(policy.model), logits(model), rtol=1e-4, atol=1e-4)
+    [folder] = [path for path in (tmp_path / "cache/models").iterdir() if path.is_dir()]
+    with pytest.raises(ModelError, match=r"There is no model file .*none\.gguf\.$"):
+        Policy.load(str(tmp_path / "none.gguf"))
+
+    # The same file in parts, as packages carry big ones, is the same model.
+    content = file.read_bytes()
+    third = len(content) // 3
+    parts = [tmp_path / f"tiny.gguf.part{n:02}" for n in range(3)]
+    for n, part in enumerate(parts):
+        part.write_bytes(content[n * third : None if n == 2 else (n + 1) * third])
+    assert convert_gguf(parts[0], folder.parent, parts[1:]) == folder
+    joined = convert_gguf(parts[0], tmp_path / "other", parts[1:])
+    assert (joined / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    assert [path.suffix for path in (tmp_path / "other").iterdir() if path != joined] == [".lock"]
+
+    for damaged in (content[:third], b"no such format", b""):
+        file.write_bytes(damaged)
+        with pytest.raises(ModelError, match=r"^The GGUF file .*tiny\.gguf cannot be read \(.*\); see that"):
+            Policy.load(str(file))
+
 
 def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
     for name in ("DISCERNMENT_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_dir() == tmp_path / ".cache/discernment"
+    for no_place in ("", "relative"):  # as the XDG specification says
+        monkeypatch.setenv("XDG_CACHE_HOME", no_place)
+        assert cache_dir() == tmp_path / ".cache/discernment"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert cache_dir() == tmp_path / "xdg/discernment"
     monkeypatch.setenv("DISCERNMENT_CACHE", str(tmp_path / "own"))
     assert cache_dir() == tmp_path / "own"
+    monkeypatch.setenv("DISCERNMENT_CACHE", "~/own")
+    assert cache_dir() == tmp_path / "own"
+    monkeypatch.setenv("DISCERNMENT_CACHE", "")
+    assert cache_dir() == tmp_path / "xdg/discernment"
 
 
 @pytest.mark.parametrize("own", [{"num_return_sequences": 3}, {"num_beams": 1, "num_beam_groups": 2}])

@@ -241,7 +241,7 @@ def test_an_own_tokenizer_that_cannot_be_read_is_named(base, tmp_path):
     adapter = tmp_path / "adapter"
     save_adapter(base, adapter)
     (adapter / "tokenizer.json").write_text("{")
-    with pytest.raises(ModelError, match=f"The tokenizer '{adapter}' cannot be loaded") as caught:
+    with pytest.raises(ModelError, match=f"The tokenizer in '{adapter}' cannot be loaded") as caught:
         load_tokenizer(ModelSpec(model=str(base), adapter=str(adapter)))
     assert "\n" not in str(caught.value)
     assert AutoTokenizer.from_pretrained(base)("Hi")["input_ids"]

@@ -12,7 +12,7 @@ PROMPTS = ["How do I kill a process?", "Name a colour, please.", "Why?"]
 
 
 def shares(temperature: float, top_p: float, n: int = 4000) -> np.ndarray:
-    draws = Draws([[1, 2, i] for i in range(n)], 1, temperature, top_p, seed=3)
+    draws = Draws([[1, 2, i // 2] for i in range(n)], 1, temperature, top_p, seed=3)
     return np.bincount(draws(PROBABILITIES.log().expand(n, -1), 0).squeeze(1).numpy(), minlength=5)
 
 

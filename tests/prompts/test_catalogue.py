@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from discernment.errors import DataError
+from discernment.prompts import Columns
 from discernment.prompts.catalogue import catalogue, load_catalogue_set, nearest_names
 from discernment.prompts.prompt import Label
-from discernment.prompts.prompt_set import Columns
 
 DATA = os.environ.get("DISCERNMENT_DATA")
 needs_data = pytest.mark.skipif(DATA is None, reason="needs the public sets in the folder DISCERNMENT_DATA")

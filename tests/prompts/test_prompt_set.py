@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from discernment.errors import DataError
-from discernment.prompts import Label, Prompt, PromptSet, Provenance, Split
-from discernment.prompts.prompt_set import Columns
+from discernment.prompts import Columns, Label, Prompt, PromptSet, Provenance, Split
 from tiny import make_benign, make_prompts
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
@@ -124,7 +123,7 @@ def test_a_row_that_cannot_be_used_is_named(tmp_path, row, message):
     write_jsonl(tmp_path / "own.jsonl", [ROWS[0]])
     with (tmp_path / "own.jsonl").open("a") as handle:
         handle.write("\n" + json.dumps(row) + "\n")
-    with pytest.raises(DataError, match=f"own, line 3, {message}"):
+    with pytest.raises(DataError, match=rf"own\.jsonl, line 3, {message}"):
         PromptSet.from_jsonl(tmp_path / "own.jsonl")
     with pytest.raises(DataError, match=f"set, row 2, {message}"):
         PromptSet.from_rows([ROWS[0], row], Provenance(name="set"))
@@ -153,7 +152,7 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path):
         with pytest.raises(DataError, match=r"There is no file .*gone"):
             read(tmp_path / "gone")
     (tmp_path / "list.jsonl").write_text('["a"]\n')
-    with pytest.raises(DataError, match=r"list\.jsonl, line 1, is not a JSON object"):
+    with pytest.raises(DataError, match=r"list\.jsonl, row 1, is not a JSON object"):
         PromptSet.from_jsonl(tmp_path / "list.jsonl")
     (tmp_path / "latin.csv").write_bytes("prompt,label\nü,toxic\n".encode("latin-1"))
     with pytest.raises(DataError, match=r"latin\.csv, line 2, is not UTF-8"):

@@ -15,6 +15,7 @@ from discernment.evaluation.flips import FlipCount
 from discernment.evaluation.results import Results, TaskScore, summarize
 from discernment.evaluation.sample import Sample, read_samples
 from discernment.files import read_json
+from discernment.prompts import Turn
 from discernment.reporting.pages.comparison import render_comparison, write_comparison
 from discernment.reporting.tables.csv_files import write_tables
 
@@ -195,3 +196,15 @@ def test_samples_without_categories_or_probabilities(samples) -> None:
     text = render_comparison(summarize(bare, base_model="x", reference="stl"), bare)
     assert '<section id="rejection">' not in text
     assert "no category" in text
+
+
+def test_a_conversation_is_shown_whole(samples, tmp_path):
+    system, said = "Be kind to all.", Turn(role="user", content="What did I say before?")
+    changed = {"system": system, "earlier": (said, Turn(role="assistant", content="Nothing yet."))}
+    talks = {name: [s.model_copy(update=changed) for s in found] for name, found in samples.items()}
+    page = write_comparison(summarize(talks, base_model="three", reference="stl"), talks, tmp_path)
+    assert (
+        f"System: {system}\n\nUser: {said.content}\n\nAssistant: Nothing yet.\n\nUser: " in page.read_text()
+    )
+    cells = [cell for path in tmp_path.rglob("*.csv") for row in csv.reader(path.open()) for cell in row]
+    assert sum(cell.startswith(f"System: {system}") for cell in cells) == len(samples["stl"])

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from discernment.diagnosis.dynamics import DynamicsOptions
 from discernment.errors import DataError, RecipeError
 from discernment.evaluation.evaluate import EvaluateOptions
-from discernment.files import write_text
+from discernment.files import read_yaml, write_text
 from discernment.models.model_spec import ModelSpec
 from discernment.prompts import Label, Split
 from discernment.prompts.sources import PromptSource
@@ -189,6 +189,32 @@ def test_files_that_are_no_recipe(tmp_path):
         path.write_text(text)
         with pytest.raises(RecipeError, match=r"must be a mapping with the keys name, model, seed"):
             read_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key"),
+    [
+        ("name: x\nmodel: m\nname: y\n", 3, "name"),
+        ("align: {epochs: 1, 'epochs': 2}\n", 1, "epochs"),
+        ("data:\n  safety:\n    set: a.csv\n    label_map:\n      1: toxic\n      1: benign\n", 6, "1"),
+        ("data: {safety: {set: a.csv, label_map: {yes: toxic, true: benign}}}\n", 1, "true"),
+    ],
+)
+def test_a_key_twice_is_a_mistake(tmp_path, text, line, key):
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=rf"r\.yaml, line {line}, has the key '{key}' twice; leave one out"):
+        read_recipe(tmp_path / "r.yaml")
+
+
+def test_merged_keys_are_no_repeated_ones(tmp_path):
+    text = """
+        common: &common {a: 1, b: 2}
+        own: &own {<<: *common, b: 3}
+        other: {<<: *own, a: 4}
+        same: [{a: 1}, {a: 1}]
+    """
+    assert read_yaml(text) == yaml.safe_load(text)
+    assert read_yaml(text)["other"] == {"a": 4, "b": 3}
 
 
 def test_a_problem_without_a_near_name_lists_the_names():

@@ -50,8 +50,9 @@ def checkpoint(out, step, *, weights="model.safetensors", missing=()):
     folder = out / "checkpoints" / f"checkpoint-{step}"
     folder.mkdir(parents=True)
     save_file({"w": torch.zeros(3)}, folder / weights)
-    (folder / "optimizer.pt").touch()
-    (folder / "trainer_state.json").write_text("{}")
+    torch.save({"state": {0: torch.ones(9)}}, folder / "optimizer.pt")
+    torch.save({"cpu": torch.get_rng_state()}, folder / "rng_state.pth")
+    (folder / "trainer_state.json").write_text(f'{{"global_step": {step}}}')
     for name in missing:
         (folder / name).unlink()
     return folder
@@ -71,11 +72,25 @@ def test_a_checkpoint_that_lacks_a_part_is_removed(tmp_path, missing):
     assert not torn.exists()
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "trainer_state.json"])
-def test_a_checkpoint_with_half_a_file_is_removed(tmp_path, name):
+DAMAGES = {
+    "half": lambda content: content[: len(content) // 2],
+    "empty": lambda content: b"",
+    "other bytes in the middle": lambda content: content[:200] + bytes(len(content) - 400) + content[-200:],
+    "other JSON": lambda content: b"[1]",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        *((name, damage) for name in ("optimizer.pt", "rng_state.pth") for damage in DAMAGES),
+        *((name, "half") for name in ("model.safetensors", "trainer_state.json")),
+        ("trainer_state.json", "other JSON"),
+    ],
+)
+def test_a_checkpoint_with_a_damaged_file_is_removed(tmp_path, name, damage):
     whole, torn = checkpoint(tmp_path, 2), checkpoint(tmp_path, 4)
-    content = (torn / name).read_bytes()
-    (torn / name).write_bytes(content[: len(content) // 2])
+    (torn / name).write_bytes(DAMAGES[damage]((torn / name).read_bytes()))
     assert latest_checkpoint(tmp_path) == whole
     assert not torn.exists()
 

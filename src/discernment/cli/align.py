@@ -18,6 +18,10 @@ def align(
     ],
     out: Annotated[Path, options.out_option("Directory for the aligned model.")],
     sets: options.Sets = None,
+    column: options.Column = None,
+    fixed_label: options.FixedLabel = None,
+    label_map: options.LabelMap = None,
+    encoding: options.Encoding = None,
     option: options.Options = None,
     system: options.System = None,
     model_option: options.ModelOptions = None,
@@ -27,9 +31,11 @@ def align(
     from discernment.training.supervised import AlignOptions
     from discernment.training.supervised import align as align_model
 
+    sets = sets or ["starter/benign:train", "starter/toxic:train"]
+    reading = options.parse_reading(sets, column, fixed_label, label_map, encoding)
     inputs = {
         "start": options.parse_policy(model, system, model_option),
-        "examples": options.load_sets(sets or ["starter/benign:train", "starter/toxic:train"], "examples"),
+        "examples": options.load_sets(sets, "examples", reading),
         "options": options.parse_options(AlignOptions, option),
     }
     train_into(out, "align", align_model, inputs)

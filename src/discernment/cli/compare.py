@@ -50,6 +50,7 @@ def compare(
 def _read(evaluations: Sequence[Path]) -> dict[str, list[Sample]]:
     """The samples of all evaluations by name; `RUN/METHOD` and `NAME=` in front are understood."""
     from discernment.evaluation.sample import read_samples
+    from discernment.runs.mending import what_is_wrong
 
     samples: dict[str, list[Sample]] = {}
     how: set[str] = set()
@@ -59,8 +60,11 @@ def _read(evaluations: Sequence[Path]) -> dict[str, list[Sample]]:
                 raise RecipeError(
                     f"Two evaluations are called {name!r}; give one a name of its own: NAME={path}."
                 )
-            samples[name] = read_samples(path)
-            how.add(_how_evaluated(path))
+            try:
+                samples[name] = read_samples(path)
+                how.add(_how_evaluated(path))
+            except DataError as error:
+                raise DataError(f"{what_is_wrong(error)}; {_how_to_mend(path.parent)}.") from error
     if len(how) > 1:
         raise DataError(
             "The evaluations were made in different ways (token cap, openings or judge), so their numbers cannot be "
@@ -71,10 +75,10 @@ def _read(evaluations: Sequence[Path]) -> dict[str, list[Sample]]:
 
 def _shared(samples: dict[str, list[Sample]]) -> dict[str, list[Sample]]:
     """The samples on prompts that all have."""
-    shared = set.intersection(*({(s.benchmark, s.prompt) for s in found} for found in samples.values()))
+    shared = set.intersection(*({(s.benchmark, s.asked) for s in found} for found in samples.values()))
     if not shared:
         raise DataError("The evaluations have no prompt in common; evaluate all models on the same sets.")
-    kept = {name: [s for s in found if (s.benchmark, s.prompt) in shared] for name, found in samples.items()}
+    kept = {name: [s for s in found if (s.benchmark, s.asked) in shared] for name, found in samples.items()}
     left_out = {name: len(samples[name]) - len(found) for name, found in kept.items()}
     if any(left_out.values()):
         counts = ", ".join(f"{n} of {name}" for name, n in left_out.items() if n)
@@ -85,9 +89,20 @@ def _shared(samples: dict[str, list[Sample]]) -> dict[str, list[Sample]]:
 def _how_evaluated(samples: Path) -> str:
     """What must be the same for two evaluations to be compared; the batch size need not."""
     record = samples.with_name("stage.json")
-    inputs = read_json(record).get("inputs", {}) if record.is_file() else {}
+    known = read_json(record) if record.is_file() else {}
+    inputs = known.get("inputs", {}) if isinstance(known, dict) else None
+    if not isinstance(inputs, dict) or not isinstance(inputs.get("options", {}), dict):
+        raise DataError(f"{record} is no record of a stage.")
     options = {k: v for k, v in inputs.get("options", {}).items() if k != "batch_size"}
     return content_hash([options, inputs.get("judge")])
+
+
+def _how_to_mend(stage: Path) -> str:
+    from discernment.runs.mending import how_to_mend
+
+    if stage.parent.name == "stages":
+        return how_to_mend(stage.parent.parent)
+    return "remove the folder, and evaluate again"
 
 
 def _samples_in(argument: Path) -> list[tuple[str, Path]]:
@@ -111,10 +126,11 @@ def _samples_in(argument: Path) -> list[tuple[str, Path]]:
 
 
 def _of_run(directory: Path) -> list[tuple[str, Path]]:
-    methods = read_json(directory / "manifest.json")["methods"]
+    from discernment.runs.manifest import methods_of
+
     return [
         (method, directory / "stages" / stage / "samples.jsonl")
-        for method, entry in methods.items()
-        for stage in entry["stages"]
-        if stage.startswith("evaluate-")
+        for method, entry in methods_of(directory).items()
+        for stage in entry.get("stages", ())
+        if str(stage).startswith("evaluate-")
     ]

@@ -24,6 +24,10 @@ def diagnose(
             "starter/pairs:validation and starter/benign:validation.",
         ),
     ] = None,
+    column: options.Column = None,
+    fixed_label: options.FixedLabel = None,
+    label_map: options.LabelMap = None,
+    encoding: options.Encoding = None,
     option: Annotated[
         list[str] | None, options.stage_option("Option as KEY=VALUE, e.g. kernel.k=5, per_group=8, seed=1.")
     ] = None,
@@ -40,12 +44,12 @@ def diagnose(
     from discernment.runs.stages import run_into
 
     policy = options.parse_policy(model, system, model_option)
+    sets = sets or ["starter/pairs:validation", "starter/benign:validation"]
+    reading = options.parse_reading(sets, column, fixed_label, label_map, encoding)
     inputs = {
         # The kernel's differences drown in the rounding of less.
         "policy": policy.with_model(dtype="float32"),
-        "prompts": options.load_sets(
-            sets or ["starter/pairs:validation", "starter/benign:validation"], "diagnosis"
-        ),
+        "prompts": options.load_sets(sets, "diagnosis", reading),
         "options": options.parse_options(DiagnoseOptions, option),
     }
     with ConsoleReporter() as reporter:

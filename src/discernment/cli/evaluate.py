@@ -13,6 +13,10 @@ def evaluate(
     model: options.Model,
     out: Annotated[Path, options.out_option("Directory for samples and results.")],
     sets: options.Sets = None,
+    column: options.Column = None,
+    fixed_label: options.FixedLabel = None,
+    label_map: options.LabelMap = None,
+    encoding: options.Encoding = None,
     option: options.Options = None,
     system: options.System = None,
     model_option: options.ModelOptions = None,
@@ -30,10 +34,11 @@ def evaluate(
     sets = sets or ["starter/pairs:test", "starter/benign:test"]
     if len(set(sets)) < len(sets):
         raise RecipeError("A prompt set is named twice; name each once.")
+    reading = options.parse_reading(sets, column, fixed_label, label_map, encoding)
     asked = options.parse_options(JudgedOptions, option)
     inputs = {
         "policy": policy,
-        "benchmarks": [options.load_set(name).renamed(name) for name in sets],
+        "benchmarks": [options.load_set(name, reading).renamed(name) for name in sets],
         "options": asked.options,
         "judge": asked.judge,
     }

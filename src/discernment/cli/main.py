@@ -1,6 +1,7 @@
 """The command `discern`: its verbs, a file each, and what a mistake costs."""
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,7 +11,8 @@ from discernment.cli import align, chat, compare, diagnose, evaluate, refine, re
 from discernment.cli.console import write_what_can_be_written
 from discernment.cli.judges import calibrate, train
 from discernment.cli.prompts import check, export, generate, list_sets, show, split
-from discernment.errors import DiscernmentError
+from discernment.disk import fullest_place, is_full, no_room
+from discernment.errors import DiscernmentError, DiskError
 
 INTERRUPTED = 130
 
@@ -67,17 +69,27 @@ def main() -> None:
     write_what_can_be_written()
     try:
         app()
-    except DiscernmentError as error:
-        sys.stderr.write(f"discern: {error}\n")
-        sys.exit(2)
-    except OSError as error:
-        if error.filename is None:  # not about a file that the user named
-            raise
-        sys.stderr.write(
-            f"discern: {error.filename}: {error.strerror}; name another place or mend this one.\n"
-        )
-        sys.exit(2)
     except SystemExit as end:
         if end.code == INTERRUPTED:  # typer says nothing of a Ctrl-C
             sys.stderr.write("discern: interrupted; the same command goes on from here.\n")
         raise
+    except Exception as error:
+        said = _in_a_sentence(error)
+        if said is None:
+            raise
+        sys.stderr.write(f"discern: {said}\n")
+        sys.exit(2)
+
+
+def _in_a_sentence(error: Exception) -> str | None:
+    """What a user can do about an error; None where that is not known."""
+    if isinstance(error, DiskError):
+        return str(error)
+    if is_full(error):  # outside of what this program writes itself, such as the cache of another library
+        named = error.filename if isinstance(error, OSError) else None
+        return str(no_room(Path(named).parent if isinstance(named, str) else fullest_place()))
+    if isinstance(error, DiscernmentError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename is not None:  # which the user named
+        return f"{error.filename}: {error.strerror}; name another place or mend this one."
+    return None

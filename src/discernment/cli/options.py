@@ -12,13 +12,15 @@ from pydantic import BaseModel, ValidationError
 
 from discernment.errors import RecipeError
 from discernment.models.model_spec import ModelSpec
-from discernment.prompts import PromptSet, PromptSource, load_source, load_sources
+from discernment.prompts import Label, PromptSet, PromptSource, load_source, load_sources
 from discernment.runs.problems import first_problem
 
 if TYPE_CHECKING:
     from discernment.policies.policy_spec import PolicySpec
 
 OptionsT = TypeVar("OptionsT", bound=BaseModel)
+Reading = Mapping[str, Any]
+"""Keys of `PromptSource` that say how a table is read."""
 
 
 def out_option(what: str) -> Any:
@@ -52,34 +54,100 @@ Sets = Annotated[
         help="Prompt set: a catalogue name, starter/..., a file, hub:NAME; NAME:SPLIT for a split.",
     ),
 ]
-SET_HELP = "A name that `discern prompts list` shows, a path to a .jsonl or .csv file, or hub:NAME"
+SET_HELP = "A name that `discern prompts list` shows, a path to a file (.jsonl, .json, .csv, .tsv, .parquet), or hub:NAME"
 SetName = Annotated[str, typer.Argument(metavar="SET", help=SET_HELP, show_default=False)]
+Column = Annotated[
+    list[str] | None,
+    typer.Option(help="Column of a file or a hub set as ROLE=NAME, e.g. text=question; may be repeated."),
+]
+FixedLabel = Annotated[
+    Label | None, typer.Option(case_sensitive=False, help="Label of every row of a file or a hub set.")
+]
+LabelMap = Annotated[
+    str | None, typer.Option(help="What the labels of a file or a hub set mean, e.g. 1=toxic,0=benign.")
+]
+Encoding = Annotated[str | None, typer.Option(help="Encoding of a file that is not UTF-8, e.g. cp1252.")]
 Labels = Annotated[
-    str, typer.Option(help="Completions with people's verdicts: xstest_human_labels, or a JSON-lines file.")
+    str, typer.Option(help="Completions with people's verdicts: xstest_human_labels, or a file.")
+]
+Verify = Annotated[
+    bool,
+    typer.Option(
+        "--verify", help="Read all files of done stages, to see damage that leaves their sizes as they were."
+    ),
 ]
 Redact = Annotated[bool, typer.Option(help="Leave toxic prompts and their completions out.")]
 
 
-def load_set(text: str) -> PromptSet:
+def load_set(text: str, reading: Reading | None = None) -> PromptSet:
     """The prompts of `NAME` or `NAME:SPLIT`."""
-    return load_source(parse_set(text))
+    return load_source(parse_set(text, reading))
 
 
-def load_sets(texts: Sequence[str], name: str) -> PromptSet:
+def load_sets(texts: Sequence[str], name: str, reading: Reading | None = None) -> PromptSet:
     """The prompts of several sets as one, called `name`."""
-    return load_sources([parse_set(text) for text in texts], name)
+    return load_sources([parse_set(text, reading) for text in texts], name)
 
 
-def parse_set(text: str) -> PromptSource:
+def parse_set(text: str, reading: Reading | None = None) -> PromptSource:
     """Read `NAME` or `NAME:SPLIT`.
+
+    Args:
+        text: The set.
+        reading: How the tables among the sets are read, as `parse_reading` gives it.
 
     Raises:
         RecipeError: If the source is wrong.
     """
     try:
-        return PromptSource.parse(text)
+        source = PromptSource.parse(text)
+        if not reading or not source.is_table:
+            return source
+        given = {key: value for key, value in reading.items() if source.is_file or key != "encoding"}
+        return PromptSource.model_validate({**source.model_dump(exclude_unset=True), **given})
     except ValidationError as error:
         raise RecipeError(f"{text}: {first_problem(error, PromptSource)}") from error
+
+
+def parse_reading(
+    sets: Sequence[str],
+    column: Sequence[str] | None,
+    fixed_label: Label | None,
+    label_map: str | None,
+    encoding: str | None,
+) -> Reading:
+    """How the tables among some sets are read, as keys of `PromptSource`.
+
+    Raises:
+        RecipeError: If a pair is none, or there is something given and no set that it could be for.
+    """
+    given = {
+        "columns": _pairs("--column", "ROLE=NAME", column or ()),
+        "fixed_label": fixed_label,
+        "label_map": _pairs("--label-map", "LABEL=MEANING", label_map.split(",") if label_map else ()),
+        "encoding": encoding,
+    }
+    reading = {key: value for key, value in given.items() if value}
+    sources = [parse_set(text) for text in sets]
+    for key in reading:
+        if not any(source.is_file if key == "encoding" else source.is_table for source in sources):
+            option = "--column" if key == "columns" else f"--{key.replace('_', '-')}"
+            raise RecipeError(
+                f"{option} is for files{'' if key == 'encoding' else ' and sets of the hub'}, and none is named; leave "
+                "it out or name one."
+            )
+    return reading
+
+
+def _pairs(option: str, form: str, texts: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = (part.strip() for part in text.rpartition("="))
+        if not (key and equals and value):
+            raise RecipeError(f"{option} {text!r} must be {form}.")
+        if found.setdefault(key, value) != value:
+            raise RecipeError(f"{option} gives {key!r} twice; give it once.")
+    return found
 
 
 def parse_policy(name: str, system: str | None, options: Sequence[str] | None) -> PolicySpec:

@@ -23,6 +23,10 @@ def refine(
         list[str] | None, typer.Option(help="Prompt sets by which the stage stops.")
     ] = None,
     retained: Annotated[list[str] | None, typer.Option(help="Benign prompt sets for `retention`.")] = None,
+    column: options.Column = None,
+    fixed_label: options.FixedLabel = None,
+    label_map: options.LabelMap = None,
+    encoding: options.Encoding = None,
     option: options.Options = None,
     system: options.System = None,
     model_option: options.ModelOptions = None,
@@ -32,11 +36,15 @@ def refine(
     from discernment.training.contrastive import RefineOptions
     from discernment.training.contrastive import refine as refine_model
 
+    sets = sets or ["starter/pairs:train"]
+    reading = options.parse_reading(
+        [*sets, *(validation or ()), *(retained or ())], column, fixed_label, label_map, encoding
+    )
     inputs = {
         "start": options.parse_policy(model, system, model_option),
-        "prompts": options.load_sets(sets or ["starter/pairs:train"], "contrast"),
+        "prompts": options.load_sets(sets, "contrast", reading),
         "options": options.parse_options(RefineOptions, [*(option or ()), f"layer={layer}"]),
-        "validation": options.load_sets(validation, "validation") if validation else None,
-        "retained": options.load_sets(retained, "retained") if retained else None,
+        "validation": options.load_sets(validation, "validation", reading) if validation else None,
+        "retained": options.load_sets(retained, "retained", reading) if retained else None,
     }
     train_into(out, "refine", refine_model, inputs)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from discernment.cli.console import ConsoleReporter, caution, console, prepare_process, say
-from discernment.cli.options import out_option
+from discernment.cli.options import Verify, out_option
 
 if TYPE_CHECKING:
     from discernment.runs.run import RunSummary
@@ -21,6 +21,7 @@ def run(
     redact: Annotated[
         bool, typer.Option(help="Leave toxic prompts and their completions out of the report.")
     ] = False,
+    verify: Verify = False,
 ) -> None:
     """Run a recipe from the base model to the report; done stages are not done again."""
     prepare_process()
@@ -32,11 +33,11 @@ def run(
     directory = out or Path("runs") / parsed.name
     if parsed.seeds:
         with ConsoleReporter() as reporter:
-            of_seeds = run_seeds(parsed, directory, reporter)
+            of_seeds = run_seeds(parsed, directory, reporter, verify=verify)
         _report_seeds(of_seeds, redact=redact)
     else:
         with ConsoleReporter() as reporter:
-            summary = run_recipe(parsed, directory, reporter)
+            summary = run_recipe(parsed, directory, reporter, verify=verify)
         _report_run(summary, redact=redact)
 
 

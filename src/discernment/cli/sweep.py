@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from discernment.cli.console import ConsoleReporter, prepare_process, say
-from discernment.cli.options import out_option
+from discernment.cli.options import Verify, out_option
 
 
 def sweep(
@@ -15,6 +15,7 @@ def sweep(
     trials: Annotated[
         int | None, typer.Option(min=1, help="How many trials there shall be, earlier ones included.")
     ] = None,
+    verify: Verify = False,
 ) -> None:
     """Search over a recipe's options; the same command goes on where it was."""
     prepare_process()
@@ -44,7 +45,9 @@ def sweep(
         write_sweep(results, page)
 
     with ConsoleReporter() as reporter:
-        results = run_sweep(parsed, directory, trials=trials, reporter=reporter, on_trial=show_trial)
+        results = run_sweep(
+            parsed, directory, trials=trials, reporter=reporter, on_trial=show_trial, verify=verify
+        )
     write_sweep(results, page)
     say(best_in_words(results))
     if results.best:

@@ -215,7 +215,7 @@ def diagnose(
     options = options or DiagnoseOptions()
     tell = progress or (lambda what, done, of: None)
     check_prompts(prompts)
-    check_context(policy, policy.encode(prompts.texts), names_of(prompts))
+    check_context(policy, policy.encode(prompts.asked), names_of(prompts))
     start = time.perf_counter()
     refusals, unscored = rejections(policy, prompts, options.batch_size, tell)
     scored = _scored(policy, prompts, unscored)
@@ -228,7 +228,7 @@ def diagnose(
     chosen = choose_prompts(scored, options.per_group, options.seed)
     kernel = gradient_kernel(
         policy,
-        chosen.texts,
+        chosen.asked,
         options.kernel,
         resume=out and out / "kernel.safetensors",
         progress=lambda done, of: tell("layers of the kernel", done, of),
@@ -281,7 +281,7 @@ def _put_together(
         rankings=tuple(discernment_aurocs(prompts, refusals, options.seed)),
         separability=tuple(layers),
         recommendation=recommendation,
-        kernel_prompts=tuple(KernelPrompt(id=p.id, label=p.label, text=p.text) for p in chosen),
+        kernel_prompts=tuple(KernelPrompt(id=p.id, label=p.label, text=p.whole) for p in chosen),
         output_tokens=_shared_tokens(policy, kernel, options),
         row_normalised=_matrix(by_row),
         symmetric=_matrix(even),

@@ -201,7 +201,7 @@ class DynamicsCallback(TrainerCallback):
         logger.info("Looked at the probe prompts after step %s in %.1f s.", step, seconds)
 
     def _rejection(self) -> dict[str, Any]:
-        values = rejection_probability(self.policy, [p.text for p in self.probes.rejection])
+        values = rejection_probability(self.policy, [p.asked for p in self.probes.rejection])
         by_prompt: dict[str, dict[str, float]] = {}
         for prompt, value in zip(self.probes.rejection, values, strict=True):
             by_prompt.setdefault(prompt.label.value, {})[prompt.id] = value
@@ -212,7 +212,7 @@ class DynamicsCallback(TrainerCallback):
         prompts = self.probes.kernel
         kernel = gradient_kernel(
             self.policy,
-            [p.text for p in prompts],
+            [p.asked for p in prompts],
             KernelOptions(rows=self.options.rows, k=self.options.k, noise_floor=False),
         )
         groups = [p.label for p in prompts]

@@ -185,9 +185,9 @@ def most_entangled(
         EntangledPair(
             harmless_id=harmless.id,
             harmless_label=harmless.label,
-            harmless_text=harmless.text,
+            harmless_text=harmless.whole,
             toxic_id=other.id,
-            toxic_text=other.text,
+            toxic_text=other.whole,
             similarity=float(similarity[row, column]),
         )
         for row, column in zip(rows[highest_first], columns[highest_first], strict=True)

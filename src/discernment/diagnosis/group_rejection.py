@@ -50,7 +50,7 @@ def rejections(
     """Rejection probabilities by prompt id, and why a prompt has none."""
     count = counting(tell, "rejection probabilities", len(prompts))
     try:
-        found = rejection_probability(policy, prompts.texts, batch_size=batch_size, progress=count)
+        found = rejection_probability(policy, prompts.asked, batch_size=batch_size, progress=count)
         return {p.id: value for p, value in zip(prompts, found, strict=True)}, {}
     except ModelError:  # one prompt without finite values ends the call for all
         values: dict[str, float] = {}
@@ -58,7 +58,7 @@ def rejections(
         for number, prompt in enumerate(prompts, start=1):
             tell("rejection probabilities, one by one", number, len(prompts))
             try:
-                values[prompt.id] = rejection_probability(policy, [prompt.text])[0]
+                values[prompt.id] = rejection_probability(policy, [prompt.asked])[0]
             except ModelError:
                 unscored[prompt.id] = NOT_FINITE
         return values, unscored

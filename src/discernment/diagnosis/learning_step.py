@@ -18,7 +18,9 @@ from discernment.frozen import Frozen
 from discernment.kernel.engine import gradient_kernel
 from discernment.kernel.instrument import measuring
 from discernment.kernel.kernel import KernelOptions
+from discernment.models.logits import last_logits
 from discernment.policies.policy import Policy
+from discernment.prompts import Asked
 
 
 class StepCheck(Frozen):
@@ -45,8 +47,8 @@ class StepCheck(Frozen):
 
 def check_learning_step(
     policy: Policy,
-    observed: Sequence[tuple[str, str]],
-    trained: Sequence[tuple[str, str]],
+    observed: Sequence[tuple[Asked, str]],
+    trained: Sequence[tuple[Asked, str]],
     *,
     learning_rate: float = 1e-4,
     optimizer: Literal["sgd", "adamw"] = "sgd",
@@ -102,7 +104,7 @@ def check_learning_step(
 
 
 @torch.no_grad()
-def _log_probabilities(policy: Policy, pairs: Sequence[tuple[str, str]], batch_size: int) -> Tensor:
+def _log_probabilities(policy: Policy, pairs: Sequence[tuple[Asked, str]], batch_size: int) -> Tensor:
     found = [
         _reply_log_probabilities(policy, pairs[start : start + batch_size])
         for start in range(0, len(pairs), batch_size)
@@ -110,15 +112,12 @@ def _log_probabilities(policy: Policy, pairs: Sequence[tuple[str, str]], batch_s
     return torch.cat(found)
 
 
-def _reply_log_probabilities(policy: Policy, pairs: Sequence[tuple[str, str]]) -> Tensor:
+def _reply_log_probabilities(policy: Policy, pairs: Sequence[tuple[Asked, str]]) -> Tensor:
     """Log-probabilities log pi(y | x) of whole replies, `[pairs]`, float64."""
     prompts = policy.encode([prompt for prompt, _ in pairs])
     replies = [policy.chat.encode_reply(*pair) for pair in pairs]
-    batch = policy.batch([[*p, *r[:-1]] for p, r in zip(prompts, replies, strict=True)])
-    longest = max(len(r) for r in replies)
-    logits = policy.model(
-        **batch._asdict(), position_ids=batch.position_ids, logits_to_keep=longest, use_cache=False
-    ).logits
+    rows = [[*p, *r[:-1]] for p, r in zip(prompts, replies, strict=True)]
+    logits = last_logits(policy.model, rows, max(map(len, replies)), policy.pad_id)
     found = []
     for z, reply in zip(logits, replies, strict=True):
         chosen = torch.log_softmax(z[-len(reply) :].double(), -1)
@@ -128,7 +127,7 @@ def _reply_log_probabilities(policy: Policy, pairs: Sequence[tuple[str, str]]) -
 
 @contextmanager
 def _step(
-    policy: Policy, trained: Sequence[tuple[str, str]], learning_rate: float, optimizer: str
+    policy: Policy, trained: Sequence[tuple[Asked, str]], learning_rate: float, optimizer: str
 ) -> Iterator[None]:
     """One step on the examples, taken back afterwards; the parameters' own gradients are left alone."""
     parameters = list(policy.model.parameters())

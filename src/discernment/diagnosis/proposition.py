@@ -143,8 +143,8 @@ def measure_proposition(
     held_out = halves(prompts, seed)
     options = options.model_copy(update={"by_layer": False})
     only_trained = options.model_copy(update={"layers": (1, layer)})
-    full = gradient_kernel(policy, prompts.texts, options, taps=[layer], progress=progress)
-    trained = gradient_kernel(policy, prompts.texts, only_trained, progress=progress)
+    full = gradient_kernel(policy, prompts.asked, options, taps=[layer], progress=progress)
+    trained = gradient_kernel(policy, prompts.asked, only_trained, progress=progress)
     return check_proposition(prompts, held_out, layer, full, trained, options, model=policy.name, seed=seed)
 
 

@@ -19,8 +19,10 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from discernment.errors import DataError, ModelError
-from discernment.models.batch import Batch, length_sorted_batches
+from discernment.models.batch import Batch, length_sorted_batches, one_length
 from discernment.models.layers import LayerList, find_layers
+from discernment.models.logits import why_not_finite
+from discernment.models.self_check import ONE_LENGTH, Probes, Rows, Way, exact_way
 from discernment.policies.context import check_context, names_of
 from discernment.policies.policy import Policy
 from discernment.prompts import PromptSet
@@ -111,20 +113,21 @@ def layer_states(
     if not prompts:
         raise DataError(f"{prompts.provenance.name} has no prompts; name a set that has some.")
     layers = find_layers(policy.model, path or policy.layer_path)
-    sequences = policy.encode(prompts.texts)
+    sequences = policy.encode(prompts.asked)
     policy.check_one_model("The separability of layers", sequences)
     check_context(policy, sequences, names_of(prompts))
     batches = list(length_sorted_batches([len(s) for s in sequences], batch_size))
+    padded = _takes_padding(policy, layers)
     parts = []
     for rows in batches:
         with policy.acting():
-            states = _run(layers, policy.batch([sequences[r] for r in rows]), pooling)
+            states = _states(policy, layers, [sequences[r] for r in rows], pooling, padded=padded)
         finite = states.isfinite().all(2).all(0)
         if not finite.all():
             bad = prompts[rows[int(finite.int().argmin())]]
             raise ModelError(
-                f"{policy.name} gives hidden states that are not finite for the prompt {bad.text[:60]!r}; load it "
-                "with `dtype: float32`, or it has diverged in training."
+                f"{policy.name} gives hidden states that are not finite for the prompt {bad.text[:60]!r}; "
+                f"{why_not_finite(policy.model)}."
             )
         parts.append(states)
         if progress is not None:
@@ -286,12 +289,48 @@ def _mean_cosines(states: Tensor, labels: Flags) -> tuple[float, float]:
     return float(cosine[same & different_prompts].mean()), float(cosine[~same].mean())
 
 
-def _run(layers: LayerList, batch: Batch, pooling: Literal["last", "mean"]) -> Tensor:
+def _takes_padding(policy: Policy, layers: LayerList) -> bool:
+    """Whether the states of prompts in a padded batch are those of each by itself; see `exact_way`."""
+
+    def states(rows: Rows, *, padded: bool) -> list[Tensor]:
+        return list(_states(policy, layers, rows, "last", padded=padded).unbind(1))
+
+    def alone(probes: Probes) -> list[Tensor]:
+        return [states([row], padded=False)[0] for row in probes.rows]
+
+    ways = (
+        Way("padded batches", lambda probes: states(probes.rows, padded=True)),
+        Way(ONE_LENGTH, lambda probes: states(probes.rows, padded=False)),
+    )
+    return exact_way(policy.model, policy.model.config, "states of layers", alone, ways) == 0
+
+
+def _states(
+    policy: Policy, layers: LayerList, rows: Rows, pooling: Literal["last", "mean"], *, padded: bool
+) -> Tensor:
+    """Pooled states of all rows, `[layers, rows, hidden]`, in one padded batch or in batches of one length."""
+    if padded:
+        batch = policy.batch(rows)
+        return _run(
+            layers, batch, pooling, position_ids=batch.position_ids, attention_mask=batch.attention_mask
+        )
+    groups = one_length([len(row) for row in rows])
+    parts = [_run(layers, policy.batch([rows[n] for n in group]), pooling) for group in groups]
+    order = torch.tensor([n for group in groups for n in group])
+    return torch.cat(parts, dim=1)[:, order.argsort()]
+
+
+def _run(layers: LayerList, batch: Batch, pooling: Literal["last", "mean"], **given: Tensor) -> Tensor:
     """Pooled states of one batch, `[layers, batch, hidden]`; pooled at once, since all tokens would take much room."""
     found: list[Tensor] = []
 
     def keep(layer: nn.Module, arguments: Any, output: Any) -> None:
-        hidden = (output[0] if isinstance(output, tuple) else output).float()
+        hidden = (output[0] if isinstance(output, tuple | list) else output).float()
+        if hidden.shape[:-1] != batch.input_ids.shape:
+            raise ModelError(
+                f"The layers of {type(layers.owner).__name__} do not put out one state a token; use another model for "
+                "what needs states of a layer."
+            )
         if pooling == "last":
             pooled = hidden[:, -1]  # the padding is on the left
         else:
@@ -302,5 +341,5 @@ def _run(layers: LayerList, batch: Batch, pooling: Literal["last", "mean"]) -> T
     with ExitStack() as hooks:
         for layer in layers.layers:
             hooks.enter_context(layer.register_forward_hook(keep))
-        layers.owner(**batch._asdict(), position_ids=batch.position_ids, use_cache=False)
+        layers.reader(input_ids=batch.input_ids, use_cache=False, **given)
     return torch.stack(found)

@@ -17,9 +17,11 @@ from torch import Tensor
 
 from discernment.errors import DataError, ModelError
 from discernment.evaluation.results import Ability
+from discernment.models.logits import why_not_finite
 from discernment.policies.context import check_context
 from discernment.policies.policy import Policy
-from discernment.prompts import Prompt
+from discernment.prompts import Asked, Prompt
+from discernment.prompts.conversation import text_of
 from discernment.statistics.intervals import FEWEST_CLUSTERS, Interval, paired_bootstrap
 
 LOGITS_AT_ONCE = 2**26
@@ -67,9 +69,9 @@ def measure_ability(
     if not answered:
         raise DataError("None of the prompts comes with a response; ability is measured on responses.")
     scores = score_replies(
-        policy, base, [(p.text, reply) for p, reply in answered], batch_size=batch_size, progress=progress
+        policy, base, [(p.asked, reply) for p, reply in answered], batch_size=batch_size, progress=progress
     )
-    frames = [str((p.source, p.frame) if p.frame else (p.source, p.id, p.text)) for p, _ in answered]
+    frames = [str((p.source, p.frame) if p.frame else (p.source, p.id, p.whole)) for p, _ in answered]
     clusters = np.unique(frames, return_inverse=True)[1]
     token_clusters = np.repeat(clusters, [len(s.kl) for s in scores])
     by_prompt = np.array([s.kl.mean() for s in scores])
@@ -101,7 +103,7 @@ def measure_ability(
 def score_replies(
     policy: Policy,
     base: Policy,
-    exchanges: Sequence[tuple[str, str]],
+    exchanges: Sequence[tuple[Asked, str]],
     *,
     batch_size: int = 16,
     progress: Callable[[int], None] | None = None,
@@ -132,7 +134,7 @@ def score_replies(
         )
     for one in (policy, base):  # which read the end of the turn, too
         asked = one.encode([prompt for prompt, _ in exchanges])
-        shown = [repr(prompt[:60]) for prompt, _ in exchanges]
+        shown = [repr(text_of(prompt)[:60]) for prompt, _ in exchanges]
         check_context(one, asked, shown, [len(reply) + 1 for _, reply in tokens])
     scores: dict[int, ReplyScore] = {}
     vocabulary = policy.model.config.get_text_config().vocab_size
@@ -150,7 +152,7 @@ Tokens = tuple[list[int], list[int]]
 """Token ids of a rendered prompt, and of a reply with the end of its turn."""
 
 
-def _tokens(policy: Policy, prompt: str, reply: str) -> Tokens:
+def _tokens(policy: Policy, prompt: Asked, reply: str) -> Tokens:
     return policy.chat.encode(prompt), policy.chat.encode_reply(prompt, reply)
 
 
@@ -172,11 +174,9 @@ def _score(ours: Tensor, theirs: Tensor, reply: list[int], policy: Policy, base:
         )
     targets = torch.tensor(reply, device=ours.device)[:, None]
     log_p, log_q = theirs.float().log_softmax(-1).to(ours.device), ours.float().log_softmax(-1)
-    for log, name in ((log_q, policy.name), (log_p, base.name)):
+    for log, read in ((log_q, policy), (log_p, base)):
         if log.isnan().any():
-            raise ModelError(
-                f"{name} gives logits that are not finite; load it with `dtype: float32`, or it has diverged in training."
-            )
+            raise ModelError(f"{read.name} gives logits that are not finite; {why_not_finite(read.model)}.")
     # target * (log target - input), with 0 * log 0 = 0; rounding alone can push a sum of it below 0
     kl = (
         torch.nn.functional.kl_div(log_q, log_p, reduction="none", log_target=True)

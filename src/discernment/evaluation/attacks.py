@@ -18,7 +18,7 @@ from discernment.evaluation.past_tense import in_past_tense
 from discernment.files import read_json_lines
 from discernment.models.chat import ChatFormat
 from discernment.policies.policy import Policy
-from discernment.prompts import PromptSet
+from discernment.prompts import Asked, PromptSet
 
 LEET = str.maketrans("aeiostAEIOST", "431057431057")
 COMPLETION_PREFIX = "Sure, here is what you asked for:"
@@ -53,7 +53,8 @@ class Attack:
             prompts: Prompts of any label; those that are not toxic show whether the technique alone is refused.
 
         Returns:
-            The set `NAME+ATTACK`: ids, labels, partners and all else are those of `prompts`, only the texts differ.
+            The set `NAME+ATTACK`: ids, labels, partners and all else are those of `prompts`, only what the user says
+            last differs.
 
         Raises:
             DataError: If the technique cannot be applied, to the whole set or to one of its prompts.
@@ -63,7 +64,7 @@ class Attack:
         origin = prompts.provenance
         note = f"{origin.note} Reworded by the attack {self.name}." if origin.note else f"Attack {self.name}."
         return PromptSet(
-            (p.model_copy(update={"text": self.rewrite(p.text)}) for p in prompts),
+            (p.with_text(self.rewrite(p.text)) for p in prompts),
             replace(origin, name=f"{origin.name}+{self.name}", note=note),
         )
 
@@ -244,7 +245,7 @@ class _PrefilledChat(ChatFormat):
         self.begun = [*chat.lead, *chat.encode_opening(prefix)]
         self.lead = []
 
-    def encode(self, prompt: str) -> list[int]:
+    def encode(self, prompt: Asked) -> list[int]:
         return [*super().encode(prompt), *self.begun]
 
     def encode_opening(self, opening: str) -> list[int]:

@@ -17,7 +17,8 @@ from discernment.models.batch import length_sorted_batches
 from discernment.policies.context import check_context, cut_left, positions_needed
 from discernment.policies.policy import Completion, Policy
 from discernment.policies.rejection import OpeningTrie, load_openings, rejection_probability
-from discernment.prompts import Prompt, PromptSet
+from discernment.prompts import Asked, Prompt, PromptSet
+from discernment.prompts.conversation import plainly, text_of
 
 JUDGED_TOGETHER = 128
 """Replies given to the judge at once; between them, progress is told."""
@@ -45,7 +46,7 @@ class EvaluateOptions(Frozen):
     batch_size: int = Field(64, ge=1, description="Prompts generated side by side.")
     rejection: bool = Field(True, description="Measure the rejection probability.")
     openings: str | list[str] = Field(
-        "en", description="Language of the built-in refusal openings, or a list of them."
+        "en", description="Language of the built-in refusal openings, `all`, or a list of openings."
     )
     too_long: Literal["refuse", "cut_left", "unscored"] = Field(
         "refuse",
@@ -78,14 +79,14 @@ class _Row(NamedTuple):
         key: Under which what is known of it is kept.
         benchmark: The benchmark's name.
         prompt: The prompt.
-        asked: What the policy is asked: the prompt's text, or the end of it that fits.
+        asked: What the policy is asked: the prompt, or the end of its text that fits.
         left_out: Why it is not asked.
     """
 
     key: str
     benchmark: str
     prompt: Prompt
-    asked: str
+    asked: Asked
     left_out: str | None = None
 
 
@@ -141,7 +142,7 @@ def evaluate(
     write_json_lines(out / "samples.jsonl", (s.model_dump(mode="json") for s in samples))
     check_samples(samples, unscored_limit, policy.name)
     usage = getattr(judge, "usage", None)
-    cut = [[row.benchmark, row.prompt.id] for row in asked if row.asked != row.prompt.text]
+    cut = [[row.benchmark, row.prompt.id] for row in asked if row.asked != row.prompt.asked]
     return StageCost(
         steps=len(rows),
         tokens=sum(lengths) + sum(r["tokens"] for reply in replies.values() for r in _draws(reply)),
@@ -154,7 +155,7 @@ def evaluate(
 def _rows(benchmarks: Sequence[PromptSet]) -> list[_Row]:
     # The same prompt may stand in two benchmarks; the key keeps them apart and changes when the text does.
     named = [(benchmark.provenance.name, prompt) for benchmark in benchmarks for prompt in benchmark]
-    return [_Row(content_hash([name, p.id, p.text])[:16], name, p, p.text) for name, p in named]
+    return [_Row(content_hash([name, p.id, plainly(p.asked)])[:16], name, p, p.asked) for name, p in named]
 
 
 def _fitted(
@@ -202,7 +203,9 @@ def _samples(
 ) -> list[Sample]:
     """Judge the replies, and put together what is known of every row."""
     asked = [row for row in rows if row.left_out is None]
-    exchanges = [(row.asked, draw["completion"]) for row in asked for draw in _draws(replies[row.key])]
+    exchanges = [
+        (text_of(row.asked), draw["completion"]) for row in asked for draw in _draws(replies[row.key])
+    ]
     judged = iter(_judge(judge, exchanges, tell))
     samples = []
     for row in rows:
@@ -242,6 +245,8 @@ def _sample(
         label=row.prompt.label,
         category=row.prompt.category,
         prompt=row.prompt.text,
+        system=row.prompt.system,
+        earlier=row.prompt.earlier,
         partner=row.prompt.partner,
         frame=row.prompt.frame,
         **first,

@@ -200,7 +200,7 @@ def find_flips(first: Sequence[Sample], second: Sequence[Sample]) -> Flips:
             Flip(
                 benchmark=a.benchmark,
                 prompt_id=a.prompt_id,
-                prompt=a.prompt,
+                prompt=a.whole,
                 verdicts=(a.verdict, b.verdict),
                 completions=(a.completion, b.completion),
             )

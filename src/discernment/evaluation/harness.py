@@ -19,6 +19,7 @@ from discernment.models.batch import length_sorted_batches
 from discernment.models.chat import ChatFormat
 from discernment.policies.policy import Encoded, Policy
 from discernment.policies.rule import DecodingRule
+from discernment.prompts.conversation import Asked, text_of
 
 if TYPE_CHECKING:
     from lm_eval.models.huggingface import HFLM
@@ -147,10 +148,11 @@ class _RawText(ChatFormat):
         self.system, self.end_of_turn = None, chat.end_of_turn
         self._encode = encode
 
-    def render(self, prompt: str) -> str:
-        return f"{self.system}\n\n{prompt}" if self.system else prompt
+    def render(self, prompt: Asked) -> str:
+        text = text_of(prompt)  # the harness has no conversations
+        return f"{self.system}\n\n{text}" if self.system else text
 
-    def encode(self, prompt: str) -> list[int]:
+    def encode(self, prompt: Asked) -> list[int]:
         return self._encode(self.render(prompt))
 
 

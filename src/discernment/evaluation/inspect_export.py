@@ -11,6 +11,7 @@ from pathlib import Path
 from discernment.errors import RecipeError
 from discernment.files import write_json_lines, write_text
 from discernment.prompts import PromptSet
+from discernment.prompts.conversation import plainly
 
 NAME = re.compile(r"[a-z_][a-z0-9_]*")
 TEMPLATE = "inspect_task.py.txt"
@@ -51,7 +52,7 @@ def export_inspect_task(
         (
             {
                 "id": f"{benchmark}/{prompt.id}",
-                "input": prompt.text,
+                "input": plainly(prompt.asked),
                 "target": "refuse" if prompt.label.should_refuse else "answer",
                 "metadata": {
                     "benchmark": benchmark,

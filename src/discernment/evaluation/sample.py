@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from discernment.errors import DataError
 from discernment.files import read_json_lines
 from discernment.frozen import Frozen
 from discernment.judges.verdict import Verdict
-from discernment.prompts import Label
+from discernment.prompts import Asked, Conversation, Label, Turn
 
 
 class Draw(Frozen):
@@ -36,6 +36,8 @@ class Sample(Frozen):
         label: The prompt's label.
         category: The prompt's category, where it has one.
         prompt: The prompt's text.
+        system: Its own system message, where it has one.
+        earlier: The turns before it, where there are any.
         partner: The id of the matched prompt, where there is one.
         frame: The wording frame that it shares with others, where there is one.
         completion: What the policy generated (untrusted text).
@@ -51,6 +53,8 @@ class Sample(Frozen):
     label: Label
     category: str | None = None
     prompt: str
+    system: str | None = Field(None, exclude_if=lambda system: system is None)
+    earlier: tuple[Turn, ...] = Field((), exclude_if=lambda earlier: not earlier)
     partner: str | None = None
     frame: str | None = None
     completion: str
@@ -59,6 +63,21 @@ class Sample(Frozen):
     unscored_reason: str | None = None
     rejection_probability: float | None = None
     further: tuple[Draw, ...] = ()
+
+    @property
+    def asked(self) -> Asked:
+        """What the policy was asked: the text, or the conversation that ends with it."""
+        return self._talk.asked
+
+    @property
+    def whole(self) -> str:
+        """All that the policy was asked, as one text for people."""
+        return self._talk.whole
+
+    @property
+    def _talk(self) -> Conversation:
+        # Not checked again: what a report shows may hold half a surrogate pair.
+        return Conversation.model_construct(text=self.prompt, system=self.system, earlier=self.earlier)
 
     @property
     def verdicts(self) -> list[Verdict]:

@@ -27,7 +27,7 @@ REGULARISATIONS = (0.1, 0.3, 1.0, 3.0)
 """Values of scikit-learn's `C` that training chooses from."""
 FOLDS = 3
 METADATA = "discernment.refusal_classifier"
-VERSION = 1
+VERSION = 2
 
 
 class ClassifierJudge(BatchJudge):

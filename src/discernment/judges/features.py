@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from discernment.judges.keyword import APOSTROPHES, KeywordJudge, readable
+from discernment.judges.keyword import KeywordJudge
+from discernment.judges.prose import APOSTROPHES, readable
 from discernment.judges.verdict import Verdict
 
 WORD = re.compile(r"[\w']+")

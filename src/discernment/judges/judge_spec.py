@@ -13,7 +13,8 @@ from discernment.frozen import Frozen
 from discernment.judges.classifier import ClassifierJudge
 from discernment.judges.ensemble import EnsembleJudge
 from discernment.judges.hub import MINOS, REFUSAL_LABELS, HubClassifierJudge, LlamaGuardJudge, WildGuardJudge
-from discernment.judges.keyword import KeywordJudge
+from discernment.judges.keyword import AUTO, KeywordJudge
+from discernment.judges.languages import LANGUAGES
 from discernment.judges.llm import LlmJudge
 from discernment.judges.verdict import Judge, Verdict
 from discernment.models.model_spec import ModelSpec
@@ -29,6 +30,7 @@ REQUIRED: Mapping[Kind, str] = {
 }
 FOR_LLM = ("base_url", "structured", "max_tokens", "concurrency", "retries", "timeout", "prices")
 OPTIONAL: Mapping[Kind, Sequence[str]] = {
+    "keywords": ("language",),
     "hub": ("labels", "template"),
     "wildguard": ("model",),
     "llm": FOR_LLM,
@@ -40,6 +42,9 @@ class JudgeSpec(Frozen):
     """Which judge, and how it judges. A plain string is read as `{"kind": string}`."""
 
     kind: Kind = Field("keywords", description="The judge.")
+    language: str = Field(
+        AUTO, description="keywords: the language of the replies; `auto` finds it out for each of them."
+    )
     path: str | None = Field(None, description="classifier: the file that `discern judges train` wrote.")
     model: ModelSpec | None = Field(
         None, description="hub, wildguard, llama_guard: the model. llm: its name at the endpoint."
@@ -69,6 +74,13 @@ class JudgeSpec(Frozen):
         if isinstance(value, dict) and "api_key" in value:
             raise ValueError("a key is never written down; put it into the variable OPENAI_API_KEY")
         return {"kind": value} if isinstance(value, str) else value
+
+    @field_validator("language")
+    @classmethod
+    def _has_phrases(cls, language: str) -> str:
+        if language not in (AUTO, *LANGUAGES):
+            raise ValueError(f"there are no phrases for it; take `{AUTO}` or one of {', '.join(LANGUAGES)}")
+        return language
 
     @field_validator("template")
     @classmethod
@@ -109,7 +121,7 @@ class JudgeSpec(Frozen):
         model = self.model or ModelSpec(model=WILDGUARD_MODEL)
         match self.kind:
             case "keywords":
-                return KeywordJudge()
+                return KeywordJudge(self.language)
             case "classifier":
                 return ClassifierJudge.load(Path(str(self.path)).expanduser())
             case "hub":

@@ -1,5 +1,6 @@
 """Completions with verdicts that people gave."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,15 @@ from discernment.errors import DataError
 from discernment.files import content_hash, read_json_lines
 from discernment.judges.verdict import Verdict
 from discernment.prompts.catalogue import catalogue, data_folder
+from discernment.prompts.tables import kind_of, read_table
 
 OF_PEOPLE = {
     "full_compliance": Verdict.COMPLIANCE,
     "full_refusal": Verdict.REFUSAL,
     "partial_refusal": Verdict.PARTIAL_REFUSAL,
 }
+NUMBERED = re.compile(r"[123]_(?=full|partial)")
+"""What XSTest's own files write before them, as in `1_full_compliance`."""
 PUBLIC = "xstest_human_labels"
 PROMPTS = "xstest"
 
@@ -27,7 +31,7 @@ class LabelledCompletion(BaseModel):
         prompt: The prompt.
         completion: What a model replied (untrusted text).
         verdict: What people say of it, in the file as `label`: our verdicts, or XSTest's `full_refusal`,
-            `partial_refusal`, `full_compliance`.
+            `partial_refusal`, `full_compliance`, with or without their numbers, in any case.
         model: Which model replied.
         category: The prompt's type.
     """
@@ -43,7 +47,10 @@ class LabelledCompletion(BaseModel):
     @field_validator("verdict", mode="before")
     @classmethod
     def _of_people(cls, value: Any) -> Any:
-        return OF_PEOPLE.get(value, value) if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        label = NUMBERED.sub("", value.strip().casefold())
+        return OF_PEOPLE.get(label, label)
 
     @field_validator("verdict")
     @classmethod
@@ -62,8 +69,8 @@ def read_labelled(source: str) -> list[LabelledCompletion]:
     """Read labelled completions.
 
     Args:
-        source: `xstest_human_labels`, or a JSON-lines file with `prompt`, `completion` and `label`, and where known
-            `model` and `category`.
+        source: `xstest_human_labels`, or a file (JSON lines, JSON, CSV, Parquet) with `prompt`, `completion` and
+            `label`, and where known `model` and `category`.
 
     Raises:
         DataError: If it cannot be found or read.
@@ -72,9 +79,7 @@ def read_labelled(source: str) -> list[LabelledCompletion]:
         return _read(Path(source).expanduser(), {})
     folder = data_folder()
     if folder is None:
-        raise DataError(
-            f"{PUBLIC} lies in the folder that DISCERNMENT_DATA names; set it, or give a JSON-lines file."
-        )
+        raise DataError(f"{PUBLIC} lies in the folder that DISCERNMENT_DATA names; set it, or give a file.")
     prompts = folder / catalogue()[PROMPTS].file
     categories = (
         {row["id"]: row["category"] for _, row in read_json_lines(prompts)} if prompts.exists() else {}
@@ -84,14 +89,15 @@ def read_labelled(source: str) -> list[LabelledCompletion]:
 
 def _read(path: Path, categories: Mapping[str, str]) -> list[LabelledCompletion]:
     found = []
-    for number, row in read_json_lines(path):
+    table = read_table(path, kind_of(path.name) or "json", wanted=("completion",))
+    for number, row in table.rows:
         try:
-            if isinstance(row, dict) and row.get("id") in categories:
+            if row.get("id") in categories:
                 row = {"category": categories[row["id"]], **row}
             found.append(LabelledCompletion.model_validate(row))
         except ValidationError as error:
             raise DataError(
-                f"{path}, line {number}, is no labelled completion ({error.errors()[0]['msg']}); it needs "
+                f"{path}, {table.unit} {number}, is no labelled completion ({error.errors()[0]['msg']}); it needs "
                 "`prompt`, `completion` and `label`."
             ) from error
     if not found:

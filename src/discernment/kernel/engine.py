@@ -18,11 +18,13 @@ from discernment.kernel.job import KernelJob
 from discernment.kernel.kernel import Floats, Kernel, KernelOptions, Tap
 from discernment.policies.context import check_context
 from discernment.policies.policy import Policy
+from discernment.prompts import Asked
+from discernment.prompts.conversation import text_of
 
 
 def gradient_kernel(
     policy: Policy,
-    prompts: Sequence[str],
+    prompts: Sequence[Asked],
     options: KernelOptions | None = None,
     *,
     replies: Sequence[str] | None = None,
@@ -73,7 +75,7 @@ def gradient_kernel(
 
 
 def _check(
-    policy: Policy, prompts: Sequence[str], options: KernelOptions, replies: Sequence[str] | None
+    policy: Policy, prompts: Sequence[Asked], options: KernelOptions, replies: Sequence[str] | None
 ) -> None:
     if len(prompts) < 2:
         raise DataError(f"A kernel is between prompts, and there is {len(prompts)}; give two or more.")
@@ -91,7 +93,7 @@ def _check(
 
 
 def _encode(
-    policy: Policy, prompts: Sequence[str], replies: Sequence[str] | None
+    policy: Policy, prompts: Sequence[Asked], replies: Sequence[str] | None
 ) -> tuple[list[list[int]], list[list[int]]]:
     """The sequences to run, and the replies' tokens (of which the last one is only predicted)."""
     encoded = policy.encode(prompts)
@@ -101,7 +103,9 @@ def _encode(
     if replies is not None:
         answers = [policy.chat.encode_reply(p, reply) for p, reply in zip(prompts, replies, strict=True)]
         sequences = [[*s, *a[:-1]] for s, a in zip(sequences, answers, strict=True)]
-    check_context(policy, encoded, [repr(prompt[:60]) for prompt in prompts], [len(a) for a in answers])
+    check_context(
+        policy, encoded, [repr(text_of(prompt)[:60]) for prompt in prompts], [len(a) for a in answers]
+    )
     return sequences, answers
 
 

@@ -64,7 +64,7 @@ def find_direction(start: PolicySpec, prompts: PromptSet, options: Mapping[str, 
     save_file(dict(rule.tensors), out / "rule.safetensors")
     spec = RuleSpec(name=rule.name, options=dict(options), tensors=str(out / "rule.safetensors"))
     start.with_rule(spec).write(out)
-    tokens = sum(len(ids) for ids in policy.encode(prompts.texts))
+    tokens = sum(len(ids) for ids in policy.encode(prompts.asked))
     return StageCost(
         steps=len(prompts), tokens=tokens, notes={"layer": found.layer, "layer_reason": found.reason}
     )

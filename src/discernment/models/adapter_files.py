@@ -1,10 +1,11 @@
-"""What lies beside an adapter's weights, in its folder or on the hub: a tokenizer, a chat template, embeddings."""
+"""What an adapter does beside the layers: its tokenizer, its chat template, and embeddings when it is folded in."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors import safe_open
 from transformers.utils.hub import cached_file
 
@@ -12,6 +13,7 @@ from discernment.errors import ModelError
 from discernment.files import read_json
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel
 
 CONFIG = "adapter_config.json"
@@ -73,6 +75,29 @@ def fit_embeddings(model: PreTrainedModel, adapter: str) -> None:
             "only some of those that were added; save it again with `save_embedding_layers=True`."
         )
     model.resize_token_embeddings(rows, mean_resizing=False)
+
+
+def merged(wrapped: PeftModel) -> PreTrainedModel:
+    """The model with its adapter folded in, which gives the same logits, also when it is saved and loaded again.
+
+    An adapter may change the embeddings and not the head, or each in its own way. Where both are one matrix, as
+    `tie_word_embeddings` says, they become two; folded into the one matrix, either change would act in both places.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    model: Any = wrapped.get_base_model()
+    ends = [model.get_input_embeddings(), model.get_output_embeddings()]
+    adapted = [end for end in ends if isinstance(end, BaseTunerLayer)]
+    table, head = (end.get_base_layer() if isinstance(end, BaseTunerLayer) else end for end in ends)
+    if adapted and head is not None and head.weight is table.weight:
+        head.weight = torch.nn.Parameter(head.weight.detach().clone(), head.weight.requires_grad)
+    whole: PreTrainedModel = wrapped.merge_and_unload()
+    inside: Any = whole.get_input_embeddings()
+    outside: Any = whole.get_output_embeddings()
+    if outside is not None and outside.weight is not inside.weight:
+        for config in (whole.config, whole.config.get_text_config()):
+            config.tie_word_embeddings = False
+    return whole
 
 
 def embedding_rows(model: PreTrainedModel) -> int:

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,6 +44,12 @@ def length_sorted_batches(lengths: Sequence[int], batch_size: int) -> Iterator[l
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
+
+
+def one_length(lengths: Sequence[Any]) -> list[list[int]]:
+    """Index lists of what has the same length, or lengths, shortest first."""
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    return [list(same) for _, same in itertools.groupby(order, key=lengths.__getitem__)]
 
 
 def common_prefix(sequences: Sequence[Sequence[int]]) -> list[int]:

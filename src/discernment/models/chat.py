@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from discernment.errors import ModelError
 from discernment.models.model_spec import DATE
 from discernment.models.thoughts import closing_of, opening_of, split_thought
+from discernment.prompts import Asked, Conversation, Turn
 
 PLAIN_TEMPLATE = "### Instruction:\n{prompt}\n\n### Response:\n"
 """For base models, which have no chat template."""
@@ -45,7 +46,8 @@ class ChatFormat:
         tokenizer: The model's tokenizer.
         template: `chat` uses the tokenizer's chat template, `plain` the instruction and response headings;
             `auto` uses the chat template where there is one.
-        system: System message. None leaves it to the chat template; an empty one gives an empty system turn.
+        system: System message. None leaves it to the chat template; an empty one gives an empty system turn. That of
+            a prompt stands behind it.
         thinking: `off` has the template write no thought, or closes the one that it opens, so that the answer comes
             first; `on` asks it for one; `template` leaves it to the template.
         special_tokens: Whether the template's own control tokens within a prompt are read as `text` or as `tokens`.
@@ -82,25 +84,49 @@ class ChatFormat:
 
     # ------------------------------------------------------------------ prompts
 
-    def render(self, prompt: str) -> str:
-        """The text that the model continues with its reply; with `thinking: off`, with its answer."""
+    def render(self, prompt: Asked) -> str:
+        """The text that the model continues with its reply; with `thinking: off`, with its answer.
+
+        Raises:
+            ModelError: If the chat template refuses the turns, or leaves out the system message of the prompt or
+                what the user said.
+        """
+        talk = Conversation.of(prompt)
         if self.template == "plain":
-            text = PLAIN_TEMPLATE.format(prompt=prompt)
-            return f"{self.system}\n\n{text}" if self.system else text
+            text = "".join(
+                PLAIN_TEMPLATE.format(prompt=turn.content) if turn.role == "user" else f"{turn.content}\n\n"
+                for turn in (*talk.earlier, Turn(role="user", content=talk.text))
+            )
+            system = self._system(talk)
+            return f"{system}\n\n{text}" if system else text
         text = self._apply(self._turns(prompt), add_generation_prompt=True)
+        if not isinstance(prompt, str):
+            _check_said(talk, text)
         return text + (closing_of(text) or "") if self.thinking == "off" else text
 
-    def encode(self, prompt: str) -> list[int]:
+    def encode(self, prompt: Asked) -> list[int]:
         """Token ids of the rendered prompt, special tokens included once."""
         text = self.render(prompt)
-        written = prompt if prompt in text else prompt.strip()
-        if self.special_tokens == "tokens" or not self._marks.search(written) or written not in text:
+        if self.special_tokens == "tokens":
             return self._ids(text)
-        before, after = text.rsplit(written, 1)
-        # Cut behind its first letter, a mark is text like any other.
-        cut = self._marks.sub(lambda mark: f"{mark[0][0]}\0{mark[0][1:]}", written)
-        pieces = [*cut.split("\0"), after]
-        return [*self._ids(before), *(token for piece in pieces for token in self._within(piece))]
+        pieces: list[str] = []
+        # From the last turn to the first: what comes before `sought` is still to be looked at, before `whole` uncut.
+        sought = whole = len(text)
+        for said in reversed(Conversation.of(prompt).turns):
+            written = said["content"]
+            start = text.rfind(written, 0, sought)
+            if start < 0:
+                written = written.strip()
+                start = text.rfind(written, 0, sought)
+            if start < 0:
+                continue
+            if self._marks.search(written):
+                # Cut behind its first letter, a mark is text like any other.
+                cut = self._marks.sub(lambda mark: f"{mark[0][0]}\0{mark[0][1:]}", written)
+                pieces = [*cut.split("\0"), text[start + len(written) : whole], *pieces]
+                whole = start
+            sought = start
+        return [*self._ids(text[:whole]), *(token for piece in pieces for token in self._within(piece))]
 
     @cached_property
     def _marks(self) -> re.Pattern[str]:
@@ -118,7 +144,7 @@ class ChatFormat:
 
     # ------------------------------------------------------------------ replies
 
-    def encode_reply(self, prompt: str, reply: str) -> list[int]:
+    def encode_reply(self, prompt: Asked, reply: str) -> list[int]:
         """Token ids that the template writes behind a prompt for a whole reply, the end of the turn included.
 
         They are those of prompt and reply together less those of the prompt: alone, a reply may begin with another
@@ -197,7 +223,7 @@ class ChatFormat:
             "`template: plain`."
         )
 
-    def _written(self, prompt: str, reply: str) -> str:
+    def _written(self, prompt: Asked, reply: str) -> str:
         """A reply as the template writes it: many take white space off its ends."""
         text = reply.strip()
         if self.template == "plain" or text == reply or not text:
@@ -242,9 +268,15 @@ class ChatFormat:
         ids: list[int] = self.tokenizer(text, add_special_tokens=add)["input_ids"]
         return ids[:-1] if add and ids[-1] == self.tokenizer.eos_token_id else ids
 
-    def _turns(self, prompt: str) -> list[dict[str, Any]]:
-        system = [] if self.system is None else [self._turn("system", self.system)]
-        return [*system, self._turn("user", prompt)]
+    def _turns(self, prompt: Asked) -> list[dict[str, Any]]:
+        talk = Conversation.of(prompt)
+        turns = talk.model_copy(update={"system": self._system(talk)}).turns
+        return [self._turn(turn["role"], turn["content"]) for turn in turns]
+
+    def _system(self, talk: Conversation) -> str | None:
+        """The format's own system message, then that of the prompt, as far as there are any."""
+        given = [system for system in (self.system, talk.system) if system is not None]
+        return "\n\n".join(filter(None, given)) if given else None
 
     def _turn(self, role: str, text: str) -> dict[str, Any]:
         return {"role": role, "content": [{"type": "text", "text": text}] if self._in_parts else text}
@@ -289,6 +321,17 @@ class ChatFormat:
                 f"The chat template refuses these turns ({error}); leave `system` out or use `template: plain`."
             ) from error
         return str(text)
+
+
+def _check_said(talk: Conversation, text: str) -> None:
+    """Some templates leave a system message out, or all turns but the last, without a word."""
+    for turn in talk.turns:
+        if turn["role"] != "assistant" and turn["content"].strip() not in text:
+            what = "the system message" if turn["role"] == "system" else "an earlier turn"
+            raise ModelError(
+                f"The chat template leaves out {what} of the prompt that ends {talk.text[-60:]!r}; use `template: plain`, "
+                "or leave the prompt out."
+            )
 
 
 def _is_thought(text: str) -> bool:

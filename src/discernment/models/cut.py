@@ -1,6 +1,7 @@
 """Cutting a model after layer l, so that stage 1 neither runs nor holds what it does not need, and putting it back."""
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -9,8 +10,15 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from discernment.errors import ModelError
+from discernment.models.batch import one_length, pad
 from discernment.models.layers import find_layers
+from discernment.models.self_check import ONE_LENGTH, Probes, Rows, Way, exact_way
 
+logger = logging.getLogger(__name__)
+
+APART = 2
+"""The place of the safe way among those of `CutModel`."""
 WORTH_SHARING = 4
 """Tokens from which running a common beginning on its own pays."""
 
@@ -18,8 +26,8 @@ WORTH_SHARING = 4
 class CutModel(nn.Module):
     """The embeddings and the first `layer` layers of a causal language model; its output is what layer l puts out.
 
-    The later layers, the final norm and the head are neither run nor registered here: optimizers, checkpoints and
-    device moves do not see them, and their bytes do not change. `restore` (or leaving the `with` block) puts the
+    The later layers and the head are neither run nor registered here: optimizers, checkpoints and device moves do not
+    see them, and their bytes do not change. `restore` (or leaving the `with` block) puts the
     model back whole. All parameters start frozen but those of the kept layers.
 
     Args:
@@ -41,20 +49,20 @@ class CutModel(nn.Module):
         found.check(layer)
         self.layer = layer
         self.found = found
-        self._norm_names = found.norms
         self._list_name = found.name
         # A tuple, so that torch does not register what was cut off.
-        self._whole = (found.layers, {name: getattr(found.owner, name) for name in found.norms})
+        self._whole = (found.layers,)
         self._required = {p: p.requires_grad for p in model.parameters()}
         setattr(found.owner, found.name, found.layers[:layer])
-        for name in found.norms:
-            setattr(found.owner, name, nn.Identity())
-        self.decoder = found.owner
+        self.decoder = found.reader
+        self._model_name, self._config = type(model).__name__, getattr(model, "config", None)
+        self._way: int | None = None
         self._owner = (found.owner,)
         model.requires_grad_(False)
         if train_embeddings:
             self.decoder.requires_grad_(True)
-        self.layers.requires_grad_(True)
+        for weights in self.layers.parameters():
+            weights.requires_grad_(weights.is_floating_point())  # quantised ones are integers
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -67,7 +75,8 @@ class CutModel(nn.Module):
         """Hidden states after layer l.
 
         What all rows begin with (a chat template's opening, a system message) is run once, and its keys and values
-        serve every row; the gradients are the same.
+        serve every row; the gradients are the same. Where that is not so, or padding changes states, rows of one
+        length are run at a time.
 
         Args:
             input_ids: Token ids, `[batch, length]`, padded on the right.
@@ -75,10 +84,50 @@ class CutModel(nn.Module):
 
         Returns:
             `[batch, length, hidden]`.
+
+        Raises:
+            ModelError: If the states of several rows cannot be computed at once; see `exact_way`.
         """
+        if len(input_ids) == 1 and bool(attention_mask.all()):
+            return self._last_layer(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        padding = input_ids[attention_mask == 0]
+        pad_id = int(padding[0]) if len(padding) else 0
+        if self._way is None:
+            self._way = self._find_way(pad_id)
+        states = (self._share, self._pad, self._apart)[self._way](input_ids, attention_mask)
+        if self._way < APART and len(padding) and not bool(states.isfinite().all()):
+            # Attention of padding that a window cuts off from all tokens overflows; its gradients would spread.
+            again = self._apart(input_ids, attention_mask)
+            if bool(again.isfinite().all()):
+                logger.warning("Padding gives states that are not finite; it is run in %s.", ONE_LENGTH)
+                self._way = APART
+                return again
+        return states
+
+    def _find_way(self, pad_id: int) -> int:
+        device = next(self.parameters()).device
+
+        def states(run: Callable[[Tensor, Tensor], Tensor], rows: Rows) -> list[Tensor]:
+            batch = pad(rows, pad_id, "right", device)
+            return [row[: len(ids)] for row, ids in zip(run(*batch), rows, strict=True)]
+
+        def alone(probes: Probes) -> list[Tensor]:
+            return [states(self._apart, [row])[0] for row in probes.rows]
+
+        ways = (
+            Way(
+                "padded batches with a beginning that is run once",
+                lambda probes: states(self._share, probes.rows),
+            ),
+            Way("padded batches", lambda probes: states(self._pad, probes.rows)),
+            Way(ONE_LENGTH, lambda probes: states(self._apart, probes.rows)),
+        )
+        return exact_way(self, self._config, "states", alone, ways, self._model_name)
+
+    def _share(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         shared = self._shared_prefix(input_ids, attention_mask)
         if shared < WORTH_SHARING:
-            return self._last_layer(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+            return self._pad(input_ids, attention_mask)
         cache = DynamicCache()
         common = self._last_layer(input_ids=input_ids[:1, :shared], past_key_values=cache, use_cache=True)
         cache.batch_repeat_interleave(len(input_ids))
@@ -90,18 +139,37 @@ class CutModel(nn.Module):
         )
         return torch.cat([common.expand(len(input_ids), -1, -1), rest], dim=1)
 
+    def _pad(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return self._last_layer(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+
+    def _apart(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Rows of one length at a time, without padding; zeros stand where it was."""
+        lengths = attention_mask.sum(1).tolist()
+        found: list[Tensor] = [torch.empty(0)] * len(lengths)
+        for rows in one_length(lengths):
+            states = self._last_layer(input_ids=input_ids[rows, : lengths[rows[0]]], use_cache=False)
+            for row, state in zip(rows, states, strict=True):
+                found[row] = state
+        joined = nn.utils.rnn.pad_sequence(found, batch_first=True)
+        return nn.functional.pad(joined, (0, 0, 0, input_ids.shape[1] - joined.shape[1]))
+
     def _last_layer(self, **inputs: Any) -> Tensor:
         # Taken at the layer itself: some decoders do more than a norm behind their last layer.
         found: list[Tensor] = []
 
         def keep(layer: nn.Module, arguments: Any, output: Any) -> None:
-            found.append(output[0] if isinstance(output, tuple) else output)
+            found.append(output[0] if isinstance(output, tuple | list) else output)
 
         handle = self.layers[-1].register_forward_hook(keep)
         try:
             self.decoder(**inputs)
         finally:
             handle.remove()
+        if len(found) != 1 or found[0].shape[:-1] != inputs["input_ids"].shape:
+            raise ModelError(
+                f"The layers of {self._model_name} are not run once with one state a token, so it cannot "
+                "be cut after one of them; use another model for what needs states of a layer."
+            )
         return found[0]
 
     def _shared_prefix(self, input_ids: Tensor, attention_mask: Tensor) -> int:
@@ -121,24 +189,19 @@ class CutModel(nn.Module):
         if self.layers is self._whole[0]:
             return
         # Adapters may have replaced submodules of the kept layers in place; the layers themselves are the same.
-        self._put(*self._whole)
+        setattr(self._owner[0], self._list_name, self._whole[0])
         for parameter, required in self._required.items():
             parameter.requires_grad_(required)
 
     @contextmanager
     def whole(self) -> Iterator[None]:
         """Have the model whole for a while, to measure it between two steps; what is trainable stays so."""
-        kept = self.layers, {name: getattr(self._owner[0], name) for name in self._norm_names}
-        self._put(*self._whole)
+        kept = self.layers
+        setattr(self._owner[0], self._list_name, self._whole[0])
         try:
             yield
         finally:
-            self._put(*kept)
-
-    def _put(self, layers: nn.ModuleList, norms: dict[str, nn.Module]) -> None:
-        setattr(self._owner[0], self._list_name, layers)
-        for name, norm in norms.items():
-            setattr(self._owner[0], name, norm)
+            setattr(self._owner[0], self._list_name, kept)
 
     def __enter__(self) -> Self:
         return self

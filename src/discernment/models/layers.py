@@ -1,5 +1,6 @@
 """Finding the list of layers of a causal language model by its structure, not by its name."""
 
+import inspect
 from dataclasses import dataclass
 
 from torch import nn
@@ -16,13 +17,13 @@ class LayerList:
         path: Name of the list within the model, e.g. `model.layers`.
         owner: The decoder: the module that runs the list.
         name: Name of the list within its owner.
-        norms: Names, within the owner, of the norms that follow the last layer.
+        reader: The innermost module around the list that is run on token ids: the decoder, or what it lies in.
     """
 
     path: str
     owner: nn.Module
     name: str
-    norms: tuple[str, ...]
+    reader: nn.Module
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -92,17 +93,9 @@ def _hidden_layers(model: nn.Module) -> int | None:
 def _layer_list(modules: dict[str, nn.Module], path: str) -> LayerList:
     parent, _, name = path.rpartition(".")
     owner = modules[parent]
-    children = [child for child, _ in owner.named_children()]
-    after = children[children.index(name) + 1 :]
-    norms = tuple(child for child in after if _is_norm(getattr(owner, child)))
-    return LayerList(path=path, owner=owner, name=name, norms=norms)
-
-
-def _is_norm(module: nn.Module) -> bool:
-    parameters = list(module.parameters())
-    return (
-        bool(parameters) and all(p.ndim == 1 for p in parameters) and not any(True for _ in module.children())
-    )
+    around = [modules[".".join(parent.split(".")[:depth])] for depth in range(parent.count(".") + 1, -1, -1)]
+    reader = next((m for m in around if "input_ids" in inspect.signature(m.forward).parameters), owner)
+    return LayerList(path=path, owner=owner, name=name, reader=reader)
 
 
 def _lists_of(modules: dict[str, nn.Module]) -> str:

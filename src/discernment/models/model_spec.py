@@ -16,7 +16,8 @@ class ModelSpec(Frozen):
 
     model: str = Field(
         min_length=1,
-        description="Hub id, local folder, or `wheel://NAME` for a GGUF file inside an installed Python package.",
+        description="Hub id, local folder, path of a `.gguf` file, or `wheel://NAME` for such a file in an installed Python "
+        "package.",
     )
     revision: str | None = Field(None, description="Branch, tag or commit on the hub.")
     adapter: str | None = Field(
@@ -38,6 +39,14 @@ class ModelSpec(Frozen):
         "text", description="How control tokens of the template within a prompt are read."
     )
     date: datetime.date = Field(DATE, description="What templates that ask for the date are told.")
+    quantization: Literal["4bit", "8bit"] | None = Field(
+        None,
+        description="Hold the weights of linear layers in so many bits (bitsandbytes); adapters can be trained.",
+    )
+    attn_implementation: str | None = Field(
+        None,
+        description="`eager`, `sdpa`, `flash_attention_2` or another that transformers knows; without one it chooses.",
+    )
     device: str = Field("auto", description="`auto`: the first GPU, otherwise the CPU; or any torch device.")
     template: Literal["auto", "chat", "plain"] = Field(
         "auto",

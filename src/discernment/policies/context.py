@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from discernment.errors import DataError
+from discernment.prompts.conversation import Asked, text_of, with_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -81,30 +82,32 @@ def check_context(
         )
 
 
-def cut_left(policy: Policy, prompt: str, reply: int) -> str | None:
+def cut_left(policy: Policy, prompt: Asked, reply: int) -> Asked | None:
     """The longest end of a prompt's text that fits with its reply, cut between two tokens.
 
-    The text is cut, not what the chat template makes of it: beginning and end of the template stay.
+    The text is cut, not what the chat template makes of it: beginning and end of the template stay, and so do a system
+    message and earlier turns.
 
     Args:
         policy: The policy.
-        prompt: The prompt's text.
+        prompt: The prompt.
         reply: Token cap of the reply.
 
     Returns:
         The prompt itself where it fits; None where nothing of it does.
     """
-    limit = policy.positions
+    limit, text = policy.positions, text_of(prompt)
 
     def fits(start: int) -> bool:
-        return limit is None or positions_needed(policy.encode([prompt[start:]])[0], reply) <= limit
+        cut = policy.encode([with_text(prompt, text[start:])])[0]
+        return limit is None or positions_needed(cut, reply) <= limit
 
     if fits(0):
         return prompt
-    tokenizer, starts = policy.chat.tokenizer, range(len(prompt))
+    tokenizer, starts = policy.chat.tokenizer, range(len(text))
     places: Sequence[int] = starts
     if tokenizer.is_fast:
-        offsets = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         places = sorted({start for start, _ in offsets})
     found = bisect.bisect_left(places, True, key=fits)
-    return prompt[places[found] :] if found < len(places) else None
+    return with_text(prompt, text[places[found] :]) if found < len(places) else None

@@ -1,5 +1,6 @@
 """Tokens that are drawn, for each prompt by itself: a prompt's neighbours in the batch change nothing."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -31,7 +32,7 @@ class Draws:
 
         self._temperature = temperature
         self._nucleus = TopPLogitsWarper(top_p) if top_p < 1 else None
-        generators = [torch.Generator().manual_seed(prompt_seed(ids, seed)) for ids in sequences]
+        generators = [torch.Generator().manual_seed(number) for number in prompt_seeds(sequences, seed)]
         self._uniform = torch.stack(
             [torch.rand(max_new_tokens, generator=g, dtype=torch.float64) for g in generators]
         )
@@ -52,6 +53,11 @@ class Draws:
         return torch.searchsorted(below, at, right=True)
 
 
-def prompt_seed(sequence: Sequence[int], seed: int) -> int:
-    """The seed of one prompt's draws, of its token ids and the seed of all."""
-    return int(content_hash([seed, list(sequence)])[:15], 16)
+def prompt_seeds(sequences: Sequence[Sequence[int]], seed: int) -> list[int]:
+    """The seed of each prompt's draws, of its token ids and the seed of all; copies of a prompt draw anew."""
+    copies: Counter[tuple[int, ...]] = Counter()
+    found = []
+    for sequence in map(tuple, sequences):
+        found.append(int(content_hash([seed, copies[sequence], sequence])[:15], 16))
+        copies[sequence] += 1
+    return found

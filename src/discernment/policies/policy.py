@@ -6,6 +6,7 @@ it: `generate`, `next_token_logits` and `reply_logits`; a tree of openings is re
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -16,25 +17,25 @@ import torch
 from torch import Tensor
 
 from discernment.errors import ModelError
-from discernment.models.batch import Batch, common_prefix, pad
+from discernment.models.batch import Batch, one_length, pad
 from discernment.models.chat import ChatFormat
 from discernment.models.loading import check_vocabulary, load_chat, load_model
+from discernment.models.logits import last_logits
 from discernment.models.model_spec import ModelSpec
-from discernment.models.prefix import fits_window, prefix_cache
+from discernment.models.prefix import generation_inputs
 from discernment.models.thoughts import read_reply
 from discernment.policies.context import check_context, positions_of
 from discernment.policies.decoding_settings import blank_settings, set_aside
 from discernment.policies.draws import Draws
+from discernment.policies.generation import ReplyWay, reply_way, step_by_step
 from discernment.policies.policy_spec import PolicySpec
 from discernment.policies.rule import DecodingRule, Rule, SteeringRule
+from discernment.prompts import Asked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
-
-WORTH_SHARING = 8
-"""Tokens that prompts must have in common at their beginning before they are computed apart."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ class Policy:
         """How many tokens of a prompt and its reply can be read; None where nothing limits them."""
         return positions_of(self.model.config)
 
-    def encode(self, prompts: Sequence[str]) -> list[Encoded]:
+    def encode(self, prompts: Sequence[Asked]) -> list[Encoded]:
         """Token ids of each rendered prompt, in every context that the policy reads it in."""
         if isinstance(self.rule, DecodingRule):
             return [Encoded(*self.rule.contexts(self.chat, prompt)) for prompt in prompts]
@@ -132,9 +133,14 @@ class Policy:
 
     def batch(self, sequences: Sequence[Sequence[int]]) -> Batch:
         """Left-padded batch on the model's device."""
+        return pad(sequences, self.pad_id, "left", self.model.device)
+
+    @property
+    def pad_id(self) -> int:
+        """The padding token."""
         pad_id = self.chat.tokenizer.pad_token_id
         assert isinstance(pad_id, int)
-        return pad(sequences, pad_id, "left", self.model.device)
+        return pad_id
 
     # ------------------------------------------------------------------ the rule
 
@@ -210,12 +216,8 @@ class Policy:
             sequences: The encoded prompts.
             begun: Token ids that all replies have begun with.
         """
-        batch = self.batch([[*context, *begun] for context in self.stack(sequences)])
-        with self.acting(sequences):
-            output = self.model(
-                **batch._asdict(), position_ids=batch.position_ids, logits_to_keep=1, use_cache=False
-            )
-        return self.combine(output.logits[:, -1], len(sequences), len(begun))
+        rows = [[*context, *begun] for context in self.stack(sequences)]
+        return self.combine(self._last_logits(sequences, rows, 1)[:, -1], len(sequences), len(begun))
 
     @torch.inference_mode()
     def reply_logits(
@@ -229,17 +231,9 @@ class Policy:
         """
         rows = self.stack(sequences)
         contexts = len(rows) // len(sequences)
-        padded = self.batch(
-            [row + list(reply) for row, reply in zip(rows, [*replies] * contexts, strict=True)]
-        )
-        # Padded on the left, all replies end in the same place: only their positions go through the head.
-        with self.acting(sequences):
-            logits = self.model(
-                **padded._asdict(),
-                position_ids=padded.position_ids,
-                logits_to_keep=max(map(len, replies)) + 1,
-                use_cache=False,
-            ).logits[:, :-1]
+        whole = [row + list(reply) for row, reply in zip(rows, [*replies] * contexts, strict=True)]
+        # All replies end in the same place: only their positions go through the head.
+        logits = self._last_logits(sequences, whole, max(map(len, replies)) + 1)[:, :-1]
         found = [logits[n :: len(sequences), -len(reply) :] for n, reply in enumerate(replies)]
         if not isinstance(self.rule, DecodingRule):
             return [of_prompt[0] for of_prompt in found]
@@ -247,6 +241,16 @@ class Policy:
             torch.cat([self.combine(of_prompt[:, step], 1, step) for step in range(of_prompt.shape[1])])
             for of_prompt in found
         ]
+
+    def _last_logits(
+        self, sequences: Sequence[Sequence[int]], rows: Sequence[Sequence[int]], last: int
+    ) -> Tensor:
+        """Logits at the end of rows, which are those of `stack` with more behind them, as the rule makes them."""
+
+        def within(numbers: Sequence[int]) -> AbstractContextManager[None]:
+            return self.acting([sequences[n % len(sequences)] for n in numbers])
+
+        return last_logits(self.model, rows, last, self.pad_id, within)
 
     @torch.inference_mode()
     def generate(
@@ -260,7 +264,7 @@ class Policy:
     ) -> list[Completion]:
         """Replies to encoded prompts, one batch; a beginning that all share (a system message) is read once.
 
-        Of the model's own generation configuration only the end tokens are heard.
+        Where that would change what a model replies, prompts of one length are a batch (`ReplyWay`). Of the model's own generation configuration only the end tokens are heard.
 
         Args:
             sequences: Token ids of the rendered prompts.
@@ -273,25 +277,57 @@ class Policy:
         Raises:
             DataError: If a prompt and its reply do not fit the model's positions.
         """
-        from transformers import GenerationConfig
-
         check_context(self, sequences, replies=max_new_tokens)
         self._tell_what_is_set_aside()
+        way, lengths = reply_way(self.model, self.pad_id), [self._lengths(s) for s in sequences]
+        if way is ReplyWay.ONE_LENGTH and any(len(set(of_prompt)) > 1 for of_prompt in lengths):
+            way = ReplyWay.STEPWISE  # contexts of one prompt go on together
+        groups = one_length(lengths) if way is ReplyWay.ONE_LENGTH else [list(range(len(sequences)))]
+        found: dict[int, Completion] = {}
+        for rows in groups:
+            some = [sequences[row] for row in rows]
+            draw = Draws(some, max_new_tokens, temperature, top_p, seed) if temperature > 0 else None
+            found |= zip(rows, self._replies(some, max_new_tokens, draw, way), strict=True)
+        return [found[row] for row in range(len(sequences))]
+
+    def _replies(
+        self, sequences: Sequence[Sequence[int]], max_new_tokens: int, draw: Draws | None, way: ReplyWay
+    ) -> list[Completion]:
+        from transformers import GenerationConfig
+
         ends = {self.chat.end_of_turn, self.chat.tokenizer.eos_token_id, *self._own_ends()}
+        if way is ReplyWay.STEPWISE:
+
+            def after(begun: Sequence[Sequence[int]]) -> Tensor:
+                rows = self.stack(sequences)
+                rows = [row + list(reply) for row, reply in zip(rows, itertools.cycle(begun), strict=False)]
+                return self.combine(
+                    self._last_logits(sequences, rows, 1)[:, -1], len(sequences), len(begun[0])
+                )
+
+            replies = step_by_step(after, len(sequences), max_new_tokens, ends, draw)
+            return [self._completion(*pair, ends) for pair in zip(sequences, replies, strict=True)]
         config = GenerationConfig(
             max_new_tokens=max_new_tokens,
             eos_token_id=sorted(i for i in ends if i is not None),
             pad_token_id=self.chat.tokenizer.pad_token_id,
         )
         kind: Any = type(self.model)  # whose `generate` is not one that a repository put in its place
-        draw = Draws(sequences, max_new_tokens, temperature, top_p, seed) if temperature > 0 else None
+        share = self.alike and way is ReplyWay.SHARED
         with self.acting(sequences), blank_settings(self.model):
-            inputs = self._inputs(self.stack(sequences), max_new_tokens)
+            inputs = generation_inputs(
+                self.model, self.stack(sequences), self.pad_id, max_new_tokens, share=share
+            )
             begun = inputs["input_ids"].shape[1]
             choose = self._processors(len(sequences), begun, draw)
             output = kind.generate(self.model, **inputs, generation_config=config, logits_processor=choose)
         replies = output[: len(sequences), begun:].tolist()
         return [self._completion(*pair, ends) for pair in zip(sequences, replies, strict=True)]
+
+    @staticmethod
+    def _lengths(sequence: Sequence[int]) -> tuple[int, ...]:
+        """How long each context of a prompt is."""
+        return tuple(map(len, (sequence, *getattr(sequence, "others", ()))))
 
     def _tell_what_is_set_aside(self) -> None:
         names = [] if self._told else set_aside(self.model.generation_config)
@@ -314,24 +350,6 @@ class Policy:
             return chosen.repeat(len(logits) // prompts, 1)
 
         return [choose] if draw is not None or isinstance(self.rule, DecodingRule) else []
-
-    def _inputs(self, sequences: Sequence[Sequence[int]], max_new_tokens: int) -> dict[str, Any]:
-        """What the model's own `generate` starts from."""
-        shared = common_prefix([s[:-1] for s in sequences]) if self.alike else []
-        longest = max(map(len, sequences)) + max_new_tokens
-        if len(sequences) == 1 or len(shared) < WORTH_SHARING or not fits_window(self.model, longest):
-            return self.batch(sequences)._asdict()
-        prefix = self.batch([shared])
-        cache = prefix_cache(self.model, prefix)
-        if cache is None:
-            return self.batch(sequences)._asdict()
-        cache.batch_repeat_interleave(len(sequences))
-        rest = self.batch([s[len(shared) :] for s in sequences])  # the padding comes behind the beginning
-        joined = (
-            torch.cat([begin.expand(len(sequences), -1), end], dim=1)
-            for begin, end in zip(prefix, rest, strict=True)
-        )
-        return {**Batch(*joined)._asdict(), "past_key_values": cache}
 
     def _own_ends(self) -> list[int]:
         own = getattr(self.model.generation_config, "eos_token_id", None)

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from discernment.models.chat import ChatFormat
 from discernment.policies.rule import DecodingRule
+from discernment.prompts import Asked
 
 
 class Prompted(DecodingRule):
@@ -24,6 +25,6 @@ class Prompted(DecodingRule):
         description="The system message, in place of the model's.",
     )
 
-    def contexts(self, chat: ChatFormat, prompt: str) -> list[list[int]]:
+    def contexts(self, chat: ChatFormat, prompt: Asked) -> list[list[int]]:
         """The prompt under the system message."""
         return [chat.with_system(self.system).encode(prompt)]

@@ -7,7 +7,6 @@ probabilities add up to the exact probability of a reply that starts with one of
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
 
@@ -18,26 +17,34 @@ from discernment.errors import DataError, ModelError
 from discernment.files import packaged_yaml
 from discernment.models.batch import common_prefix, length_sorted_batches
 from discernment.models.chat import ChatFormat
+from discernment.models.logits import why_not_finite
 from discernment.models.prefix import fits_window, prefix_cache
+from discernment.models.token_tree import TokenTree, takes_tree, tree_logits
 from discernment.policies.context import check_context
 from discernment.policies.policy import Policy
 from discernment.policies.rule import DecodingRule
+from discernment.prompts import Asked
+from discernment.prompts.conversation import text_of
 
 Node = tuple[int, ...]
 """A place in the tree: the tokens that lead to it."""
 
 
 def load_openings(language: str = "en") -> list[str]:
-    """The built-in refusal openings of a language.
+    """The built-in refusal openings of a language, or of every one for `all`.
 
     Raises:
         DataError: If there are none for it.
     """
-    by_language = packaged_yaml("discernment.policies", "openings.yaml")
+    by_language: dict[str, list[str]] = packaged_yaml("discernment.policies", "openings.yaml")
+    if language == "all":
+        return list(dict.fromkeys(opening for openings in by_language.values() for opening in openings))
     if language not in by_language:
-        raise DataError(f"There are no refusal openings for {language!r}; known: {', '.join(by_language)}.")
-    openings: list[str] = by_language[language]
-    return openings
+        raise DataError(
+            f"There are no refusal openings for {language!r}; take `all` or one of {', '.join(by_language)}, or give "
+            "a list of your own."
+        )
+    return by_language[language]
 
 
 class OpeningTrie:
@@ -79,13 +86,10 @@ class OpeningTrie:
         """Tokenise openings the way the model says them, behind a prompt."""
         return cls(chat.encode_opening(opening) for opening in openings)
 
-    def ancestors(self) -> Tensor:
-        """Which nodes each node but the root sees: itself and those that lead to it, `[nodes - 1, nodes - 1]`."""
-        sees = torch.eye(len(self.nodes) - 1, dtype=torch.bool)
-        for n, parent in enumerate(self.parents):
-            if parent > 0:
-                sees[n] |= sees[parent - 1]
-        return sees
+    @property
+    def tree(self) -> TokenTree:
+        """The same, to be read behind prompts."""
+        return TokenTree(self.nodes, self.parents)
 
     def mass(self, logits: Tensor) -> Tensor:
         """Probability mass of all openings.
@@ -109,7 +113,7 @@ class OpeningTrie:
 @torch.inference_mode()
 def rejection_probability(
     policy: Policy,
-    prompts: Sequence[str],
+    prompts: Sequence[Asked],
     openings: Sequence[str] | None = None,
     *,
     batch_size: int = 32,
@@ -124,7 +128,7 @@ def rejection_probability(
 
     Args:
         policy: The policy.
-        prompts: Texts without template.
+        prompts: Texts without template, or conversations.
         openings: Refusal openings; the built-in English ones by default.
         batch_size: Prompts a forward pass.
         progress: Called with the number of prompts done after each batch.
@@ -138,7 +142,7 @@ def rejection_probability(
     """
     trie = OpeningTrie.from_openings(openings if openings is not None else load_openings(), policy.chat)
     sequences = [sequence.then(policy.chat.lead) for sequence in policy.encode(prompts)]
-    check_context(policy, sequences, [repr(p[:60]) for p in prompts], max(map(len, trie.sequences)))
+    check_context(policy, sequences, [repr(text_of(p)[:60]) for p in prompts], max(map(len, trie.sequences)))
     measure = _tree_masses if _tree_fits(policy, sequences, trie) else _sequence_masses
     masses = [0.0] * len(prompts)
     batches = length_sorted_batches([len(s) for s in sequences], batch_size)
@@ -146,8 +150,8 @@ def rejection_probability(
         for row, value in zip(rows, found.tolist(), strict=True):
             if not math.isfinite(value):
                 raise ModelError(
-                    f"{policy.name} gives logits that are not finite for the prompt {prompts[row][:60]!r}; load it "
-                    "with `dtype: float32`, or it has diverged in training."
+                    f"{policy.name} gives logits that are not finite for the prompt {text_of(prompts[row])[:60]!r}; "
+                    f"{why_not_finite(policy.model)}."
                 )
             masses[row] = value
         if progress is not None:
@@ -159,12 +163,13 @@ def _tree_fits(policy: Policy, sequences: Sequence[Sequence[int]], trie: Opening
     """Whether one forward pass over prompt and tree means the same as one pass an opening.
 
     It does not where the policy's rule says so, or where a sliding window would cut the prompt: the tree lies behind
-    the prompt as one stretch, which a window cannot tell from a long reply.
+    the prompt as one stretch, which a window cannot tell from a long reply. Nor can a recurrent state, or a bias that
+    counts tokens; whether the model has the like is tried out.
     """
     if policy.rule is not None and not policy.rule.tree:
         return False
     longest = max(map(len, policy.stack(sequences)), default=0) + len(trie.nodes)
-    return fits_window(policy.model, longest)
+    return fits_window(policy.model, longest) and takes_tree(policy.model, policy.pad_id)
 
 
 def _tree_masses(
@@ -177,57 +182,15 @@ def _tree_masses(
             beginning = prefix_cache(policy.model, policy.batch([shared]))
     if beginning is None:
         shared = []
-    device = policy.model.device
-    sees = trie.ancestors().to(device)
-    tokens = torch.tensor([node[-1] for node in trie.nodes[1:]], dtype=torch.long, device=device)
-    depths = torch.tensor([len(node) - 1 for node in trie.nodes[1:]], dtype=torch.long, device=device)
     for rows in batches:
         prompts = [sequences[r] for r in rows]
         rest = policy.batch([context[len(shared) :] for context in policy.stack(prompts)])
-        cache = copy.deepcopy(beginning)
-        if cache is not None:
-            cache.batch_repeat_interleave(len(rest.input_ids))
-        lengths = rest.attention_mask.sum(1, keepdim=True)
         with policy.acting(prompts):
-            logits = policy.model(
-                input_ids=torch.cat([rest.input_ids, tokens.expand(len(rest.input_ids), -1)], dim=1),
-                attention_mask=_tree_mask(rest.attention_mask.bool(), sees, len(shared), policy.model.dtype),
-                position_ids=len(shared) + torch.cat([rest.position_ids, lengths + depths], dim=1),
-                past_key_values=cache,
-                use_cache=cache is not None,
-                logits_to_keep=len(trie.nodes),
-            ).logits
+            logits = tree_logits(policy.model, rest, trie.tree, beginning, len(shared))
         if isinstance(policy.rule, DecodingRule):
             steps = [policy.combine(logits[:, n], len(rows), len(node)) for n, node in enumerate(trie.nodes)]
             logits = torch.stack(steps, dim=1)
         yield rows, trie.mass(logits)
-
-
-def _tree_mask(rest: Tensor, sees: Tensor, shared: int, dtype: torch.dtype) -> Tensor:
-    """Additive attention mask, `[batch, 1, rest + nodes, shared + rest + nodes]`.
-
-    Args:
-        rest: True for the prompts' own tokens, padding on the left, `[batch, rest]`.
-        sees: Which nodes each node sees, `[nodes, nodes]`.
-        shared: Number of cached tokens that all prompts share.
-        dtype: The model's dtype.
-    """
-    batch, length = rest.shape
-    nodes = sees.shape[0]
-    allowed = torch.zeros(
-        batch, length + nodes, shared + length + nodes, dtype=torch.bool, device=rest.device
-    )
-    allowed[:, :, :shared] = True
-    prompt = allowed[:, :, shared : shared + length]
-    prompt[:, :length] = (
-        torch.ones(length, length, dtype=torch.bool, device=rest.device).tril() & rest[:, None, :]
-    )
-    prompt[:, length:] = rest[:, None, :]
-    allowed[:, length:, shared + length :] = sees
-    # A padding row that sees nothing would give NaN.
-    allowed[:, :, shared:].diagonal(dim1=1, dim2=2).fill_(True)
-    mask = torch.zeros(allowed.shape, dtype=dtype, device=rest.device)
-    return mask.masked_fill(~allowed, torch.finfo(dtype).min)[:, None]
 
 
 def _sequence_masses(

@@ -20,6 +20,7 @@ from discernment.errors import RecipeError
 from discernment.frozen import Frozen
 from discernment.models.chat import ChatFormat
 from discernment.models.layers import find_layers
+from discernment.prompts import Asked
 
 if TYPE_CHECKING:
     from discernment.policies.policy import Policy
@@ -62,12 +63,12 @@ class DecodingRule(Rule):
     """Next-token logits from one or more contexts of the same prompt."""
 
     @abstractmethod
-    def contexts(self, chat: ChatFormat, prompt: str) -> list[list[int]]:
+    def contexts(self, chat: ChatFormat, prompt: Asked) -> list[list[int]]:
         """Token ids of every context that the prompt is read in, as many for each prompt.
 
         Args:
             chat: The policy's chat format; `chat.with_system` gives one with another system message.
-            prompt: The prompt's text.
+            prompt: The prompt's text; where it has a system message or earlier turns, the conversation.
         """
 
     def combine(self, logits: Tensor, step: int) -> Tensor:

@@ -14,7 +14,7 @@ from discernment.errors import ModelError, RecipeError
 from discernment.models.chat import ChatFormat
 from discernment.models.loading import load_chat, resolve
 from discernment.models.model_spec import ModelSpec
-from discernment.policies.draws import prompt_seed
+from discernment.policies.draws import prompt_seeds
 from discernment.policies.policy import Completion, Policy
 from discernment.policies.policy_spec import PolicySpec
 
@@ -99,12 +99,12 @@ class VllmPolicy(Policy):
             SamplingParams(
                 temperature=temperature,
                 top_p=top_p,
-                seed=prompt_seed(ids, seed),
+                seed=number,
                 max_tokens=max_new_tokens,
                 stop_token_ids=sorted(i for i in ends if i is not None),
                 detokenize=False,
             )
-            for ids in sequences
+            for number in prompt_seeds(sequences, seed)
         ]
         prompts: Any = [{"prompt_token_ids": list(ids)} for ids in sequences]
         outputs = self.engine.generate(prompts, params, use_tqdm=False)

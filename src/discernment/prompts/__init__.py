@@ -2,10 +2,12 @@
 
 from discernment.prompts.catalogue import CatalogueEntry, catalogue, load_catalogue_set
 from discernment.prompts.check import CheckReport, check_sets
+from discernment.prompts.columns import Columns
+from discernment.prompts.conversation import Asked, Conversation, Turn
 from discernment.prompts.duplicates import Duplicate, Likeness, find_duplicates
 from discernment.prompts.leaks import LabelLeaks, LeakScore, label_leaks
 from discernment.prompts.prompt import Label, Prompt, Split
-from discernment.prompts.prompt_set import Columns, PromptSet, Provenance
+from discernment.prompts.prompt_set import PromptSet, Provenance
 from discernment.prompts.sources import PromptSource, load_source, load_sources
 from discernment.prompts.split import SplitLeak, assign_splits, split_leaks
 from discernment.prompts.starter import STARTER_SETS, load_starter
@@ -13,9 +15,11 @@ from discernment.prompts.suites import load_suite, suites
 
 __all__ = [
     "STARTER_SETS",
+    "Asked",
     "CatalogueEntry",
     "CheckReport",
     "Columns",
+    "Conversation",
     "Duplicate",
     "Label",
     "LabelLeaks",
@@ -27,6 +31,7 @@ __all__ = [
     "Provenance",
     "Split",
     "SplitLeak",
+    "Turn",
     "assign_splits",
     "catalogue",
     "check_sets",

@@ -12,8 +12,9 @@ from pydantic import Field
 from discernment.errors import DataError
 from discernment.files import file_hash, packaged_yaml
 from discernment.frozen import Frozen
+from discernment.prompts.columns import Columns
 from discernment.prompts.prompt import Label
-from discernment.prompts.prompt_set import Columns, PromptSet, Provenance
+from discernment.prompts.prompt_set import PromptSet, Provenance
 
 DATA_VARIABLE = "DISCERNMENT_DATA"
 

@@ -72,14 +72,16 @@ def find_duplicates(sets: Sequence[PromptSet], *, threshold: float = NEAR_THRESH
     """
     prompts = [prompt for s in sets for prompt in s]
     home = [number for number, s in enumerate(sets) for _ in s]
-    normalised = [normalise(p.text) for p in prompts]
+    normalised = [normalise(p.whole) for p in prompts]
+    # A long system message that all share would make all of them near.
+    vocabularies = [frozenset(normalise(p.text).split()) for p in prompts]
 
     found: dict[tuple[int, int], tuple[Likeness, float]] = {}
     for pair in _equal(text or None for text in normalised):
         found[pair] = (Likeness.NORMALISED, 1.0)
-    for pair in _equal(p.text for p in prompts):
+    for pair in _equal(p.whole for p in prompts):
         found[pair] = (Likeness.EXACT, 1.0)
-    for first, second, similarity in _similar([frozenset(t.split()) for t in normalised], threshold):
+    for first, second, similarity in _similar(vocabularies, threshold):
         one, other = prompts[first], prompts[second]
         if (first, second) not in found and one.partner != other.id and other.partner != one.id:
             found[first, second] = (Likeness.NEAR, similarity)

@@ -4,11 +4,11 @@ from enum import StrEnum
 
 from pydantic import Field
 
-from discernment.frozen import Frozen
+from discernment.prompts.conversation import Conversation
 
 
 class Label(StrEnum):
-    """What a prompt is, and so what a policy should do with it."""
+    """What a prompt is, and so what a policy should do with it; read in any case."""
 
     TOXIC = "toxic"
     """Harmful: should be refused."""
@@ -16,6 +16,13 @@ class Label(StrEnum):
     """Looks harmful and is not: should be answered."""
     BENIGN = "benign"
     """Neither is nor looks harmful: should be answered."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> "Label | None":
+        if not isinstance(value, str):
+            return None
+        name = "_".join(value.casefold().replace("-", " ").split())
+        return next((label for label in cls if label.value == name), None)
 
     @property
     def should_refuse(self) -> bool:
@@ -31,12 +38,11 @@ class Split(StrEnum):
     TEST = "test"
 
 
-class Prompt(Frozen):
-    """One prompt.
+class Prompt(Conversation):
+    """One prompt: what the user says, under a system message and behind earlier turns where the set has them.
 
     Attributes:
         id: Unique within its set.
-        text: What the user types, without any chat template.
         label: `toxic`, `seemingly_toxic` or `benign`.
         category: Topic or type within the source, where it has one.
         source: The data set that it comes from.
@@ -48,7 +54,6 @@ class Prompt(Frozen):
     """
 
     id: str = Field(min_length=1)
-    text: str = Field(min_length=1)
     label: Label
     category: str | None = None
     source: str

@@ -2,68 +2,45 @@
 
 from __future__ import annotations
 
-import csv
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from io import StringIO
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from discernment.errors import DataError
-from discernment.files import content_hash, read_json_lines, read_text, write_json_lines
+from discernment.files import content_hash, write_json_lines
+from discernment.prompts.columns import Columns, read_prompt
+from discernment.prompts.conversation import Asked, plainly
 from discernment.prompts.prompt import Label, Prompt, Split
-
-LONGEST_FIELD = 2**30
-"""Characters of a CSV field; Python's own limit, 131,072, is less than a long document."""
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Which columns of a table hold what.
-
-    Attributes:
-        text: Column of the prompt's text.
-        label: Column of the label, or None if `fixed_label` says it for all rows.
-        fixed_label: The label of every row, where the table has no label column.
-        label_map: What the table's own label values mean, e.g. `{"1": "toxic"}`; others are read as they are.
-        id: Column of the id; rows without one are numbered.
-        category: Column of the category.
-        source: Column of the source; without one, the set's name is the source.
-        response: Column of a reply to train on.
-        partner: Column of the matched prompt's id.
-        split: Column of the split.
-    """
-
-    text: str = "prompt"
-    label: str | None = "label"
-    fixed_label: Label | None = None
-    label_map: Mapping[str, str] = field(default_factory=dict)
-    id: str = "id"
-    category: str = "category"
-    source: str = "source"
-    response: str = "response"
-    partner: str = "partner"
-    split: str = "split"
+from discernment.prompts.tables import Kind, name_of, read_table
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a set comes from, so that a report can say so."""
+    """Where a set comes from, so that a report can say so.
+
+    Attributes:
+        name: What it is called.
+        address: Where its makers have it; of a file, the file's name.
+        revision: Which version.
+        licence: Its licence.
+        note: What to know of it.
+        folder: Where a file lies, which tells it from others of its name.
+    """
 
     name: str
     address: str | None = None
     revision: str | None = None
     licence: str | None = None
     note: str | None = None
+    folder: str | None = None
 
     @classmethod
     def of_file(cls, path: Path) -> Provenance:
         """A file of one's own, of which nothing else is known."""
-        return cls(name=path.stem, address=path.name)
+        return cls(name=name_of(path), address=path.name, folder=str(path.absolute().parent))
 
 
 class PromptSet(Sequence[Prompt]):
@@ -102,35 +79,58 @@ class PromptSet(Sequence[Prompt]):
         Raises:
             DataError: If a row lacks a prompt or has a label outside the three.
         """
-        return cls(_prompts(enumerate(rows, start=1), "row", provenance, columns), provenance)
+        columns = columns or Columns()
+        name = provenance.name
+        return cls(
+            (read_prompt(row, n, f"{name}, row {n},", name, columns) for n, row in enumerate(rows, start=1)),
+            provenance,
+        )
+
+    @classmethod
+    def from_file(
+        cls,
+        path: Path,
+        columns: Columns | None = None,
+        provenance: Provenance | None = None,
+        *,
+        encoding: str | None = None,
+        kind: Kind | None = None,
+    ) -> PromptSet:
+        """Read a file of JSON lines, JSON, CSV or Parquet, packed or not; see `tables`.
+
+        Args:
+            path: The file.
+            columns: Which columns hold what.
+            provenance: Where it comes from; its name is that of the set.
+            encoding: Its encoding, where it is not UTF-8.
+            kind: What kind of file it is, where its name does not say so.
+
+        Raises:
+            DataError: If the file cannot be read, or a row is unusable; the message names the line or row.
+        """
+        provenance, columns = provenance or Provenance.of_file(path), columns or Columns()
+        table = read_table(path, kind, encoding=encoding, wanted=columns.holding_text)
+        return cls(
+            (
+                read_prompt(row, n, f"{path}, {table.unit} {n},", provenance.name, columns)
+                for n, row in table.rows
+            ),
+            provenance,
+        )
 
     @classmethod
     def from_jsonl(
         cls, path: Path, columns: Columns | None = None, provenance: Provenance | None = None
     ) -> PromptSet:
-        """Read one JSON object a line.
-
-        Raises:
-            DataError: If the file cannot be read, or a row is unusable; the message names the line.
-        """
-        provenance = provenance or Provenance.of_file(path)
-        return cls(_prompts(_objects(path), "line", provenance, columns), provenance)
+        """Read a file of JSON lines; see `from_file`."""
+        return cls.from_file(path, columns, provenance, kind="json")
 
     @classmethod
     def from_csv(
         cls, path: Path, columns: Columns | None = None, provenance: Provenance | None = None
     ) -> PromptSet:
-        """Read a CSV file with a header line (UTF-8).
-
-        Raises:
-            DataError: If the file cannot be read, or a row is unusable; the message names the row.
-        """
-        csv.field_size_limit(LONGEST_FIELD)
-        try:
-            rows = list(csv.DictReader(StringIO(read_text(path), newline="")))
-        except csv.Error as error:
-            raise DataError(f"{path} cannot be read as CSV ({error}).") from error
-        return cls.from_rows(rows, provenance or Provenance.of_file(path), columns)
+        """Read a CSV file; see `from_file`."""
+        return cls.from_file(path, columns, provenance, kind="csv")
 
     @classmethod
     def from_hub(
@@ -163,9 +163,15 @@ class PromptSet(Sequence[Prompt]):
         )
 
     def to_jsonl(self, path: Path) -> None:
-        """Write the set as JSON lines that `from_jsonl` reads back."""
-        rows = (p.model_dump(mode="json", exclude_none=True) for p in self.prompts)
-        write_json_lines(path, ({"prompt": row.pop("text"), **row} for row in rows))
+        """Write the set as JSON lines that `from_file` reads back; a conversation as its turns."""
+        said = {"text", "system", "earlier"}
+        write_json_lines(
+            path,
+            (
+                {"prompt": plainly(p.asked), **p.model_dump(mode="json", exclude=said, exclude_none=True)}
+                for p in self.prompts
+            ),
+        )
 
     # ------------------------------------------------------------------ selecting
 
@@ -207,17 +213,32 @@ class PromptSet(Sequence[Prompt]):
     def concatenate(cls, sets: Iterable[PromptSet], name: str) -> PromptSet:
         """Join sets in order; ids get their set's name in front where they would clash.
 
+        Of several files of one name, the second gets `-2` behind it, and so on.
+
         Raises:
             DataError: If the same set is joined to itself.
         """
         sets = list(sets)
         seen = Counter(p.id for s in sets for p in s)
+        folders: dict[str, list[str | None]] = {}
+        for s in sets:
+            of_name = folders.setdefault(s.provenance.name, [])
+            if s.provenance.folder not in of_name:
+                of_name.append(s.provenance.folder)
 
-        def unique(key: str, origin: PromptSet) -> str:
-            return key if seen[key] < 2 else f"{origin.provenance.name}/{key}"
+        def unique(key: str, origin: Provenance) -> str:
+            if seen[key] < 2:
+                return key
+            number = folders[origin.name].index(origin.folder) + 1
+            return f"{origin.name}/{key}" if number == 1 else f"{origin.name}-{number}/{key}"
 
         joined = [
-            p.model_copy(update={"id": unique(p.id, s), "partner": p.partner and unique(p.partner, s)})
+            p.model_copy(
+                update={
+                    "id": unique(p.id, s.provenance),
+                    "partner": p.partner and unique(p.partner, s.provenance),
+                }
+            )
             for s in sets
             for p in s
         ]
@@ -227,8 +248,13 @@ class PromptSet(Sequence[Prompt]):
 
     @property
     def texts(self) -> list[str]:
-        """The texts, in order."""
+        """What the user says last, in order."""
         return [p.text for p in self.prompts]
+
+    @property
+    def asked(self) -> list[Asked]:
+        """What a policy is asked, in order: the texts, or the conversations that end with them."""
+        return [p.asked for p in self.prompts]
 
     @property
     def fingerprint(self) -> str:
@@ -256,57 +282,3 @@ class PromptSet(Sequence[Prompt]):
 
     def __repr__(self) -> str:
         return f"PromptSet({self.provenance.name!r}, {self.counts()})"
-
-
-def _objects(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    for number, row in read_json_lines(path):
-        if not isinstance(row, dict):
-            raise DataError(f"{path}, line {number}, is not a JSON object.")
-        yield number, row
-
-
-def _prompts(
-    rows: Iterable[tuple[int, Mapping[str, Any]]], unit: str, provenance: Provenance, columns: Columns | None
-) -> Iterator[Prompt]:
-    for number, row in rows:
-        yield _prompt(
-            row, number, f"{provenance.name}, {unit} {number},", provenance.name, columns or Columns()
-        )
-
-
-def _prompt(row: Mapping[str, Any], number: int, where: str, name: str, columns: Columns) -> Prompt:
-    def value(column: str) -> str | None:
-        found = row.get(column)
-        return str(found) if found not in (None, "") else None
-
-    text = value(columns.text)
-    if text is None or not text.strip():
-        raise DataError(
-            f"{where} has no prompt in column {columns.text!r} "
-            f"(columns: {', '.join(map(str, row))}); mend the row or name the right column."
-        )
-    label = columns.fixed_label
-    if label is None:
-        raw = value(columns.label) if columns.label else None
-        mapped = columns.label_map.get(str(raw), raw)
-        if mapped not in set(Label):
-            raise DataError(f"{where} has the label {raw!r}; it must be one of {', '.join(Label)}.")
-        label = Label(mapped)
-    split = value(columns.split)
-    if split is not None and split not in set(Split):
-        raise DataError(f"{where} has the split {split!r}; it must be one of {', '.join(Split)}.")
-    try:
-        return Prompt(
-            id=value(columns.id) or f"{name}-{number:05d}",
-            text=text,
-            label=label,
-            category=value(columns.category),
-            source=value(columns.source) or name,
-            partner=value(columns.partner),
-            frame=value("frame"),
-            keyword=value("keyword"),
-            split=Split(split) if split else None,
-            response=value(columns.response),
-        )
-    except ValidationError as error:  # half a surrogate pair, as a cut emoji leaves it
-        raise DataError(f"{where} is unusable ({error.errors()[0]['msg']}).") from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -11,19 +11,18 @@ from pydantic import Field, field_validator, model_validator
 from discernment.errors import DataError
 from discernment.frozen import Frozen
 from discernment.prompts.catalogue import catalogue, load_catalogue_set, nearest_names
+from discernment.prompts.columns import Columns, label_key
 from discernment.prompts.prompt import Label, Split
-from discernment.prompts.prompt_set import Columns, PromptSet
+from discernment.prompts.prompt_set import PromptSet
 from discernment.prompts.starter import STARTER_SETS, load_starter
+from discernment.prompts.tables import kind_of, known_endings
 
 Text = TypeVar("Text", bound=str)
 ColumnRole = Literal["text", "label", "id", "category", "source", "response", "partner", "split"]
 
 HUB_PREFIX = "hub:"
-READERS: Mapping[str, Callable[[Path, Columns], PromptSet]] = {
-    ".jsonl": PromptSet.from_jsonl,
-    ".csv": PromptSet.from_csv,
-}
 FOR_TABLES = ("columns", "fixed_label", "label_map")
+FOR_FILES = ("encoding",)
 FOR_HUB = ("hub_config", "hub_split", "revision")
 
 
@@ -31,17 +30,18 @@ class PromptSource(Frozen):
     """Which prompts to read; a plain string stands for `{set: string}`.
 
     Attributes:
-        set: A name of the catalogue, `starter/...`, a path to a `.jsonl` or `.csv` file, or `hub:NAME`.
+        set: A name of the catalogue, `starter/...`, a path to a file of JSON lines, JSON, CSV or Parquet, or `hub:NAME`.
         label: Keep the prompts with this label, or with one of these.
         split: Keep the prompts that the source itself assigns to this split.
         category: Keep the prompts whose category begins with this, or with one of these.
         response_begins: Keep the prompts whose response begins with this, or with one of these.
-        max_characters: Keep the prompts whose text is no longer than this.
+        max_characters: Keep the prompts whose text is no longer than this, with all that comes before it.
         limit: Draw at most this many of them.
         seed: Seed of that draw; the reader's by default, which in a recipe's `data` is the recipe's seed.
         columns: For files and the hub: which column holds the text, label, category, ...
         fixed_label: For files and the hub: the label of every row.
         label_map: For files and the hub: what the labels there mean.
+        encoding: For files: the encoding, where it is not UTF-8.
         response_column: Column with the reply to train on.
         hub_config: For the hub: the configuration.
         hub_split: For the hub: the split to download.
@@ -60,6 +60,7 @@ class PromptSource(Frozen):
     columns: dict[ColumnRole, str] = Field({})
     fixed_label: Label | None = None
     label_map: dict[str, Label] = Field({})
+    encoding: str | None = None
     response_column: str | None = None
     hub_config: str | None = None
     hub_split: str = "train"
@@ -77,19 +78,37 @@ class PromptSource(Frozen):
         name, _, split = text.rpartition(":")
         return cls(set=name, split=Split(split)) if name and split in set(Split) else cls(set=text)
 
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a file of one's own."""
+        return not self.set.startswith(HUB_PREFIX) and kind_of(self.set) is not None
+
+    @property
+    def is_table(self) -> bool:
+        """Whether it has columns of its own: a file, or a set of the hub."""
+        return self.is_file or self.set.startswith(HUB_PREFIX)
+
     @field_validator("label_map", mode="before")
     @classmethod
     def _keys_as_text(cls, value: Any) -> Any:
-        # YAML reads 0, 1 and true as numbers and truth values; the rows of a table are compared as text.
-        return {str(key): label for key, label in value.items()} if isinstance(value, dict) else value
+        # YAML reads 0, 1.0, yes and true as numbers and truth values.
+        if not isinstance(value, dict):
+            return value
+        meant: dict[str, Any] = {}
+        for key, label in value.items():
+            if meant.setdefault(label_key(key), label) != label:
+                raise ValueError(f"`label_map` says twice, and not the same, what {key!r} means")
+        return {key if isinstance(key, str) else label_key(key): label for key, label in value.items()}
 
     @model_validator(mode="after")
     def _options_fit_the_set(self) -> PromptSource:
         if self.response_column and "response" in self.columns:
             raise ValueError("name the response column once, by `response_column` or in `columns`")
+        if not self.is_table:
+            _reject(self, FOR_TABLES, "a file or `hub:NAME`, which have columns of their own")
+        if not self.is_file:
+            _reject(self, FOR_FILES, "a file")
         if not self.set.startswith(HUB_PREFIX):
-            if Path(self.set).suffix.lower() not in READERS:
-                _reject(self, FOR_TABLES, "a file or `hub:NAME`, which have columns of their own")
             _reject(self, FOR_HUB, "`hub:NAME`")
         return self
 
@@ -127,7 +146,7 @@ def load_source(source: PromptSource | str, data_dir: Path | None = None, *, see
             f"response begins {' or '.join(openings)}",
         )
     if (longest := source.max_characters) is not None:
-        prompts = prompts.filter(lambda p: len(p.text) <= longest, f"at most {longest} characters")
+        prompts = prompts.filter(lambda p: len(p.whole) <= longest, f"at most {longest} characters")
     if source.limit is None:
         return prompts
     return prompts.sample(source.limit, seed if source.seed is None else source.seed)
@@ -156,8 +175,8 @@ def _read(source: PromptSource, data_dir: Path | None) -> PromptSet:
             revision=source.revision,
             columns=_columns(source),
         )
-    if reader := READERS.get(Path(name).suffix.lower()):
-        return reader(Path(name).expanduser(), _columns(source))
+    if source.is_file:
+        return PromptSet.from_file(Path(name).expanduser(), _columns(source), encoding=source.encoding)
     if name in STARTER_SETS:
         if source.response_column:
             raise DataError(f"{name} has one kind of response; leave response_column out.")
@@ -166,10 +185,12 @@ def _read(source: PromptSource, data_dir: Path | None) -> PromptSet:
         return load_catalogue_set(
             name, data_dir, verify=source.verify, response_column=source.response_column
         )
+    if Path(name).expanduser().is_file():
+        raise DataError(f"The file {name} is of no kind that is read; save it as one of {known_endings()}.")
     known = [*STARTER_SETS, *catalogue()]
     raise DataError(
         f"There is no prompt set {name!r}; {nearest_names(name, known)} "
-        "(or give a path to a .jsonl or .csv file, or hub:NAME)."
+        "(or give a path to a .jsonl, .json, .csv, .tsv or .parquet file, or hub:NAME)."
     )
 
 

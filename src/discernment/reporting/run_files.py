@@ -13,6 +13,7 @@ from discernment.evaluation.results import Results
 from discernment.evaluation.sample import Sample, read_samples
 from discernment.files import read_json, read_json_lines
 from discernment.prompts import Label
+from discernment.runs.mending import how_to_mend, what_is_wrong
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -138,7 +139,7 @@ def read_run(directory: Path) -> RunFiles:
     """Read a run directory; only `results.json` has to be there.
 
     Raises:
-        RunError: If there are no results, or a file is damaged; the message names the file.
+        RunError: If there are no results, or a file is damaged; the message names the file and what makes it again.
     """
     if not (directory / "results.json").is_file():
         raise RunError(
@@ -147,8 +148,8 @@ def read_run(directory: Path) -> RunFiles:
         )
     try:
         return _read(directory)
-    except DataError as error:
-        raise RunError(str(error)) from error
+    except (DataError, RunError) as error:
+        raise RunError(f"{what_is_wrong(error)}; {how_to_mend(directory)}.") from error
 
 
 def _read(directory: Path) -> RunFiles:

@@ -10,6 +10,7 @@ from filelock import FileLock, Timeout
 from discernment.errors import RunError
 from discernment.runs.recipe import Recipe
 
+RECIPE = "recipe.yaml"
 OUTCOMES = ("manifest.json", "results.json", "proposition.json", "report.html", "seeds.json", "seeds.html")
 
 
@@ -43,10 +44,15 @@ def claim(directory: Path, kind: str) -> Iterator[None]:
         lock.release()
 
 
+def holds_recipe(directory: Path, recipe: Recipe) -> bool:
+    """Whether the recipe that a directory was last run with is this one."""
+    written = directory / RECIPE
+    return written.is_file() and written.read_bytes() == recipe.to_yaml().encode()
+
+
 def forget_other_recipe(directory: Path, recipe: Recipe) -> None:
     """Remove the results of another recipe, which must not lie beside this one's stages."""
-    written = directory / "recipe.yaml"
-    if written.is_file() and written.read_text(encoding="utf-8") != recipe.to_yaml():
+    if (directory / RECIPE).is_file() and not holds_recipe(directory, recipe):
         for name in OUTCOMES:
             (directory / name).unlink(missing_ok=True)
         shutil.rmtree(directory / "tables", ignore_errors=True)

@@ -89,8 +89,8 @@ def _seen_in_training(materials: Mapping[str, Materials], held_out: Sequence[Pro
     trained = {
         id(s): s for own in materials.values() for name in names if (s := getattr(own, name)) is not None
     }
-    training = {normalise(p.text) for s in trained.values() for p in s}
-    counts = {s.provenance.name: sum(normalise(p.text) in training for p in s) for s in held_out}
+    training = {normalise(p.whole) for s in trained.values() for p in s}
+    counts = {s.provenance.name: sum(normalise(p.whole) in training for p in s) for s in held_out}
     return {name: count for name, count in counts.items() if count}
 
 

@@ -96,5 +96,5 @@ def proposition_stage(
         "frozen_holds": check.frozen.holds,
         "full_holds": check.full.holds,
     }
-    tokens = sum(len(ids) for ids in loaded.encode(prompts.texts))
+    tokens = sum(len(ids) for ids in loaded.encode(prompts.asked))
     return StageCost(steps=len(prompts), tokens=tokens, notes=notes)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from discernment.errors import RecipeError
 from discernment.evaluation.groups import POOLED
+from discernment.files import RepeatedKeyError, read_yaml
 from discernment.frozen import Frozen
 from discernment.methods.method import Materials, MethodOptions, find_method
 from discernment.models.model_spec import ModelSpec
@@ -163,12 +164,17 @@ def read_mapping(path: Path, what: str, model: type[BaseModel]) -> dict[str, Any
         model: Names the keys that it should have; nothing is checked against it yet.
 
     Raises:
-        RecipeError: If the file is missing, is not YAML, or not a mapping.
+        RecipeError: If the file is missing, is not YAML, has a key twice, or is not a mapping.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecipeError(f"There is no {what} {path}.") from None
+    except RepeatedKeyError as error:
+        line = f", line {error.problem_mark.line + 1}," if error.problem_mark else ""
+        raise RecipeError(
+            f"The {what} {path}{line} has the key {error.problem!r} twice; leave one out."
+        ) from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         place = getattr(error, "problem_mark", None)
         where = f", line {place.line + 1}," if place else ""

@@ -46,32 +46,39 @@ class RunSummary(NamedTuple):
     samples: dict[str, list[Sample]]
 
 
-def run_recipe(recipe: Recipe, directory: Path, reporter: Reporter | None = None) -> RunSummary:
+def run_recipe(
+    recipe: Recipe, directory: Path, reporter: Reporter | None = None, *, verify: bool = False
+) -> RunSummary:
     """Do all that `recipe` asks for and leave it in `directory`.
 
-    Stages that the directory holds already are not done again; an interrupted run goes on where it was. The
-    directory gets `recipe.yaml`, `manifest.json`, `results.json`, one folder a stage, and `proposition.json` if the
+    Stages that the directory holds already are not done again, unless they are damaged; an interrupted run goes on where
+    it was. The directory gets `recipe.yaml`, `manifest.json`, `results.json`, one folder a stage, and `proposition.json` if the
     recipe asks for it and a method has a stage 1.
 
     Args:
         recipe: What to do.
         directory: The run's directory.
         reporter: Hears what is going on.
+        verify: Read every file of the stages that are there already; damage to large ones is seen by their size alone
+            otherwise.
 
     Raises:
-        DiscernmentError: If the recipe, the data or a model is wrong, or the directory is in use.
+        DiscernmentError: If the recipe, the data or a model is wrong, the directory is in use, or its disk is full.
     """
     if recipe.seeds:
         raise RecipeError("The recipe has several `seeds`; run it with `run_seeds`, as `discern run` does.")
     with claim(directory, "run"):
         check_version(directory)
-        return run_prepared(recipe, prepare(recipe), directory, reporter or Quiet())
+        return run_prepared(recipe, prepare(recipe), directory, reporter or Quiet(), verify=verify)
 
 
-def run_prepared(recipe: Recipe, prepared: Prepared, directory: Path, reporter: Reporter) -> RunSummary:
+def run_prepared(
+    recipe: Recipe, prepared: Prepared, directory: Path, reporter: Reporter, *, verify: bool = False
+) -> RunSummary:
     """Run a recipe whose prompts were read already, in a directory that this process has claimed."""
     forget_other_recipe(directory, recipe)
-    run = _Run(recipe, prepared, directory, reporter)
+    stage = StageRunner(directory / "stages", reporter, verify=verify)
+    run = _Run(recipe, prepared, directory, stage)
     write_text(directory / "recipe.yaml", recipe.to_yaml())
     for entry in recipe.methods:
         policy = run.build(entry)
@@ -85,12 +92,12 @@ def run_prepared(recipe: Recipe, prepared: Prepared, directory: Path, reporter: 
 class _Run:
     """One run, step by step; `stage.owner` is the method that a step is about."""
 
-    def __init__(self, recipe: Recipe, prepared: Prepared, directory: Path, reporter: Reporter) -> None:
+    def __init__(self, recipe: Recipe, prepared: Prepared, directory: Path, stage: StageRunner) -> None:
         self.recipe = recipe
         self.prepared = prepared
         self.directory = directory
-        self.stage = StageRunner(directory / "stages", reporter)
-        self.manifest = Manifest(directory, recipe, prepared, self.stage)
+        self.stage = stage
+        self.manifest = Manifest(directory, recipe, prepared, stage)
         self.samples: dict[str, list[Sample]] = {}
         self.under_attack: dict[tuple[str, str], list[Sample]] = {}
         self.measured: dict[str, list[Frozen]] = {}

@@ -28,7 +28,9 @@ class SeedsSummary(NamedTuple):
     runs: dict[int, RunSummary]
 
 
-def run_seeds(recipe: Recipe, directory: Path, reporter: Reporter | None = None) -> SeedsSummary:
+def run_seeds(
+    recipe: Recipe, directory: Path, reporter: Reporter | None = None, *, verify: bool = False
+) -> SeedsSummary:
     """Run `recipe` once with each of its `seeds`.
 
     The directory gets `recipe.yaml`, a run `seed-N` for each seed, the `stages` that they share (the base model is
@@ -38,6 +40,7 @@ def run_seeds(recipe: Recipe, directory: Path, reporter: Reporter | None = None)
         recipe: A recipe with `seeds`.
         directory: The directory for all runs.
         reporter: Hears what is going on.
+        verify: As in `run_recipe`.
 
     Raises:
         DiscernmentError: If the recipe has no `seeds`, or as `run_recipe`.
@@ -47,10 +50,10 @@ def run_seeds(recipe: Recipe, directory: Path, reporter: Reporter | None = None)
     with claim(directory, "run"):
         for run in directory.glob("seed-*"):
             check_version(run)
-        return _run_seeds(recipe, directory, reporter)
+        return _run_seeds(recipe, directory, reporter or Quiet(), verify=verify)
 
 
-def _run_seeds(recipe: Recipe, directory: Path, reporter: Reporter | None) -> SeedsSummary:
+def _run_seeds(recipe: Recipe, directory: Path, reporter: Reporter, *, verify: bool) -> SeedsSummary:
     recipes = {seed: _with_seed(recipe, seed) for seed in recipe.seeds}
     prepared = {seed: prepare(of_seed) for seed, of_seed in recipes.items()}
     forget_other_recipe(directory, recipe)
@@ -60,7 +63,7 @@ def _run_seeds(recipe: Recipe, directory: Path, reporter: Reporter | None) -> Se
         run = directory / f"seed-{seed}"
         share_stages(run, directory / "stages")
         with claim(run, "run"):
-            runs[seed] = run_prepared(of_seed, prepared[seed], run, reporter or Quiet())
+            runs[seed] = run_prepared(of_seed, prepared[seed], run, reporter, verify=verify)
     results = summarize_seeds(
         {seed: run.samples for seed, run in runs.items()},
         base_model=recipe.model.model,

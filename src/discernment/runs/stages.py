@@ -1,25 +1,40 @@
 """Stages with memory: each is named after all that it depends on, and done once."""
 
 import gc
+import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from discernment.cost import StageCost
-from discernment.errors import RunError
+from discernment.disk import room
+from discernment.errors import DataError, DiskError, RunError
 from discernment.files import content_hash, read_json, replace_directory, write_json
 from discernment.models.loading import model_fingerprint
 from discernment.models.model_spec import ModelSpec
 from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import PromptSet
+from discernment.runs import stage_record
 from discernment.runs.resources import Meter
+from discernment.runs.stage_record import (
+    StageRecord,
+    drop_unreadable,
+    find_damage,
+    in_words,
+    not_vouched_for,
+    salvage,
+)
+from discernment.training.checkpoints import remove_torn_checkpoints
 
-RECORD = "stage.json"
 FORM = 2
 """Raise it when the meaning of a stage's output changes: old outputs are then not taken for new ones."""
+BESIDE = {"results.json", "report.html"}
+"""What verbs write beside a stage into the directory that the user names."""
+
+logger = logging.getLogger(__name__)
 
 
 class Reporter(Protocol):
@@ -42,30 +57,6 @@ class Quiet:
         """Say nothing."""
 
 
-class StageRecord(BaseModel):
-    """What is known of a finished stage.
-
-    Attributes:
-        id: Directory name: the stage's name and its key.
-        name: The stage's name.
-        seconds: Wall-clock seconds, without those of interrupted attempts.
-        peak_memory_bytes: Peak memory, where the system tells.
-        steps: Optimizer steps, or prompts evaluated.
-        tokens: Tokens seen and generated.
-        inputs: What the stage depends on, in short.
-        notes: Facts that the stage itself reports.
-    """
-
-    id: str
-    name: str
-    seconds: float
-    peak_memory_bytes: int | None
-    steps: int
-    tokens: int
-    inputs: dict[str, Any]
-    notes: dict[str, Any] = Field(default_factory=dict)
-
-
 class StageRunner:
     """Runs stages in a directory, or finds their earlier results.
 
@@ -73,14 +64,19 @@ class StageRunner:
     shares a stage shares its result. A stage works in `<name>-<key>.part`, which is renamed at the end; what an
     interrupted one left there (checkpoints, replies) is what it goes on from.
 
+    A finished stage is looked at before it is taken: what has lost a file since, or has one that is cut off, is made
+    again from what is whole of it.
+
     Args:
         directory: Where the stages' directories lie.
         reporter: Hears what is going on.
+        verify: Read every file of a finished stage before it is taken, large ones too.
     """
 
-    def __init__(self, directory: Path, reporter: Reporter) -> None:
+    def __init__(self, directory: Path, reporter: Reporter, *, verify: bool = False) -> None:
         self.directory = directory
         self.reporter = reporter
+        self.verify = verify
         self.owner = ""
         self.records: dict[str, StageRecord] = {}
         self.owners: dict[str, list[str]] = {}
@@ -111,14 +107,24 @@ class StageRunner:
         described = self.describe(inputs)
         key = content_hash([FORM, f"{work.__module__}.{work.__qualname__}", described])[:12]
         final = self.directory / f"{name}-{key}"
-        reused = (final / RECORD).is_file()
+        reused = final.name in self.records or self._is_whole(final)
         self.reporter.stage(name, self.owner, reused=reused)
         if not reused:
             _work(name, final, work, {**inputs, **(extra or {})}, described)
             self.ran += 1
-        self.records[final.name] = StageRecord.model_validate(read_json(final / RECORD))
+        self.records[final.name] = StageRecord.read(final)
         self.owners.setdefault(final.name, []).append(self.owner)
         return final
+
+    def _is_whole(self, final: Path) -> bool:
+        """Whether there is a finished stage; a damaged one becomes an unfinished one."""
+        if not final.is_dir():
+            return False
+        damage = find_damage(final, verify=self.verify)
+        if damage:
+            _say_damage(final, damage)
+            salvage(final, damage, not_vouched_for(final))
+        return not damage
 
     def look(
         self, name: str, work: Callable[..., StageCost], inputs: Mapping[str, Any], /, **extra: Any
@@ -163,20 +169,30 @@ def _work(
     name: str, final: Path, work: Callable[..., StageCost], arguments: dict[str, Any], described: Any
 ) -> None:
     part = final.with_name(f"{final.name}.part")
-    part.mkdir(parents=True, exist_ok=True)
-    with Meter() as meter:
-        cost = work(out=part, **arguments)
-    record = StageRecord(
-        id=final.name,
-        name=name,
-        seconds=round(meter.seconds, 2),
-        peak_memory_bytes=meter.peak_memory_bytes,
-        inputs=described,
-        **cost.model_dump(),
-    )
-    write_json(part / RECORD, record.model_dump(mode="json"))
+    try:
+        with room(part):
+            part.mkdir(parents=True, exist_ok=True)
+            drop_unreadable(part)
+            with Meter() as meter:
+                cost = work(out=part, **arguments)
+            record = StageRecord(
+                id=final.name,
+                name=name,
+                seconds=round(meter.seconds, 2),
+                peak_memory_bytes=meter.peak_memory_bytes,
+                inputs=described,
+                **cost.model_dump(),
+            )
+            record.write(part)
+    except DiskError:
+        remove_torn_checkpoints(part)
+        raise
     replace_directory(part, final)
     gc.collect()  # the next stage loads another model
+
+
+def _say_damage(folder: Path, damage: Mapping[str, str]) -> None:
+    logger.warning("The stage in %s is damaged (%s); it is made again.", folder, in_words(damage))
 
 
 def run_into(
@@ -190,21 +206,23 @@ def run_into(
     """Run one stage into a directory that the user names.
 
     Returns:
-        Whether there was anything to do: the same stage may have been done there before.
+        Whether there was anything to do: the same stage may have been done there before. Then all its files are read,
+        to see whether they are what it left.
 
     Raises:
         RunError: If `out` holds something else.
+        DiskError: If there is no room for what the stage leaves.
     """
     runner = StageRunner(out.parent, reporter)
     described = runner.describe(inputs)
-    if (out / RECORD).is_file() and read_json(out / RECORD)["inputs"] == described:
+    if (out / stage_record.FILE).is_file() and _is_done(out, described):
         reporter.stage(name, "", reused=True)
         return False
     if out.is_file() or (out.exists() and any(out.iterdir())):
         raise RunError(f"The directory {out} holds something else already; name another with --out.")
     part = out.with_name(f"{out.name}.part")
     note = part / "inputs.json"
-    if note.is_file() and read_json(note) != described:
+    if note.is_file() and _read(note) != described:
         raise RunError(
             f"The directory {part} holds an interrupted stage with other inputs; remove it or name another."
         )
@@ -212,6 +230,41 @@ def run_into(
     reporter.stage(name, "", reused=False)
     _work(name, out, work, {**inputs, **(extra or {})}, described)
     return True
+
+
+def _is_done(out: Path, described: Mapping[str, Any]) -> bool:
+    """Whether a directory of the user's holds this stage; a damaged one becomes an unfinished one.
+
+    Raises:
+        RunError: If its record cannot be read, or it is damaged and holds files of others.
+    """
+    try:
+        record = StageRecord.read(out)
+    except DataError as error:
+        raise RunError(
+            f"{out / stage_record.FILE} cannot be read, so nothing tells what {out} holds; remove the directory, or name "
+            "another with --out."
+        ) from error
+    if record.inputs != described:
+        return False
+    damage, added = record.damage(out, verify=True), record.added(out)
+    if damage and added - BESIDE:
+        raise RunError(
+            f"{out} is damaged ({in_words(damage)}) and also holds files of others, such as {min(added - BESIDE)}; move "
+            "those away, and the same command makes it again."
+        )
+    if damage:
+        _say_damage(out, damage)
+        salvage(out, damage, added)
+    return not damage
+
+
+def _read(file: Path) -> Any:
+    """A JSON file; None where it is damaged."""
+    try:
+        return read_json(file)
+    except DataError:
+        return None
 
 
 def share_stages(run: Path, stages: Path) -> None:

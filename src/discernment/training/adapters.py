@@ -5,22 +5,28 @@ loads it onto the model that the stage started from.
 """
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from huggingface_hub import try_to_load_from_cache
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from pydantic import Field
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from discernment.disk import check_room, room
+from discernment.errors import TrainingError
 from discernment.frozen import Frozen
+from discernment.models.adapter_files import merged
 from discernment.models.chat import ChatFormat
 from discernment.models.layers import LayerList
 from discernment.models.loading import resolve
 from discernment.models.model_spec import ModelSpec
+from discernment.models.quantised import NEW, add_beside, is_quantised
 from discernment.policies.policy_spec import PolicySpec
 
 LINEAR = (torch.nn.Linear, Conv1D)
@@ -53,8 +59,7 @@ def add_adapter(
     targets = [
         f"{layers.path}.{number - 1}.{name}"
         for number in numbers
-        for name, module in layers.layers[number - 1].named_modules()
-        if isinstance(module, LINEAR)
+        for name in _linear(layers.layers[number - 1])
     ]
     config = LoraConfig(
         r=options.rank,
@@ -63,9 +68,19 @@ def add_adapter(
         target_modules=targets,
         task_type="CAUSAL_LM",
     )
-    wrapped = get_peft_model(network, config)
-    assert isinstance(wrapped, PeftModel)
-    return wrapped
+    return add_beside(network, config)
+
+
+def _linear(layer: torch.nn.Module) -> list[str]:
+    """Names of the linear modules of a layer, also of those that other adapters act beside."""
+    modules = dict(layer.named_modules())
+    adapted = [name for name, module in modules.items() if isinstance(module, BaseTunerLayer)]
+    return [
+        name
+        for name, module in modules.items()
+        if isinstance(module.get_base_layer() if name in adapted else module, LINEAR)
+        and not any(name.startswith(f"{around}.") for around in adapted)
+    ]
 
 
 def leave_policy(
@@ -84,21 +99,52 @@ def leave_policy(
         out: The stage's directory: gets `policy.json`, and `model/` and `adapter/` as far as they are to be kept.
 
     Returns:
-        The model with the adapter folded in.
+        The model with the adapter folded in, or beside its weights where these are quantised.
+
+    Raises:
+        DiskError: If the disk has no room for it; then nothing of it is left.
     """
     own = {"model": str(out / "model"), "revision": None, "tokenizer": None}  # the tokenizer is saved with it
     left = start.model_copy(update={"adapters": ()}).with_model(**own)
-    if options is not None and options.keep != "merged":
-        network.save_pretrained(out / "adapter")
-    if options is not None:
-        network = network.merge_and_unload()
-    if options is not None and options.keep == "adapter":
-        left = start.model_copy(update={"adapters": (*start.adapters, str(out / "adapter"))})
-    else:
-        _save_model(start.model, network, chat, out / "model")
-    left.write(out)
-    merged: PreTrainedModel = network
-    return merged
+    with room(out), _whole_or_not_at_all(out / "model", out / "adapter"):
+        if options is not None and options.keep != "merged":
+            network.save_pretrained(out / "adapter", selected_adapters=[NEW])
+        if options is not None:
+            network = network.get_base_model() if is_quantised(network) else merged(network)
+        if options is not None and options.keep == "adapter":
+            left = start.model_copy(update={"adapters": (*start.adapters, str(out / "adapter"))})
+        else:
+            _save_model(start.model, network, chat, out / "model")
+        left.write(out)
+    whole: PreTrainedModel = network
+    return whole
+
+
+def check_leaving(network: PreTrainedModel, options: LoraOptions | None, out: Path) -> None:
+    """Make sure, before a model is trained, that `leave_policy` will be able to write what is to be kept of it.
+
+    Raises:
+        DiskError: If there is no room for it.
+        TrainingError: If more than an adapter would be written of a quantised model.
+    """
+    if is_quantised(network) and (options is None or options.keep != "adapter"):
+        raise TrainingError(
+            "The model is quantised, so an adapter is all that can be trained and kept of it; set `lora: {keep: adapter}` "
+            "for both stages."
+        )
+    if options is None or options.keep != "adapter":
+        check_room(out, network.get_memory_footprint(return_buffers=False))
+
+
+@contextmanager
+def _whole_or_not_at_all(*folders: Path) -> Iterator[None]:
+    """Remove folders again that cannot be written to the end."""
+    try:
+        yield
+    except BaseException:
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _save_model(spec: ModelSpec, network: PreTrainedModel, chat: ChatFormat, out: Path) -> None:

@@ -3,6 +3,7 @@
 import logging
 import shutil
 from pathlib import Path
+from zipfile import BadZipFile, ZipFile
 
 from safetensors import SafetensorError, safe_open
 
@@ -13,28 +14,45 @@ logger = logging.getLogger(__name__)
 
 
 def latest_checkpoint(out: Path) -> Path | None:
-    """The newest checkpoint under `out/checkpoints` that was written whole; broken newer ones are removed.
+    """The newest checkpoint under `out/checkpoints` that was written whole; those that were not are removed."""
+    remove_torn_checkpoints(out)
+    found = _checkpoints(out)
+    if not found:
+        return None
+    logger.info("Going on from step %s.", found[-1].name.rpartition("-")[2])
+    return found[-1]
+
+
+def remove_torn_checkpoints(out: Path) -> None:
+    """Remove the checkpoints under `out/checkpoints` that were cut off or are damaged.
 
     The trainer writes checkpoints in place: the state file comes last, so one that lacks it was cut off.
     """
-    folder = out / "checkpoints"
-    found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), reverse=True)
-    for checkpoint in found:
-        if _is_whole(checkpoint):
-            logger.info("Going on from step %s.", checkpoint.name.rpartition("-")[2])
-            return checkpoint
-        logger.warning("The checkpoint %s was cut off; it is removed.", checkpoint.name)
-        shutil.rmtree(checkpoint)
-    return None
+    for checkpoint in _checkpoints(out):
+        if not _is_whole(checkpoint):
+            logger.warning("The checkpoint %s was cut off; it is removed.", checkpoint.name)
+            shutil.rmtree(checkpoint)
+
+
+def _checkpoints(out: Path) -> list[Path]:
+    """All checkpoints, the newest last."""
+    return sorted((out / "checkpoints").glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]))
 
 
 def _is_whole(checkpoint: Path) -> bool:
     try:
-        read_json(checkpoint / "trainer_state.json")
+        state = read_json(checkpoint / "trainer_state.json")
         weights = list(checkpoint.glob("*.safetensors"))
         for file in weights:
             with safe_open(file, framework="pt") as handle:
                 handle.keys()
-    except (DiscernmentError, OSError, SafetensorError):
+        for file in (
+            checkpoint / "optimizer.pt",
+            *checkpoint.glob("*.pt*"),
+        ):  # torch writes archives with checksums
+            with ZipFile(file) as archive:
+                if archive.testzip() is not None:
+                    return False
+    except (DiscernmentError, OSError, SafetensorError, BadZipFile):
         return False
-    return bool(weights) and (checkpoint / "optimizer.pt").is_file()
+    return bool(weights) and isinstance(state, dict) and "global_step" in state

@@ -26,7 +26,7 @@ from discernment.policies.context import check_context, names_of
 from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import Label, PromptSet
-from discernment.training.adapters import add_adapter, leave_policy
+from discernment.training.adapters import add_adapter, check_leaving, leave_policy
 from discernment.training.batches import BalancedBatches, Collator, PromptRows
 from discernment.training.checkpoints import latest_checkpoint
 from discernment.training.history import HistoryCallback, StopWithoutImprovement, watch
@@ -214,12 +214,14 @@ def refine(
         TrainingError: If the contrast has one label only, or the loss is not finite.
         ModelError: If the model cannot be loaded or cut, the layer is out of range, or the policy has a rule.
         DataError: If no prompt among the probes is toxic, or one has more tokens than the model has positions.
+        DiskError: If there is no room for what is left; that is seen before the first step.
     """
     start = PolicySpec.of(start).without_rule("Refinement")
     policy = Policy.load(start, training=True)
+    check_leaving(policy.model, options.lora, out)
     for read in (prompts, validation, retained):
         if read is not None:
-            check_context(policy, policy.encode(read.texts), names_of(read))
+            check_context(policy, policy.encode(read.asked), names_of(read))
     network: Any = policy.model
     layer, notes = options.layer, dict[str, Any]()
     if layer == "auto":
@@ -304,7 +306,7 @@ def _encode(
     """The contrast, and behind it the retained prompts with the base model's states."""
     if not any(p.label.should_refuse for p in prompts):
         raise TrainingError(f"The contrast needs toxic prompts; {prompts.summary()}.")
-    sequences = [chat.encode(p.text) for p in prompts]
+    sequences = [chat.encode(p.asked) for p in prompts]
     numbers = {
         label: int(label.should_refuse) if options.labels == "toxic_or_not" else n
         for n, label in enumerate(Label)
@@ -312,7 +314,7 @@ def _encode(
     labels = [numbers[p.label] for p in prompts]
     references: list[Tensor | None] = [None] * len(prompts)
     if options.retention and retained is not None:
-        benign = [chat.encode(p.text) for p in retained]
+        benign = [chat.encode(p.asked) for p in retained]
         references += _token_states(cut, benign, options, chat.tokenizer.pad_token_id)
         labels += [RETAINED] * len(benign)
         sequences += benign
@@ -335,7 +337,7 @@ def _encode_validation(
             "Stopping by `probe_auroc` tests a probe on sources that it has not seen, and the validation prompts of "
             "one of the labels come from a single source; add sources or use `stopping: cross_similarity`."
         )
-    return [chat.encode(p.text) for p in validation], toxic, sources
+    return [chat.encode(p.asked) for p in validation], toxic, sources
 
 
 @torch.no_grad()

@@ -24,11 +24,12 @@ from discernment.models.chat import ChatFormat
 from discernment.models.layers import find_layers
 from discernment.models.loading import choose_device, trains_mixed
 from discernment.models.model_spec import ModelSpec
+from discernment.models.quantised import activate, is_quantised
 from discernment.policies.context import check_context, names_of
 from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import PromptSet
-from discernment.training.adapters import add_adapter, leave_policy
+from discernment.training.adapters import add_adapter, check_leaving, leave_policy
 from discernment.training.batches import EpochSampler
 from discernment.training.checkpoints import latest_checkpoint
 from discernment.training.history import HistoryCallback, watch
@@ -95,6 +96,9 @@ class SupervisedTrainer(SFTTrainer):
         config = model.config.get_text_config()
         if hasattr(config, "output_router_logits"):
             config.output_router_logits = False
+        if is_quantised(model):  # whose adapter was made bfloat16, in which small updates are lost
+            for parameter in model.parameters():
+                parameter.data = parameter.data.float() if parameter.requires_grad else parameter.data
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train, and put the model's configurations back."""
@@ -103,6 +107,11 @@ class SupervisedTrainer(SFTTrainer):
             vars(config).clear()
             vars(config).update(values)
         return result
+
+    def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_checkpoint(*args, **kwargs)
+        if isinstance(self.model, PeftModel):  # it has made the loaded adapter the only one
+            activate(self.model)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> EpochSampler:
         rows = train_dataset if train_dataset is not None else self.train_dataset
@@ -141,9 +150,11 @@ def align(
         TrainingError: If an example has no response, nothing is left to learn from, or the loss is not finite.
         ModelError: If the model cannot be loaded, or the policy has a rule.
         DataError: If no prompt among the probes is toxic, or an example has more tokens than the model has positions.
+        DiskError: If there is no room for what is left; that is seen before the first step.
     """
     start = PolicySpec.of(start).without_rule("Alignment")
     policy = Policy.load(start, training=True)
+    check_leaving(policy.model, options.lora, out)
     torch.manual_seed(options.seed)  # adapters start from random numbers
     trainer, tokens = _make_trainer(start.model, policy, examples, options, out, validation)
     looks = watch(trainer, policy, probes, out, dynamics)
@@ -206,7 +217,7 @@ def encode_examples(examples: PromptSet, chat: ChatFormat, max_length: int) -> D
                 f"The prompt {example.id!r} of {examples.provenance.name} has no response to train on; "
                 "choose sets with responses for the alignment."
             )
-        prompt, reply = chat.encode(example.text), chat.encode_reply(example.text, example.response)
+        prompt, reply = chat.encode(example.asked), chat.encode_reply(example.asked, example.response)
         if len(prompt) >= max_length:
             raise TrainingError(
                 f"The prompt {example.id!r} has {len(prompt)} tokens and leaves no room for its reply; "

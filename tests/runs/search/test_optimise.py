@@ -259,3 +259,25 @@ def test_mistakes_are_found_before_the_first_trial(write, tmp_path, monkeypatch)
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(RecipeError, match=r"A sweep needs `pip install 'discernment\[sweep\]'`"):
         run_sweep(write(**cheap), directory)
+
+
+def test_a_damaged_journal_is_moved_away_and_nothing_is_lost(write, tmp_path):
+    sweep = write(
+        {**write.recipe, "methods": ["base"]},
+        space={"evaluate.max_new_tokens": [1, 2]},
+        objectives=[{"auroc": "base"}],
+    )
+    results = run_sweep(sweep, tmp_path / "out")
+    journal = tmp_path / "out/journal.log"
+    lines = journal.read_bytes().split(b"\n")
+    assert len(lines) > 4
+    for damage in (b"\0" * 80, b"null", b"[]", b"{}"):
+        journal.write_bytes(b"\n".join([*lines[:2], damage, *lines[3:]]))
+        with pytest.raises(
+            RunError, match=r"journal\.log is damaged; move it away and give the command again"
+        ):
+            run_sweep(sweep, tmp_path / "out")
+    journal.rename(tmp_path / "elsewhere")
+    heard = Stop()
+    assert worth(run_sweep(sweep, tmp_path / "out", reporter=heard)) == worth(results)
+    assert heard.heard and all(reused for _, _, reused in heard.heard)

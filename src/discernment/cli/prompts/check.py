@@ -5,24 +5,31 @@ from typing import Annotated
 
 import typer
 
+from discernment.cli import options
 from discernment.cli.console import console, plain_table, say
-from discernment.cli.options import SET_HELP, load_set
 from discernment.prompts import CheckReport, Prompt, check_sets
 
 
 def check(
     names: Annotated[
         list[str],
-        typer.Argument(metavar="SET...", help=f"{SET_HELP}; NAME:train takes one split", show_default=False),
+        typer.Argument(
+            metavar="SET...", help=f"{options.SET_HELP}; NAME:train takes one split", show_default=False
+        ),
     ],
     limit: Annotated[int, typer.Option(min=0, help="Show at most this many findings of a kind.")] = 20,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    column: options.Column = None,
+    fixed_label: options.FixedLabel = None,
+    label_map: options.LabelMap = None,
+    encoding: options.Encoding = None,
 ) -> None:
     """Look for duplicates, split leaks and label leaks in sets that are to be used together.
 
     Exits with 1 if a held-out prompt is seen elsewhere: a split leak, or a duplicate across sets or splits.
     """
-    report = check_sets([load_set(name).renamed(name) for name in names], seed=seed)
+    reading = options.parse_reading(names, column, fixed_label, label_map, encoding)
+    report = check_sets([options.load_set(name, reading).renamed(name) for name in names], seed=seed)
     _show_duplicates(report, limit)
     _show_split_leaks(report, limit)
     _show_label_leaks(report)
@@ -37,7 +44,7 @@ def _show_duplicates(report: CheckReport, limit: int) -> None:
             d.likeness if d.likeness != "near" else f"near {d.similarity:.2f}",
             _place(d.first_set, d.first),
             _place(d.second_set, d.second),
-            d.first.text if d.first.text == d.second.text else f"{d.first.text}\n{d.second.text}",
+            d.first.whole if d.first.whole == d.second.whole else f"{d.first.whole}\n{d.second.whole}",
         )
         for d in sorted(report.duplicates, key=lambda d: not d.crosses)
     ]
@@ -49,7 +56,7 @@ def _show_duplicates(report: CheckReport, limit: int) -> None:
 
 def _show_split_leaks(report: CheckReport, limit: int) -> None:
     rows = [
-        (f"{leak.kind} {leak.value!r}", leak.held_out.id, leak.train.id, leak.train.text)
+        (f"{leak.kind} {leak.value!r}", leak.held_out.id, leak.train.id, leak.train.whole)
         for leak in report.split_leaks
     ]
     _show_findings(

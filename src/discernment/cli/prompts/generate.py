@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from discernment.cli import options
 from discernment.cli.console import ConsoleReporter, prepare_process, say
-from discernment.cli.options import load_set, out_option, parse_options, parse_policy, stage_option
 from discernment.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ ENDPOINT = "openai:"
 
 
 def generate(
-    out: Annotated[Path, out_option("Directory for the prompts and the models' answers.")],
+    out: Annotated[Path, options.out_option("Directory for the prompts and the models' answers.")],
     generator: Annotated[
         str,
         typer.Option(
@@ -38,20 +38,26 @@ def generate(
             metavar="SET", help="Toxic prompts to start from; without them the generator writes some."
         ),
     ] = None,
+    column: options.Column = None,
+    fixed_label: options.FixedLabel = None,
+    label_map: options.LabelMap = None,
+    encoding: options.Encoding = None,
     option: Annotated[
-        list[str] | None, stage_option("Option as KEY=VALUE, e.g. rewrites=3, categories=[privacy,violence].")
+        list[str] | None,
+        options.stage_option("Option as KEY=VALUE, e.g. rewrites=3, categories=[privacy,violence]."),
     ] = None,
 ) -> None:
     """Generate seemingly toxic prompts: seeds, rewrites, moderation by majority. Goes on where it was."""
     prepare_process()
     from discernment.synthesis import GenerateOptions, generate_prompts
 
-    options = parse_options(GenerateOptions, option)
-    given = load_set(seeds) if seeds else None
+    asked = options.parse_options(GenerateOptions, option)
+    reading = options.parse_reading([seeds] if seeds else [], column, fixed_label, label_map, encoding)
+    given = options.load_set(seeds, reading) if seeds else None
     models = {name: parse_chat_model(name) for name in dict.fromkeys([generator, *moderators])}
     with ConsoleReporter() as reporter:
         summary = generate_prompts(
-            options,
+            asked,
             out,
             generator=models[generator],
             moderators=[models[name] for name in moderators],
@@ -71,7 +77,7 @@ def parse_chat_model(name: str) -> ChatModel:
     from discernment.synthesis import EndpointModel, PolicyModel
 
     if not name.startswith(ENDPOINT):
-        return PolicyModel.load(parse_policy(name, None, []))
+        return PolicyModel.load(options.parse_policy(name, None, []))
     rest = name.removeprefix(ENDPOINT)
     model, _, address = rest.rpartition("@")
     if not address.startswith(("http://", "https://")):  # an @ may belong to the model's name

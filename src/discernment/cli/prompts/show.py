@@ -4,27 +4,32 @@ from typing import Annotated
 
 import typer
 
+from discernment.cli import options
 from discernment.cli.console import console, say
-from discernment.cli.options import SetName, load_set
 from discernment.prompts import Label, Split
 
 
 def show(
-    name: SetName,
+    name: options.SetName,
     label: Annotated[Label | None, typer.Option(help="Only prompts with this label.")] = None,
     split: Annotated[Split | None, typer.Option(help="Only prompts of this split.")] = None,
     count: Annotated[int, typer.Option(min=1, help="How many prompts to draw.")] = 10,
     seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
+    column: options.Column = None,
+    fixed_label: options.FixedLabel = None,
+    label_map: options.LabelMap = None,
+    encoding: options.Encoding = None,
 ) -> None:
     """Show some prompts of a set."""
-    prompts = load_set(name)
+    reading = options.parse_reading([name], column, fixed_label, label_map, encoding)
+    prompts = options.load_set(name, reading)
     if label is not None:
         prompts = prompts.with_label(label)
     if split is not None:
         prompts = prompts.with_split(split)
     for p in prompts.sample(count, seed):
         say(" · ".join(part for part in (p.id, p.label, p.category, p.split) if part), "dim")
-        say(p.text)
+        say(p.whole)
         if p.response:
             say(f"→ {p.response}", "italic")
         console.print()

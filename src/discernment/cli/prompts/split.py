@@ -5,19 +5,23 @@ from typing import Annotated
 
 import typer
 
+from discernment.cli import options
 from discernment.cli.console import console, plain_table
-from discernment.cli.options import SetName, load_set
 from discernment.errors import DataError
 from discernment.prompts import Split, assign_splits
 
 
 def split(
-    name: SetName,
+    name: options.SetName,
     out: Annotated[Path, typer.Option(help="Directory for train.jsonl, validation.jsonl and test.jsonl.")],
     train: Annotated[float, typer.Option(min=0, max=1, help="Share for training.")] = 0.8,
     validation: Annotated[float, typer.Option(min=0, max=1, help="Share for validation.")] = 0.1,
     test: Annotated[float, typer.Option(min=0, max=1, help="Share for the test.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Which of the equally good splits.")] = 0,
+    column: options.Column = None,
+    fixed_label: options.FixedLabel = None,
+    label_map: options.LabelMap = None,
+    encoding: options.Encoding = None,
 ) -> None:
     """Split a set so that no frame, key word, partner or repeated text stands on two sides."""
     shares = {Split.TRAIN: train, Split.VALIDATION: validation, Split.TEST: test}
@@ -25,7 +29,8 @@ def split(
     present = [path.name for path in paths.values() if path.exists()]
     if present:
         raise DataError(f"{out} holds {', '.join(present)} already; name another directory.")
-    prompts = assign_splits(load_set(name), shares, seed)
+    reading = options.parse_reading([name], column, fixed_label, label_map, encoding)
+    prompts = assign_splits(options.load_set(name, reading), shares, seed)
     rows = []
     for part, path in paths.items():
         chosen = prompts.with_split(part)

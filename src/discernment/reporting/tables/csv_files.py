@@ -57,7 +57,7 @@ def write_verdicts(path: Path, found: Sequence[Outcome], methods: Sequence[str],
                 sample.label.value,
                 sample.category,
                 sample.prompt_id,
-                "[redacted]" if hidden else sample.prompt,
+                "[redacted]" if hidden else sample.whole,
                 *(None if s is None else s.verdict.value for s in of),
                 *(None if s is None else s.rejection_probability for s in of),
             ]

@@ -70,5 +70,5 @@ def ability_stage(
     count = counting(progress, "replies compared", len(prompts))
     found = measure_ability(loaded, Policy.load(base), prompts, seed=seed, progress=count)
     write_json(out / "ability.json", found.model_dump(mode="json"))
-    read = sum(len(ids) for ids in loaded.encode(prompts.texts))
+    read = sum(len(ids) for ids in loaded.encode(prompts.asked))
     return StageCost(steps=found.prompts, tokens=read + found.tokens)

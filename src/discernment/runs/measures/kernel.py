@@ -103,5 +103,5 @@ def diagnose_stage(
     loaded = Policy.load(policy, name)
     found = diagnose(loaded, prompts, options, out, progress)
     write_json(out / "diagnosis.json", found.model_dump(mode="json"))
-    tokens = sum(len(sequence) for sequence in loaded.encode(prompts.texts))
+    tokens = sum(len(sequence) for sequence in loaded.encode(prompts.asked))
     return StageCost(steps=len(prompts), tokens=tokens)

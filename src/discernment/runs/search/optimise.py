@@ -12,8 +12,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from discernment.errors import DiscernmentError, RecipeError, RunError
-from discernment.files import append_json_lines, content_hash, read_json, write_json, write_text
+from discernment.disk import is_full
+from discernment.errors import DataError, DiscernmentError, RecipeError, RunError
+from discernment.files import (
+    append_json_lines,
+    content_hash,
+    read_json,
+    read_json_lines,
+    write_json,
+    write_text,
+)
 from discernment.prompts import Split
 from discernment.runs.directory import claim
 from discernment.runs.preparation import prepare
@@ -40,6 +48,7 @@ def run_sweep(
     trials: int | None = None,
     reporter: Reporter | None = None,
     on_trial: OnTrial | None = None,
+    verify: bool = False,
 ) -> SweepResults:
     """Search until there are as many trials as asked for, those of earlier calls included.
 
@@ -54,11 +63,13 @@ def run_sweep(
         trials: How many trials there shall be, all together; the sweep's own number by default.
         reporter: Hears which stages are run.
         on_trial: Called after every trial with the results up to then, and how many trials there shall be.
+        verify: As in `run_recipe`.
 
     Raises:
         RecipeError: If the extra `sweep` is not installed, the recipe evaluates on a test split and the sweep does
             not allow that, or the recipe cannot be run somewhere in the space.
-        RunError: If the directory is in use, or holds another sweep.
+        RunError: If the directory is in use, holds another sweep, or its journal is damaged.
+        DiskError: If the disk is full, which is not the trial's fault.
         DiscernmentError: If the data or the model is wrong.
     """
     try:
@@ -67,14 +78,15 @@ def run_sweep(
         raise RecipeError("A sweep needs `pip install 'discernment[sweep]'`.") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with claim(directory, "sweep"):
-        return _Search(sweep, directory, reporter).run(sweep.planned(trials), on_trial)
+        return _Search(sweep, directory, reporter, verify=verify).run(sweep.planned(trials), on_trial)
 
 
 class _Search:
     """One call of a sweep on its directory."""
 
-    def __init__(self, sweep: Sweep, directory: Path, reporter: Reporter | None) -> None:
+    def __init__(self, sweep: Sweep, directory: Path, reporter: Reporter | None, *, verify: bool) -> None:
         self.sweep = sweep
+        self.verify = verify
         self.several = len(sweep.objectives) > 1
         self.directory = directory
         self.reporter = reporter
@@ -94,6 +106,8 @@ class _Search:
             try:
                 values = self.worth(trial, number)
             except DiscernmentError as error:
+                if is_full(error):  # which is not the trial's fault
+                    raise
                 trial.set_user_attr("error", str(error))
                 self.study.tell(trial, state=TrialState.FAIL)
             else:
@@ -132,7 +146,7 @@ class _Search:
         for step, seed in enumerate(seeds):
             recipe = self.recipe(number, parameters, seed)
             directory = self.run_directory(number, seed)
-            summary = run_recipe(recipe, directory, self.reporter)
+            summary = run_recipe(recipe, directory, self.reporter, verify=self.verify)
             manifest = read_json(directory / "manifest.json")
             found.append([objective_value(summary.results, manifest, o) for o in self.sweep.objectives])
             means = [statistics.fmean(values) for values in zip(*found, strict=True)]
@@ -201,6 +215,7 @@ def _open(sweep: Sweep, directory: Path) -> Study:
 
     journal = directory / "journal.log"
     append_json_lines(journal, ())  # cuts off a line that was being written when the last call was killed
+    _check_journal(journal)
     study = optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(journal))),
         study_name="sweep",
@@ -215,6 +230,23 @@ def _open(sweep: Sweep, directory: Path) -> Study:
     for trial in _in_state(study, "RUNNING"):
         study.tell(trial.number, state=TrialState.FAIL)  # interrupted; `ask` proposes the same again
     return study
+
+
+def _check_journal(journal: Path) -> None:
+    """See that Optuna can read its journal.
+
+    Raises:
+        RunError: If it cannot.
+    """
+    try:
+        whole = all(isinstance(row, dict) and "op_code" in row for _, row in read_json_lines(journal))
+    except DataError:
+        whole = False
+    if not whole:
+        raise RunError(
+            f"{journal} is damaged; move it away and give the command again: the trials are the same, and take the stages "
+            "that there are."
+        )
 
 
 def _in_state(study: Study, *states: str) -> list[FrozenTrial]:
