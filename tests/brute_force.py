@@ -26,7 +26,7 @@ def jacobian(
     flags = {p: p.requires_grad for p in model.parameters()}
     model.requires_grad_(True)
     parameters = [p for name, p in model.named_parameters() if wanted(name)]
-    logits = model(input_ids=torch.tensor([list(tokens)])).logits[0, -directions.shape[1] :]
+    logits = model(input_ids=torch.tensor([list(tokens)]), use_cache=False).logits[0, -directions.shape[1] :]
     found = torch.autograd.grad(
         logits, parameters, directions.to(logits), is_grads_batched=True, allow_unused=True
     )
@@ -61,6 +61,8 @@ def in_double(model: PreTrainedModel) -> PreTrainedModel:
                 offset = 1.0 if type(child).__name__.startswith("Gemma") else 0.0
                 norm.weight = nn.Parameter(child.weight.detach() + offset)
                 setattr(module, name, norm)
+    if model._can_set_experts_implementation():
+        model.set_experts_implementation("eager")  # the grouped product knows no float64
     if model._supports_sdpa:
         model.set_attn_implementation("sdpa")
     return model.double().eval()

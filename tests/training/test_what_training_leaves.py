@@ -6,7 +6,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from discernment.errors import ModelError
 from discernment.evaluation.evaluate import EvaluateOptions, evaluate
 from discernment.evaluation.sample import read_samples
 from discernment.files import read_json_lines
@@ -155,8 +154,7 @@ def test_a_trained_mixture_of_experts_speaks(named, stage, lora, model_folder, t
     assert [float(p) for p in rejected] == pytest.approx(single, rel=1e-3)
     evaluate(policy, [make_prompts(2)], EvaluateOptions(max_new_tokens=4), tmp_path / "evaluation")
     assert len(read_samples(tmp_path / "evaluation/samples.jsonl")) == 4
-    with pytest.raises(ModelError, match=r"cannot cover model\.layers\.3"):
-        gradient_kernel(policy, PROMPTS)
+    assert (gradient_kernel(policy, PROMPTS).norms > 0).all()
 
 
 @pytest.mark.parametrize("named", MOE_FAMILIES)

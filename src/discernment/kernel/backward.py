@@ -5,19 +5,27 @@ again, its modules' gradients of all prompts are brought together and contracted
 memory is that of one layer, and the number of backward passes is that of prompts and rows.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from discernment.errors import ModelError
-from discernment.kernel.capture import Call, is_linear, lookup_scale, parameter_owners, recorded
+from discernment.kernel.capture import Call, parameter_owners, recorded, requiring, scattered_maps
+from discernment.kernel.checks import (
+    check_covered,
+    check_passage,
+    check_repeats,
+    check_room,
+    check_same,
+)
 from discernment.kernel.collect import Block, Collector, Lookup
 from discernment.kernel.gram import Factor, Storage
 from discernment.kernel.instrument import Clock
 from discernment.kernel.rows import OutputRows
+from discernment.kernel.survey import Rules, Survey
 from discernment.models.batch import Batch, common_prefix, length_sorted_batches
 from discernment.models.layers import find_layers
 from discernment.policies.policy import Policy
@@ -67,21 +75,31 @@ class BackwardPass:
         ]
         head = self.model.get_output_embeddings()
         self.head = getattr(head, "base_layer", head)
-        self._check_covered()
+        check_covered(self.model, self.head, self.inside)
         of_layers = {name for inside in self.inside for name in inside}
         self.outside = {name: m for name, m in self.owners.items() if name not in of_layers}
-        self.before: set[str] = set()
         self.shared = len(common_prefix(sequences))
         self.blocks: list[Block] = []
         if self.model.config._attn_implementation == "eager" and self.model.dtype is torch.float64:
             batch_size = 1  # its masks overflow in the float32 softmax, and padding gives NaN
-        for prompts in length_sorted_batches([len(s) for s in sequences], batch_size):
-            self.blocks.append(self._forward(prompts))
+        self.rules = self._run_all(batch_size)
+        if batch_size > 1 and (self.rules.alone or self.not_finite() or self._feels_padding()):
+            self.rules = self._run_all(1)
 
     # ------------------------------------------------------------------ forward
 
+    def _run_all(self, batch_size: int) -> Rules:
+        """Run all sequences; the blocks, and by which rule each parameter goes."""
+        survey = Survey(self.owners, self.inside, self.head)
+        self.blocks.clear()
+        for prompts in length_sorted_batches([len(s) for s in self.sequences], batch_size):
+            self.blocks.append(self._forward(prompts, survey))
+        rules = survey.rules()
+        survey.check(rules, {name: m for name, m in self.owners.items() if self.wanted(name)})
+        return rules
+
     @torch.no_grad()
-    def _forward(self, prompts: list[int]) -> Block:
+    def _forward(self, prompts: list[int], survey: Survey) -> Block:
         batch = self.policy.batch([self.sequences[p] for p in prompts])
         positions = [self.positions[p] for p in prompts]
         arguments: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
@@ -94,32 +112,30 @@ class BackwardPass:
         def after_last(module: nn.Module, given: Any, output: Any) -> None:
             hidden.append(_first(output))
 
-        def outside(name: str) -> Callable[..., None]:
-            def note(*_: Any) -> None:
-                if not hidden:
-                    self.before.add(name)
-
-            return note
-
         with self.clock("forward"), ExitStack() as hooks:
             for layer in self.layers:
                 hooks.enter_context(layer.register_forward_pre_hook(before_layer, with_kwargs=True))
             hooks.enter_context(self.layers[-1].register_forward_hook(after_last))
-            for name, module in self.outside.items():
-                hooks.enter_context(module.register_forward_pre_hook(outside(name)))
-            logits = self._run(batch, max(positions)).logits
-        if len(hidden) != len(self.layers) + 1:
-            raise ModelError(
-                f"{type(self.model).__name__} does not run each of its {len(self.layers)} layers once, so its "
-                "gradients cannot be passed back through them."
-            )
+            hooks.enter_context(survey.watching(self.layers, *batch.input_ids.shape))
+            logits = self._run(batch, max(positions))
+        check_passage(self.model, hidden, len(self.layers), batch.input_ids.shape)
         lengths = [len(self.sequences[p]) for p in prompts]
         return Block(prompts, batch, lengths, positions, arguments, hidden, logits)
 
-    def _run(self, batch: Batch, positions: int) -> Any:
-        return self.model(
-            **batch._asdict(), position_ids=batch.position_ids, logits_to_keep=positions, use_cache=False
-        )
+    def _feels_padding(self) -> bool:
+        """Whether a padded prompt gives other states than by itself, as where a recurrent state reads the padding."""
+        block = max(self.blocks, key=lambda block: block.tokens.shape[1] - block.lengths[-1])
+        alone = self._forward(block.prompts[-1:], Survey(self.owners, self.inside, self.head))
+        expected, found = alone.hidden[-1][0], block.hidden[-1][-1, -block.lengths[-1] :]
+        return float((found - expected).norm()) > 1e-4 * float(expected.norm())
+
+    def _run(self, batch: Batch, positions: int) -> Tensor:
+        """Logits of the last positions."""
+        # By itself a prompt stands where the model puts it, which may not begin at 0.
+        places = {"position_ids": batch.position_ids} if len(batch.input_ids) > 1 else {}
+        output = self.model(**batch._asdict(), **places, logits_to_keep=positions, use_cache=False)
+        logits: Tensor = output.logits[:, -positions:]  # some models give those of all positions
+        return logits
 
     def not_finite(self) -> list[int]:
         """The prompts whose hidden states or logits are not finite."""
@@ -145,52 +161,57 @@ class BackwardPass:
 
     def tail(self, rows: OutputRows | None, consume: Consumer) -> None:
         """From the logits, or (without `rows`) from each entry of the head's input, to the last layer's output."""
-        modules = {n: m for n, m in self.outside.items() if n not in self.before}
-        collector = self._collector()
-        for block in self.blocks:
-            leaf = block.hidden[-1].detach().requires_grad_()
-            into_head: list[Tensor] = []
+        modules = {
+            name: module
+            for name, module in self.outside.items()
+            if name not in self.rules.before and (self.wanted(name) or module is self.head)
+        }
+        count = rows.values.shape[1] if rows is not None else self.head.weight.shape[-1] * max(self.positions)
+        sections = [*self.inside, self.outside]
+        check_room(self.storage, self.rules, sections, self.wanted, len(self.sequences) * count)
+        with self._gathering(modules, "norm", consume) as collector:
+            for block in self.blocks:
+                leaf = block.hidden[-1].detach().requires_grad_()
+                into_head: list[Tensor] = []
 
-            def feed(module: nn.Module, given: Any, output: Any, leaf: Tensor = leaf) -> Any:
-                return leaf if isinstance(output, Tensor) else (leaf, *output[1:])
+                def feed(module: nn.Module, given: Any, output: Any, leaf: Tensor = leaf) -> Any:
+                    return leaf if isinstance(output, Tensor) else type(output)([leaf, *output[1:]])
 
-            def keep(module: nn.Module, given: Any, into_head: list[Tensor] = into_head) -> None:
-                into_head.append(given[0])
+                def keep(module: nn.Module, given: Any, into_head: list[Tensor] = into_head) -> None:
+                    into_head.append(given[0])
 
-            with (
-                self.layers[-1].register_forward_hook(feed),
-                self.head.register_forward_pre_hook(keep),
-                self.clock("forward"),
-                recorded(modules) as calls,
-            ):
-                logits = self._run(block.batch, max(block.positions)).logits
-            block.head_input = into_head[0].detach()
-            cotangents = _cotangents(block, rows, into_head[0])
-            target = logits
-            if rows is None:
-                target = into_head[0]
-                head_call = next(call for call in calls if call.module is self.head)
-                (block.slopes,) = torch.autograd.grad(logits.sum(), head_call.output, retain_graph=True)
-                calls = [call for call in calls if call is not head_call]
-            gradients = self._backward(block, target, leaf, calls, cotangents, rows)
-            self._collect(collector, block, calls, gradients)
-        self._consume(collector, "norm", consume)
+                with (
+                    self.layers[-1].register_forward_hook(feed),
+                    self.head.register_forward_pre_hook(keep),
+                    self.clock("forward"),
+                    recorded(modules, self.rules) as calls,
+                ):
+                    logits = self._run(block.batch, max(block.positions))
+                block.head_input = into_head[0].detach()
+                cotangents = _cotangents(block, rows, into_head[0])
+                target = logits
+                if rows is None:
+                    target = into_head[0][:, -max(block.positions) :]
+                    head_call = next(call for call in calls if call.module is self.head)
+                    (block.slopes,) = torch.autograd.grad(logits.sum(), head_call.output, retain_graph=True)
+                    calls = [call for call in calls if call is not head_call]
+                gradients = self._backward(block, target, leaf, calls, cotangents, rows)
+                self._collect(collector, block, calls, gradients)
 
     def layer(self, number: int, consume: Consumer) -> None:
         """Through layer `number` (counted from 1), from its output to its input."""
         module = self.layers[number - 1]
         modules = {name: inside for name, inside in self.inside[number - 1].items() if self.wanted(name)}
-        collector = self._collector()
-        for block in self.blocks:
-            leaf = block.hidden[number - 1].detach().requires_grad_()
-            given, named = block.arguments[number - 1]
-            with self.clock("forward"), recorded(modules) as calls:
-                output = _first(module(leaf, *given, **named))
-            self._check_repeats(block, output.detach(), block.hidden.pop(), number)
-            assert block.gradient is not None
-            gradients = self._backward(block, output, leaf, calls, block.gradient.unbind(1))
-            self._collect(collector, block, calls, gradients)
-        self._consume(collector, f"layer {number}", consume)
+        with self._gathering(modules, f"layer {number}", consume) as collector:
+            for block in self.blocks:
+                leaf = block.hidden[number - 1].detach().requires_grad_()
+                given, named = block.arguments[number - 1]
+                with self.clock("forward"), recorded(modules, self.rules) as calls:
+                    output = _first(module(leaf, *given, **named))
+                check_repeats(self.model, block, output.detach(), block.hidden.pop(), number)
+                assert block.gradient is not None
+                gradients = self._backward(block, output, leaf, calls, block.gradient.unbind(1))
+                self._collect(collector, block, calls, gradients)
 
     def front(self, consume: Consumer) -> list[Lookup]:
         """From the first layer's input to the embeddings.
@@ -198,33 +219,81 @@ class BackwardPass:
         Returns:
             Each call of an embedding with the gradients of its rows, `[prompts, rows, tokens, hidden]`.
         """
-        modules = {n: m for n, m in self.outside.items() if n in self.before}
-        collector = self._collector()
+        modules = self._front_modules()
         lookups: list[Lookup] = []
-        for block in self.blocks:
-            reached: list[Tensor] = []
+        with self._gathering(modules, "embeddings", consume) as collector:
+            for block in self.blocks:
+                reached: list[Tensor] = []
 
-            def stop(module: nn.Module, given: Any, named: Any, reached: list[Tensor] = reached) -> None:
-                reached.append(given[0] if given else named["hidden_states"])
-                raise _ReachedError
+                def stop(module: nn.Module, given: Any, named: Any, reached: list[Tensor] = reached) -> None:
+                    reached.append(given[0] if given else named["hidden_states"])
+                    raise _ReachedError
 
-            with (
-                self.layers[0].register_forward_pre_hook(stop, with_kwargs=True),
-                recorded(modules) as calls,
-                suppress(_ReachedError),
-                self.clock("forward"),
-            ):
-                self._run(block.batch, 1)
-            assert block.gradient is not None
-            gradients = self._backward(block, reached[0], None, calls, block.gradient.unbind(1))
-            for call, found in zip(calls, gradients, strict=True):
-                if isinstance(call.module, nn.Embedding):
-                    lookups.append(Lookup(block, call, lookup_scale(call) * torch.stack(found, 1)))
-            others = [n for n, call in enumerate(calls) if not isinstance(call.module, nn.Embedding)]
-            self._collect(collector, block, [calls[n] for n in others], [gradients[n] for n in others])
-        collector.add_lookups(lookups)
-        self._consume(collector, "embeddings", consume)
+                with (
+                    self.layers[0].register_forward_pre_hook(stop, with_kwargs=True),
+                    recorded(modules, self.rules) as calls,
+                    suppress(_ReachedError),
+                    self.clock("forward"),
+                ):
+                    self._run(block.batch, 1)
+                assert block.gradient is not None
+                gradients = self._backward(block, reached[0], None, calls, block.gradient.unbind(1))
+                for call, found in zip(calls, gradients, strict=True):
+                    if call.kind == "lookup":
+                        shape = block.tokens.shape
+                        rows = torch.stack([row.reshape(*shape, -1) for row in found], 1)
+                        lookups.append(Lookup(block, call._replace(input=call.input.reshape(shape)), rows))
+                others = [n for n, call in enumerate(calls) if call.kind != "lookup"]
+                self._collect(collector, block, [calls[n] for n in others], [gradients[n] for n in others])
+            collector.add_lookups(lookups)
         return lookups
+
+    @property
+    def has_front(self) -> bool:
+        """Whether parameters before the first layer count."""
+        return bool(self._front_modules())
+
+    def _front_modules(self) -> dict[str, nn.Module]:
+        return {n: m for n, m in self.outside.items() if n in self.rules.before and self.wanted(n)}
+
+    def check_whole(self, number: int, rows: OutputRows | None) -> None:
+        """Make sure that what came back to the input of layer `number` is the gradient of the model as a whole.
+
+        It is looked at for one prompt and one row, in a single pass through all layers: if one layer hands anything
+        on to another that does not go through the hidden states, the two differ. Nor may anything go from the
+        embeddings past the input of layer 1.
+
+        Raises:
+            ModelError: If they do.
+        """
+        block = self.blocks[-1]
+        prompt = block.prompts[-1]
+        length, positions = len(self.sequences[prompt]), self.positions[prompt]
+        leaf: list[Tensor] = []
+        into_head: list[Tensor] = []
+        front = self._front_modules() if number == 1 else {}
+
+        def feed(module: nn.Module, given: Any, named: Any) -> Any:
+            hidden = given[0] if given else named["hidden_states"]
+            leaf.append(hidden.detach().requires_grad_())
+            return ((leaf[0], *given[1:]), named) if given else ((), {**named, "hidden_states": leaf[0]})
+
+        with (
+            requiring(front, self.rules),
+            self.layers[number - 1].register_forward_pre_hook(feed, with_kwargs=True),
+            self.head.register_forward_pre_hook(lambda module, given: into_head.append(given[0])),
+            recorded(front, self.rules) as calls,
+            self.clock("forward"),
+        ):
+            logits = self._run(self.policy.batch([self.sequences[prompt]]), positions)
+            if rows is None:
+                target = into_head[0][0, -positions, 0]
+            else:
+                target = (logits * rows.cotangent([prompt], 0, logits.shape[-1])[:, -positions:]).sum()
+            sought = [*leaf, *(call.output for call in calls)]
+            expected, *past = torch.autograd.grad(target, sought, allow_unused=True)
+        assert block.gradient is not None
+        check_same(self.model, number, block.gradient[-1, 0, -length:], expected[0], past)
 
     def _backward(
         self,
@@ -245,12 +314,8 @@ class BackwardPass:
                     target, sought, cotangent, retain_graph=not last, allow_unused=True
                 )
                 for n, gradient in enumerate(gradients):
-                    if gradient is None:
-                        name = calls[n].name if n < len(calls) else "a layer"
-                        raise ModelError(
-                            f"The output of {name} does not reach the logits through the hidden states alone, so the "
-                            "kernel cannot cover it; measure a part of the model with `layers`."
-                        )
+                    if gradient is None:  # what only chooses experts, say, has none
+                        gradient = torch.zeros_like(sought[n])
                     is_head = n < len(calls) and calls[n].module is self.head
                     found[n].append(self._of_columns(gradient, rows) if rows and is_head else gradient)
         if leaf is not None:
@@ -259,21 +324,26 @@ class BackwardPass:
 
     # ------------------------------------------------------------------ gathering
 
-    def _collector(self) -> Collector:
+    @contextmanager
+    def _gathering(
+        self, modules: Mapping[str, nn.Module], part: str, consume: Consumer
+    ) -> Iterator[Collector]:
+        """Gather the gradients of modules within the `with` block, and hand them on at its end."""
         mean = sum(map(len, self.sequences)) / len(self.sequences)
-        return Collector(self.storage, self.shared, mean, self.head, self.wanted)
+        scattered = scattered_maps(modules, self.rules)
+        collector = Collector(self.storage, self.shared, mean, self.head, self.wanted, scattered)
+        with requiring(modules, self.rules):
+            yield collector
+        with self.clock("contraction"):
+            for name, factor in collector.factors.items():
+                consume("head" if self.owners.get(name) is self.head else part, factor)
+            self.storage.clear()
 
     def _collect(
         self, collector: Collector, block: Block, calls: Sequence[Call], gradients: Sequence[Sequence[Tensor]]
     ) -> None:
         with self.clock("contraction"):
             collector.add(block, calls, gradients)
-
-    def _consume(self, collector: Collector, part: str, consume: Consumer) -> None:
-        with self.clock("contraction"):
-            for name, factor in collector.factors.items():
-                consume("head" if self.owners.get(name) is self.head else part, factor)
-            self.storage.clear()
 
     def _of_columns(self, gradient: Tensor, rows: OutputRows) -> Tensor:
         """The gradient of the head's output, for the tokens that occur in rows: it has no others."""
@@ -285,46 +355,13 @@ class BackwardPass:
             )
         return some
 
-    # ------------------------------------------------------------------ checks
-
-    def _check_covered(self) -> None:
-        if self.head is None or not is_linear(self.head):
-            raise ModelError(
-                f"{type(self.model).__name__} has no linear head, so it gives no logits to measure."
-            )
-        if not any(is_linear(m) for inside in self.inside for m in inside.values()):
-            raise ModelError(
-                f"{type(self.model).__name__} has no linear layers, which are what the kernel is built from."
-            )
-        for name, module in self.owners.items():
-            if isinstance(module, nn.ParameterList | nn.ParameterDict):
-                raise ModelError(
-                    f"The kernel cannot cover the parameters in {name} ({type(module).__name__})."
-                )
-        seen: dict[int, str] = {}
-        tied = {id(self.head.weight)}
-        for name, module in self.owners.items():
-            for parameter in module.parameters(recurse=False):
-                first = seen.setdefault(id(parameter), name)
-                if first != name and id(parameter) not in tied:
-                    raise ModelError(f"{first} and {name} share parameters, which the kernel cannot cover.")
-
-    def _check_repeats(self, block: Block, output: Tensor, before: Tensor, number: int) -> None:
-        """A layer that is run again by itself must give what it gave within the model."""
-        again, first = (torch.where(block.tokens[..., None], x, 0) for x in (output, before))
-        if float((again - first).norm()) > 1e-3 * float(first.norm()):
-            raise ModelError(
-                f"Layer {number} of {type(self.model).__name__} gets more than the hidden states from the layers "
-                "before it, so its gradients cannot be passed back through it."
-            )
-
 
 class _ReachedError(Exception):
     """The first layer has been reached."""
 
 
 def _first(output: Any) -> Tensor:
-    found: Tensor = output[0] if isinstance(output, tuple) else output
+    found: Tensor = output[0] if isinstance(output, tuple | list) else output
     return found
 
 
@@ -336,6 +373,6 @@ def _cotangents(block: Block, rows: OutputRows | None, into_head: Tensor) -> lis
         return [
             rows.cotangent(block.prompts, row, vocabulary)[:, -length:] for row in range(rows.values.shape[1])
         ]
-    n, _, width = into_head.shape
+    n, width = len(into_head), into_head.shape[-1]
     unit = torch.eye(length * width, dtype=into_head.dtype, device=into_head.device)
     return [row.view(1, length, width).expand(n, -1, -1) for row in unit]

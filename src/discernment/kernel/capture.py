@@ -1,60 +1,127 @@
-"""What goes into the modules that own parameters, and the gradients of what comes out."""
+"""What parameters are used on while a model runs, and the gradients of what comes out."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from discernment.errors import ModelError
+from discernment.kernel.experts import Routing, run_experts
+from discernment.kernel.survey import Rules
+from discernment.kernel.watch import ParameterWatch, Use
 
 
 class Call(NamedTuple):
-    """One call of a module.
+    """One use of parameters.
 
     Attributes:
-        name: The module's name within the model.
+        kind: By which rule their gradient comes from that of the output: a `linear` map, a `lookup` in an embedding,
+            `vector` for a small module, `routed` for a linear map of experts, `free` for parameters without a rule.
+        name: Name of the module that owns them, within the model.
         module: The module.
-        input: Its input, outside the graph.
-        output: Its output, in the graph.
+        input: Its input, outside the graph; of a `routed` map what is read in each slot; empty for `free`.
+        output: Its output, in the graph; the parameter itself for `free`.
+        bias: Whether a linear map has a bias.
+        routing: Which expert reads what, for `routed`.
     """
 
+    kind: Literal["linear", "lookup", "vector", "routed", "free"]
     name: str
     module: nn.Module
     input: Tensor
     output: Tensor
+    bias: bool = False
+    routing: Routing | None = None
 
 
 @contextmanager
-def recorded(modules: Mapping[str, nn.Module]) -> Iterator[list[Call]]:
-    """Record the calls of modules while the `with` block runs.
+def recorded(modules: Mapping[str, nn.Module], rules: Rules) -> Iterator[list[Call]]:
+    """Record what the parameters of modules do while the `with` block runs.
 
     An output that does not depend on anything trainable (an embedding's) becomes a leaf of the graph, so that its
     gradient can be asked for.
 
     Args:
         modules: The modules, by name.
+        rules: By which rule each parameter goes; those without one must require gradients.
     """
-    calls: list[Call] = []
+    calls = [
+        Call("free", f"{name}.{parameter}", module, torch.empty(0), getattr(module, parameter))
+        for name, module in modules.items()
+        for parameter in rules.free.get(name, ())
+    ]
 
-    def record(name: str, module: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
-        if not (len(arguments) == 1 and isinstance(arguments[0], Tensor) and isinstance(output, Tensor)):
-            raise ModelError(
-                f"The kernel cannot cover {name} ({type(module).__name__}), which owns parameters and does more "
-                "than turn one tensor into another; measure a part of the model with `layers` or `parameters`."
-            )
-        if not output.requires_grad:
-            output = output.detach().requires_grad_()
-        calls.append(Call(name, module, arguments[0].detach(), output))
-        return output
+    def use(found: Use) -> Tensor | None:
+        key = found.owner, found.parameters
+        if key not in (rules.lookups if found.kind == "lookup" else rules.linear):
+            return None
+        assert found.kind != "other" and found.input is not None and found.output is not None
+        name = _map_name(*key)
+        bias = len(found.parameters) > 1
+        output, given = _in_graph(found.output), found.input.detach()
+        calls.append(Call(found.kind, name, modules[found.owner], given, output, bias))
+        return output.clone()  # what the model does to it in place must not touch what was recorded
+
+    def vector(name: str, module: nn.Module, given: tuple[Any, ...], output: Tensor) -> Tensor:
+        output = _in_graph(output)
+        calls.append(Call("vector", name, module, given[0].detach(), output))
+        return output.clone()
+
+    def experts(name: str, module: nn.Module, given: tuple[Any, ...], named: Any, output: Any) -> Tensor:
+        run = run_experts(module, *given, *named.values())
+        for part, into, out in (("up", run.up_input, run.up_output), ("down", run.down_input, run.output)):
+            calls.append(Call("routed", f"{name}.{part}", module, into, out, routing=run.routing))
+        replaced: Tensor = run.output.to(output.dtype, copy=True)
+        return replaced
 
     with ExitStack() as hooks:
         for name, module in modules.items():
-            hooks.enter_context(module.register_forward_hook(partial(record, name)))
+            if name in rules.vectors:
+                hooks.enter_context(module.register_forward_hook(partial(vector, name)))
+            if name in rules.experts:
+                hooks.enter_context(module.register_forward_hook(partial(experts, name), with_kwargs=True))
+        hooks.enter_context(ParameterWatch(modules, use))
         yield calls
+
+
+def scattered_maps(modules: Mapping[str, nn.Module], rules: Rules) -> dict[str, tuple[int, int, bool]]:
+    """Linear maps whose rows are not the tokens, once each: how much they read and give, and whether with a bias.
+
+    Args:
+        modules: The modules, by name.
+        rules: By which rule each parameter goes.
+    """
+    found = {}
+    for (owner, parameters), regular in rules.linear.items():
+        if owner in modules and not regular:
+            shape = getattr(modules[owner], parameters[0]).shape
+            inputs, outputs = shape if isinstance(modules[owner], Conv1D) else shape[::-1]
+            found[_map_name(owner, parameters)] = inputs, outputs, len(parameters) > 1
+    return found
+
+
+def _map_name(owner: str, parameters: Sequence[str]) -> str:
+    return owner if parameters[0] == "weight" else f"{owner}.{parameters[0]}"
+
+
+def _in_graph(output: Tensor) -> Tensor:
+    return output if output.requires_grad else output.detach().requires_grad_()
+
+
+@contextmanager
+def requiring(modules: Mapping[str, nn.Module], rules: Rules) -> Iterator[None]:
+    """Let the parameters without a rule require gradients during the `with` block."""
+    parameters = [getattr(m, name) for owner, m in modules.items() for name in rules.free.get(owner, ())]
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
 
 
 def parameter_owners(model: nn.Module) -> dict[str, nn.Module]:
@@ -71,29 +138,13 @@ def is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear | Conv1D)
 
 
-def lookup_scale(call: Call) -> float:
-    """What an embedding multiplies its rows with: 1, or what the model's own kind of embedding adds to the lookup.
-
-    Raises:
-        ModelError: If the output is not a multiple of the rows.
-    """
-    module: Any = call.module
-    rows = nn.functional.embedding(call.input, module.weight.detach())
-    scale = float((call.output.detach() * rows).sum() / rows.square().sum())
-    if not torch.allclose(call.output.detach(), scale * rows, rtol=1e-4, atol=1e-6):
-        raise ModelError(
-            f"The kernel cannot cover the embedding {call.name}, whose output is not a multiple of its rows; leave "
-            "it out with `layers`."
-        )
-    return scale
-
-
-def parameter_gradients(call: Call, gradients: Sequence[Tensor]) -> Tensor:
+def parameter_gradients(call: Call, gradients: Sequence[Tensor], prompts: int) -> Tensor:
     """Each prompt's gradient of all parameters of a small module (a norm, a bias).
 
     Args:
         call: The call.
-        gradients: Gradients of the output for each output row, `[batch, ...]` each.
+        gradients: Gradients of the output for each output row, each as long as the output.
+        prompts: How many prompts there are; input and output have one entry for each, or for each token.
 
     Returns:
         `[batch, rows, parameters]`.
@@ -108,5 +159,6 @@ def parameter_gradients(call: Call, gradients: Sequence[Tensor]) -> Tensor:
         found: dict[str, Tensor] = torch.func.vmap(lambda g: pull(g)[0])(back)
         return torch.cat([g.flatten(1) for g in found.values()], dim=1)
 
-    result: Tensor = torch.func.vmap(of_prompt)(call.input, torch.stack(list(gradients), dim=1))
+    back = torch.stack([g.unflatten(0, (prompts, -1)) for g in gradients], dim=1)
+    result: Tensor = torch.func.vmap(of_prompt)(call.input.unflatten(0, (prompts, -1)), back)
     return result

@@ -1,15 +1,15 @@
 """Bringing the gradients of one part of a model together, for all prompts, by groups of parameters."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from discernment.errors import ModelError
-from discernment.kernel.capture import Call, is_linear, parameter_gradients
+from discernment.kernel.capture import Call, parameter_gradients
 from discernment.kernel.gram import Factor, LinearFactor, Storage, VectorFactor, cheaper_way
+from discernment.kernel.routed import RoutedFactor, Slots
 from discernment.models.batch import Batch
 
 
@@ -79,6 +79,8 @@ class Collector:
         mean_length: Mean number of tokens of a prompt.
         head: The model's head.
         wanted: Whether the parameters of the module with a given name count.
+        scattered: Linear maps whose rows are not the tokens, once each (those of one expert, or of a map that is used
+            twice), by name: how much they read and give, and whether they have a bias. They need blocks of one prompt.
         factors: What has been gathered.
     """
 
@@ -87,6 +89,7 @@ class Collector:
     mean_length: float
     head: nn.Module
     wanted: Callable[[str], bool]
+    scattered: Mapping[str, tuple[int, int, bool]]
     factors: dict[str, Factor] = field(default_factory=dict)
 
     def add(self, block: Block, calls: Sequence[Call], gradients: Sequence[Sequence[Tensor]]) -> None:
@@ -94,44 +97,47 @@ class Collector:
 
         Args:
             block: The prompts.
-            calls: Calls of modules.
-            gradients: For each call, the gradients of its output, one `[prompts, ...]` for each output row.
-
-        Raises:
-            ModelError: If a module does something that the kernel cannot cover.
+            calls: Uses of parameters.
+            gradients: For each call, the gradients of its output, one for each output row.
         """
-        names = [call.name for call in calls]
-        if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise ModelError(f"{twice} is called twice, which the kernel cannot cover.")
-        groups: dict[tuple[int, bool], list[int]] = {}
+        groups: dict[tuple[int, torch.Size, bool], list[int]] = {}
+        scattered: dict[str, list[int]] = {name: [] for name in self.scattered}
         for n, call in enumerate(calls):
             if not self.wanted(call.name):
                 continue
-            if is_linear(call.module) and call.module is not self.head:
-                key = (call.input.data_ptr(), call.module.bias is not None)
-                groups.setdefault(key, []).append(n)
+            if call.name in scattered:
+                scattered[call.name].append(n)
             elif call.module is self.head:
                 self._add_head(block, call, gradients[n])
+            elif call.kind == "linear":
+                key = (call.input.data_ptr(), call.input.shape[-1:], call.bias)
+                groups.setdefault(key, []).append(n)
+            elif call.kind == "routed":
+                self._add_routed(block, call, gradients[n])
+            elif call.kind == "free":
+                self._vector(call.name).add(torch.stack(list(gradients[n])).flatten(1)[None])
             else:
-                factor = self.factors.setdefault(call.name, VectorFactor())
-                assert isinstance(factor, VectorFactor)
-                factor.add(parameter_gradients(call, gradients[n]))
-        for (_, bias), members in groups.items():
+                self._vector(call.name).add(parameter_gradients(call, gradients[n], len(block.prompts)))
+        for (_, _, bias), members in groups.items():
             self._add_linear(block, [calls[n] for n in members], [gradients[n] for n in members], bias)
+        for name, members in scattered.items():
+            some, back = [calls[n] for n in members], [gradients[n] for n in members]
+            self._add_scattered(block, name, some, back)
+
+    def _vector(self, name: str) -> VectorFactor:
+        factor = self.factors.setdefault(name, VectorFactor(self.storage))
+        assert isinstance(factor, VectorFactor)
+        return factor
 
     def _add_linear(
         self, block: Block, calls: Sequence[Call], gradients: Sequence[Sequence[Tensor]], bias: bool
     ) -> None:
-        given = calls[0].input
-        if given.shape[:2] != block.batch.input_ids.shape or given.ndim != 3:
-            raise ModelError(
-                f"The kernel cannot cover {calls[0].name}, whose input has the shape {tuple(given.shape)} instead of "
-                "[prompts, tokens, inputs]."
-            )
-        # Layers that read the same input share its products: their outputs stand side by side.
-        joined = torch.cat([torch.stack(list(g), dim=1) for g in gradients], dim=-1)
+        """Add linear maps that read the same input: their outputs stand side by side and share its products."""
         mask = block.tokens
+        given = calls[0].input.reshape(*mask.shape, -1)
+        joined = torch.cat(
+            [torch.stack([row.reshape(*mask.shape, -1) for row in g], dim=1) for g in gradients], dim=-1
+        )
         name = ", ".join(call.name for call in calls)
         way = cheaper_way(self.mean_length - self.shared, self.shared, given.shape[-1])
         self._linear(name, bias, self.shared, way).add(
@@ -140,11 +146,42 @@ class Collector:
             block.lengths,
         )
 
+    def _add_scattered(
+        self,
+        block: Block,
+        name: str,
+        calls: Sequence[Call],
+        gradients: Sequence[Sequence[Tensor]],
+    ) -> None:
+        """Add a linear map of one prompt: all rows that it reads are that prompt's, and there may be none."""
+        inputs, outputs, bias = self.scattered[name]
+        assert block.gradient is not None
+        like, rows = block.gradient, block.gradient.shape[1]
+        given = [call.input.reshape(-1, inputs) for call in calls] or [like.new_empty(0, inputs)]
+        back = [torch.stack([row.reshape(-1, outputs) for row in g]) for g in gradients]
+        joined = torch.cat(back or [like.new_empty(rows, 0, outputs)], dim=1)
+        factor = self._linear(name, bias, 0, cheaper_way(joined.shape[1], 0, inputs))
+        factor.add(torch.cat(given)[None], joined[None], [joined.shape[1]])
+
     def _add_head(self, block: Block, call: Call, gradients: Sequence[Tensor]) -> None:
         block.head_gradient = torch.stack(list(gradients), dim=1)
         assert block.head_input is not None
-        factor = self._linear(call.name, call.module.bias is not None)
+        factor = self._linear(call.name, call.bias)
         factor.add(block.head_input, block.head_gradient, block.positions)
+
+    def _add_routed(self, block: Block, call: Call, gradients: Sequence[Tensor]) -> None:
+        """Add a linear map of experts, without what they made of padding."""
+        assert call.routing is not None
+        experts, tokens = call.routing
+        kept = block.tokens.flatten()[tokens].nonzero()[:, 0]
+        places = kept if len(call.output) == len(tokens) else tokens[kept]
+        factor = self.factors.setdefault(call.name, RoutedFactor(self.storage))
+        assert isinstance(factor, RoutedFactor)
+        factor.add(
+            call.input[kept],
+            torch.stack(list(gradients), dim=1),
+            Slots(len(block.prompts), experts[kept], tokens[kept] // block.tokens.shape[1], places),
+        )
 
     def _linear(
         self, name: str, bias: bool, shared: int = 0, way: Literal["ghost", "materialised"] = "ghost"

@@ -59,7 +59,8 @@ class Storage:
 class Factor:
     """The gradients of one group of parameters, from which their inner products come.
 
-    Prompts are added in order; their pairs are gone through block by block.
+    Prompts are added in order; their pairs are gone through block by block. Small blocks wait until there are enough
+    of them to make a large one.
 
     Attributes:
         gradients: Those of each block, `[prompts, rows, ...]`.
@@ -68,9 +69,13 @@ class Factor:
     def __init__(self) -> None:
         self.gradients: list[Tensor] = []
 
+    def flush(self) -> None:
+        """Make a block of what waits."""
+
     def add_gram(self, kernel: Tensor) -> None:
         """Add the inner products of all pairs to `kernel`, `[prompts, rows, prompts, rows]`, float64."""
-        starts = [0, *itertools.accumulate(map(len, self.gradients))]
+        self.flush()
+        starts = [0, *itertools.accumulate(self.sizes())]
         for one, other in itertools.combinations_with_replacement(range(len(self.gradients)), 2):
             found = self.products(one, other).double().to(kernel.device)
             here, there = (slice(starts[b], starts[b + 1]) for b in (one, other))
@@ -78,17 +83,39 @@ class Factor:
             if one != other:
                 kernel[there, :, here] += found.permute(2, 3, 0, 1)
 
+    def sizes(self) -> list[int]:
+        """How many prompts each block has."""
+        return [len(gradients) for gradients in self.gradients]
+
     def products(self, one: int, other: int) -> Tensor:
         """Inner products between two blocks, `[prompts, rows, prompts, rows]`."""
         raise NotImplementedError
 
 
 class VectorFactor(Factor):
-    """Gradients that are small enough to be held as they are."""
+    """Gradients that are held as they are: those of few parameters, or of parameters for which there is no rule.
+
+    Args:
+        storage: Keeps the blocks.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        super().__init__()
+        self.storage = storage
+        self._waiting: list[Tensor] = []
 
     def add(self, gradients: Tensor) -> None:
         """Add a block, `[prompts, rows, parameters]`."""
-        self.gradients.append(gradients)
+        self._waiting.append(gradients)
+        entries = sum(some.numel() for some in self._waiting)
+        if entries > SLICE_ENTRIES or sum(map(len, self._waiting)) * gradients.shape[1] > PIECE_ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Make a block of what waits."""
+        if self._waiting:
+            self.gradients.append(self.storage.keep(torch.cat(self._waiting)))
+            self._waiting.clear()
 
     def products(self, one: int, other: int) -> Tensor:
         """Inner products between two blocks."""
@@ -127,6 +154,8 @@ class LinearFactor(Factor):
         self.basis: Tensor | None = None
         self.inputs: list[Tensor] = []
         self.coordinates: list[Tensor] = []
+        self._waiting: list[tuple[Tensor, Tensor]] = []
+        self._lengths: list[int] = []
 
     def add(self, inputs: Tensor, gradients: Tensor, lengths: Sequence[int]) -> None:
         """Add a block.
@@ -138,9 +167,25 @@ class LinearFactor(Factor):
         """
         if self.bias:
             inputs = torch.cat([inputs, inputs.new_ones(*inputs.shape[:-1], 1)], dim=-1)
-        rows, tokens = gradients.shape[1:3]
+        self._waiting.append((inputs, gradients))
+        self._lengths.extend(lengths)
+        if len(self._lengths) >= self._size(gradients.shape[1], max(self._lengths)):
+            self.flush()
+
+    def _size(self, rows: int, tokens: int) -> int:
+        """Prompts a block."""
         own = tokens - self.shared if self.way == "ghost" else 1
-        size = max(1, PIECE_ROWS // (rows * max(1, own)))
+        return max(1, PIECE_ROWS // (rows * max(1, own)))
+
+    def flush(self) -> None:
+        """Make blocks of what waits."""
+        if not self._waiting:
+            return
+        longest = max(inputs.shape[1] for inputs, _ in self._waiting)
+        inputs = torch.cat([_pad(some, longest) for some, _ in self._waiting])
+        gradients, lengths = torch.cat([_pad(some, longest) for _, some in self._waiting]), self._lengths
+        self._waiting, self._lengths = [], []
+        size = self._size(gradients.shape[1], longest)
         for start in range(0, len(lengths), size):
             here = slice(start, start + size)
             some = inputs[here], gradients[here]
@@ -196,6 +241,11 @@ class LinearFactor(Factor):
         """The gradient of some outputs, `[prompts, rows, outputs x inputs]`."""
         some = self.gradients[block][..., start : start + step]
         return (some.transpose(2, 3) @ self.inputs[block][:, None]).flatten(2)
+
+
+def _pad(values: Tensor, tokens: int) -> Tensor:
+    """Zeros on the left, up to a number of tokens; `values` are `[..., tokens, width]`."""
+    return torch.nn.functional.pad(values, (0, 0, tokens - values.shape[-2], 0))
 
 
 def _products(one: Tensor, other: Tensor) -> Tensor:

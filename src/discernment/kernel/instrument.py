@@ -42,9 +42,9 @@ def as_it_was(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def measuring(model: nn.Module) -> Iterator[None]:
-    """Exact attention, no dropout, no parameter gradients; everything as it was before afterwards."""
+    """Exact attention and experts, no dropout, no parameter gradients; all as it was before afterwards."""
     whole: Any = model
-    attention = whole.config._attn_implementation
+    attention, experts = whole.config._attn_implementation, whole.get_experts_implementation()
     precision = torch.get_float32_matmul_precision()
     with as_it_was(model), sdpa_kernel(SDPBackend.MATH):
         model.eval()
@@ -53,8 +53,12 @@ def measuring(model: nn.Module) -> Iterator[None]:
         # Fused attention kernels are inexact in the backward pass; only sdpa has an exact one that means the same.
         if attention not in ("sdpa", "eager"):
             whole.set_attn_implementation("sdpa" if whole._supports_sdpa else "eager")
+        # Grouped products know neither float64 nor, everywhere, full float32.
+        if whole._can_set_experts_implementation():
+            whole.set_experts_implementation("eager")
         try:
             yield
         finally:
+            whole.set_experts_implementation(experts)
             whole.set_attn_implementation(attention)
             torch.set_float32_matmul_precision(precision)

@@ -112,7 +112,8 @@ class KernelJob:
                 state.save(number)
             if progress is not None:
                 progress(self.depth + 1 - number, self.depth + 1 - lowest)
-        if self._lowest == 0 and self.options.parameters == "all":
+        backward.check_whole(lowest, self.rows)
+        if self._lowest == 0 and backward.has_front:
             self.lookups = backward.front(self._add)
             if self.options.head and self.rows is not None:
                 self._add_tied()
@@ -149,9 +150,8 @@ class KernelJob:
 
     def _tied_lookups(self) -> list[Lookup]:
         """The calls of the embedding whose weight is the head's, too."""
-        embedding = self.policy.model.get_input_embeddings()
-        tied = embedding.weight is self.backward.head.weight
-        return [lookup for lookup in self.lookups if tied and lookup.call.module is embedding]
+        tied = self.backward.head.weight
+        return [lookup for lookup in self.lookups if getattr(lookup.call.module, "weight", None) is tied]
 
     def _add_tied(self) -> None:
         """What the head's use of the embedding matrix has in common with its use as an embedding."""
