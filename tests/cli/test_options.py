@@ -8,7 +8,14 @@ from discernment.files import write_json
 
 
 def write_stage(folder):
-    facts = {"id": folder.name, "name": "align", "seconds": 1.0, "peak_memory_bytes": None, "steps": 1, "tokens": 1}
+    facts = {
+        "id": folder.name,
+        "name": "align",
+        "seconds": 1.0,
+        "peak_memory_bytes": None,
+        "steps": 1,
+        "tokens": 1,
+    }
     write_json(folder / "stage.json", {**facts, "inputs": {}})
 
 
