@@ -8,7 +8,7 @@ import sys
 
 from discernment.cli.console import prepare_process
 
-NAMES = ("stage1_step", "rejection", "evaluation", "harness", "allocator", "kernel")
+NAMES = ("stage1_step", "rejection", "evaluation", "harness", "allocator", "kernel", "startup")
 AT_LEAST = {"evaluation", "harness", "kernel"}
 
 

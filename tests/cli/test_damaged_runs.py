@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from damage import damage, make_recipe
-from discernment.reporting import write_report
+from discernment.reporting.pages.run import write_report
 from discernment.runs.run import run_recipe
 
 MEND = "give `discern run run/recipe.yaml --out run` again, which makes it anew from what is whole.\n"

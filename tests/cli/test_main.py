@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 import discernment
+from discernment.cli.main import app
 
 VERBS = (
     "run",
@@ -24,19 +26,57 @@ VERBS = (
 )
 
 
-def test_help_names_every_verb_and_loads_nothing_heavy():
+HEAVY = {
+    *("torch", "transformers", "datasets", "trl", "peft", "sklearn", "scipy", "matplotlib"),
+    *("numpy", "pandas", "pyarrow", "huggingface_hub", "tokenizers", "safetensors", "py3langid", "jinja2"),
+}
+READS_OPTIONS = {"pydantic", "yaml", "discernment.prompts", "discernment.cli.options", "discernment.cli.run"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "absent"),
+    [
+        ("--help", HEAVY | READS_OPTIONS),
+        ("prompts --help", HEAVY | {"discernment.prompts", "discernment.cli.prompts"}),
+        ("--version", HEAVY | {"rich", "discernment.prompts", "discernment.cli.run"}),
+        ("run --help", HEAVY | {"discernment.cli.evaluate", "rich.progress"}),
+        ("prompts list", HEAVY | {"discernment.cli.prompts.check", "rich.progress"}),
+    ],
+)
+def test_what_tells_of_the_command_loads_nothing_heavy(arguments, absent, tmp_path):
     code = (
-        "import sys; sys.argv = ['discern', '--help']\n"
+        f"import sys; sys.argv = ['discern', *{arguments.split()!r}]\n"
         "from discernment.cli.main import main\n"
         "try: main()\n"
         "except SystemExit as end: assert not end.code\n"
-        "heavy = {'torch', 'transformers', 'datasets', 'sklearn', 'scipy', 'matplotlib', 'trl', 'peft'}\n"
-        "print('heavy:', sorted(heavy & set(sys.modules)))"
+        "print('loaded:', *sys.modules)"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    said, _, loaded = found.stdout.rpartition("loaded: ")
+    assert len(said) > 10
+    assert "discernment.cli.main" in loaded.split()
+    assert not absent & set(loaded.split())
+
+
+def test_help_names_every_verb(discern):
+    code, output, _ = discern("--help")
+    assert code == 0
     for verb in VERBS:
-        assert re.search(rf"^\W*{verb}  +[A-Z]", found.stdout, re.MULTILINE), verb
-    assert found.stdout.endswith("heavy: []\n")
+        assert re.search(rf"^\W*{verb}  +[A-Z]", output, re.MULTILINE), verb
+
+
+def test_the_lines_of_help_are_the_first_of_the_verbs():
+    groups = [typer.main.get_command(app)]
+    late = []
+    for group in groups:
+        for command in group.commands.values():
+            (groups if hasattr(command, "commands") else late).append(command)
+    assert len(late) == 17
+    for command in late:
+        whole = command.whole()
+        assert (command.name, command.help) == (whole.name, whole.help.partition("\n")[0])
 
 
 def test_every_verb_has_help(discern):

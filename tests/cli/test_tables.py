@@ -16,9 +16,10 @@ READING = {"column", "fixed_label", "label_map", "encoding"}
 
 def verbs(group, path=()):
     for name, command in group.commands.items():
-        yield from (
-            verbs(command, (*path, name)) if hasattr(command, "commands") else [((*path, name), command)]
-        )
+        if hasattr(command, "commands"):
+            yield from verbs(command, (*path, name))
+        else:
+            yield (*path, name), command.whole()
 
 
 def test_every_verb_that_takes_a_set_takes_its_columns():

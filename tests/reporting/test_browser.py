@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from discernment.reporting import write_report
+from discernment.reporting.pages.run import write_report
 
 pytestmark = pytest.mark.slow
 

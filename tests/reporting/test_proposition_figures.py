@@ -13,10 +13,10 @@ import pytest
 
 from discernment.diagnosis.refinement_effect import RefinementCheck
 from discernment.prompts import Label
-from discernment.reporting import write_report
 from discernment.reporting.figures.drawing import Panel
 from discernment.reporting.figures.proposition import POINTS_PER_GROUP, proposition_legend, proposition_panels
 from discernment.reporting.marks import VARIABLES, mark
+from discernment.reporting.pages.run import write_report
 
 CROSS = (Label.TOXIC, Label.SEEMINGLY_TOXIC)
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from discernment.errors import RunError
-from discernment.reporting import write_report
+from discernment.reporting.pages.run import write_report
 from page import Page
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -121,7 +121,7 @@ def test_the_same_run_gives_the_same_bytes(run_dir: Path, tmp_path: Path) -> Non
 
 def test_needs_no_torch(run_dir: Path) -> None:
     code = (
-        "import sys, pathlib; from discernment.reporting import write_report;"
+        "import sys, pathlib; from discernment.reporting.pages.run import write_report;"
         f"assert 'matplotlib' not in sys.modules; write_report(pathlib.Path({str(run_dir)!r}));"
         "print(sorted({'torch', 'transformers', 'datasets', 'trl'} & set(sys.modules)))"
     )

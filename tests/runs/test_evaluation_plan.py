@@ -19,7 +19,7 @@ from discernment.judges.verdict import Verdict
 from discernment.policies.policy import Policy
 from discernment.prompts import Label
 from discernment.prompts.suites import load_suite
-from discernment.reporting import write_report
+from discernment.reporting.pages.run import write_report
 from discernment.runs.recipe import Recipe, parse_recipe
 from discernment.runs.run import RunSummary, run_recipe
 from discernment.runs.stages import Quiet

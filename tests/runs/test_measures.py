@@ -17,7 +17,7 @@ from discernment.kernel.kernel import KernelOptions
 from discernment.policies.policy import Policy
 from discernment.prompts import Label, PromptSet, Provenance
 from discernment.prompts.sources import PromptSource, load_source, load_sources
-from discernment.reporting import write_report
+from discernment.reporting.pages.run import write_report
 from discernment.reporting.tables.csv_files import write_tables
 from discernment.runs.manifest import policy_of
 from discernment.runs.recipe import parse_recipe, read_recipe

@@ -19,7 +19,7 @@ from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec
 from discernment.policies.rejection import rejection_probability
 from discernment.prompts import Label, PromptSet, Provenance
-from discernment.reporting import write_report
+from discernment.reporting.pages.run import write_report
 from discernment.runs.manifest import policy_of
 from discernment.runs.recipe import parse_recipe, read_recipe
 from discernment.runs.run import run_recipe

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from rich import progress
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -20,6 +17,8 @@ from rich.text import Text
 from discernment.errors import RecipeError
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from discernment.cost import StageCost
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -64,6 +63,8 @@ class ConsoleReporter:
     """Prints a line for every stage and a bar for every long count; use it as a context manager."""
 
     def __init__(self) -> None:
+        from rich import progress
+
         self._bars = progress.Progress(
             progress.TextColumn("  {task.description}"),
             progress.BarColumn(),
@@ -73,7 +74,7 @@ class ConsoleReporter:
             console=console,
             transient=True,
         )
-        self._task: progress.TaskID | None = None
+        self._task: TaskID | None = None
         self._what = ""
         self._shown = 0
 
@@ -108,12 +109,6 @@ class ConsoleReporter:
             self._bars.remove_task(self._task)
             self._bars.stop()
             self._task, self._what = None, ""
-
-
-def write_what_can_be_written() -> None:
-    """Put a question mark where the encoding of the terminal or the pipe lacks a character, instead of failing."""
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
 
 
 def _log_level(default: str) -> str:

@@ -1,16 +1,14 @@
 """The command `discern`: its verbs, a file each, and what a mistake costs."""
 
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from discernment import __version__
-from discernment.cli import align, chat, compare, diagnose, evaluate, refine, report, run, sweep
-from discernment.cli.console import write_what_can_be_written
-from discernment.cli.judges import calibrate, train
-from discernment.cli.prompts import check, export, generate, list_sets, show, split
+from discernment.cli.late import add_verb
 from discernment.disk import fullest_place, is_full, no_room
 from discernment.errors import DiscernmentError, DiskError
 
@@ -29,23 +27,41 @@ judges = typer.Typer(help="Measure a judge against people, and train one.", no_a
 app.add_typer(prompts, name="prompts")
 app.add_typer(judges, name="judges")
 
-app.command()(run.run)
-app.command()(sweep.sweep)
-app.command()(refine.refine)
-app.command()(align.align)
-app.command()(evaluate.evaluate)
-app.command()(diagnose.diagnose)
-app.command()(compare.compare)
-app.command()(report.report)
-app.command()(chat.chat)
-prompts.command("list")(list_sets.list_sets)
-prompts.command()(show.show)
-prompts.command()(check.check)
-prompts.command()(split.split)
-prompts.command()(generate.generate)
-prompts.command()(export.export)
-judges.command()(calibrate.calibrate)
-judges.command()(train.train)
+VERBS = {
+    "run": "Run a recipe from the base model to the report; done stages are not done again.",
+    "sweep": "Search over a recipe's options; the same command goes on where it was.",
+    "refine": "Stage 1 alone: contrastive refinement of the first LAYER layers.",
+    "align": "Stage 2 alone: supervised safety fine-tuning on prompts with replies.",
+    "evaluate": "Let one model reply to prompt sets, and show what it refuses.",
+    "diagnose": "Show why a model refuses too much, and which layer to refine; always in float32, without training.",
+    "compare": "Compare evaluations of the same prompts: rates, paired tests, equal safety.",
+    "report": "Write the HTML report of a run again.",
+    "chat": "Talk to a model; each reply comes with its rejection probability.",
+}
+PROMPTS_VERBS = {
+    "show": "Show some prompts of a set.",
+    "check": "Look for duplicates, split leaks and label leaks in sets that are to be used together.",
+    "split": "Split a set so that no frame, key word, partner or repeated text stands on two sides.",
+    "generate": "Generate seemingly toxic prompts: seeds, rewrites, moderation by majority. Goes on where it was.",
+    "export": "Write prompt sets as a task of inspect_ai, for its models and its viewer.",
+}
+JUDGES_VERBS = {
+    "calibrate": "Show how a judge agrees with people, by model and by type of prompt.",
+    "train": "Train a refusal classifier on labelled completions.",
+}
+
+for verb, line in VERBS.items():
+    add_verb(app, verb, line)
+add_verb(
+    prompts,
+    "prompts.list_sets",
+    "List the built-in and the public prompt sets, and how to get them.",
+    name="list",
+)
+for verb, line in PROMPTS_VERBS.items():
+    add_verb(prompts, f"prompts.{verb}", line)
+for verb, line in JUDGES_VERBS.items():
+    add_verb(judges, f"judges.{verb}", line)
 
 
 def _print_version(asked: bool) -> None:
@@ -66,7 +82,7 @@ def discern(
 
 def main() -> None:
     """Run the command line; a user's mistake gets one sentence and exit code 2."""
-    write_what_can_be_written()
+    _write_what_can_be_written()
     try:
         app()
     except SystemExit as end:
@@ -79,6 +95,12 @@ def main() -> None:
             raise
         sys.stderr.write(f"discern: {said}\n")
         sys.exit(2)
+
+
+def _write_what_can_be_written() -> None:
+    """Put a question mark where the encoding of the terminal or the pipe lacks a character, instead of failing."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def _in_a_sentence(error: Exception) -> str | None:

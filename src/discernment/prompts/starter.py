@@ -15,12 +15,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib import resources
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from discernment.errors import DataError
+from discernment.files import plain_yaml
 from discernment.frozen import Frozen
 from discernment.prompts.prompt import Label, Prompt, Split
 from discernment.prompts.prompt_set import PromptSet, Provenance
@@ -190,9 +191,8 @@ def _fill(frame: _Frame) -> Iterator[Prompt]:
 
 
 def _rows(text: str, form: type[AnyRow], file: str) -> list[AnyRow]:
-    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # many times faster, where libyaml is there
     try:
-        return TypeAdapter(list[form]).validate_python(yaml.load(text, Loader=loader))  # type: ignore[valid-type]  # noqa: S506
+        return TypeAdapter(list[form]).validate_python(plain_yaml(text))  # type: ignore[valid-type]
     except yaml.YAMLError as error:
         raise DataError(f"{file} is not YAML ({' '.join(str(error).split())}).") from error
     except ValidationError as error:
