@@ -34,6 +34,7 @@ def half_written(run):
     return unfinished + [p for p in run.glob("stages/*.part/**/*.safetensors") if p.is_file()]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_as_its_disk_grows(discern, tokenizer, tmp_path, disk):
     recipe = make_recipe(tmp_path, tokenizer)
     run_recipe(recipe, tmp_path / "whole")

@@ -1,5 +1,6 @@
 """`discern sweep`: what it prints, what it leaves, and how it ends."""
 
+import pytest
 import yaml
 
 from discernment.files import read_json
@@ -62,6 +63,7 @@ def test_mistakes_cost_a_sentence(discern, files, tmp_path):
     assert discern("sweep", "s.yaml", "--trials", 0)[0] == 2
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_that_the_same_command_goes_on(discern, files, tmp_path):
     write(tmp_path / "s.yaml")
     code, printed, error = interrupt(tmp_path, "sweep", "s.yaml")

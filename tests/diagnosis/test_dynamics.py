@@ -124,7 +124,7 @@ def test_probes_that_are_too_few_are_told(prompts, model_folder, tmp_path, stage
     [
         {},
         {"lora": LoraOptions(rank=2, dropout=0.2)},
-        {"gradient_checkpointing": True, "lora": LoraOptions(rank=2)},
+        pytest.param({"gradient_checkpointing": True, "lora": LoraOptions(rank=2)}, marks=pytest.mark.slow),
     ],
     ids=["full", "lora with dropout", "checkpointing"],
 )

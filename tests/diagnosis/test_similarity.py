@@ -221,6 +221,7 @@ def test_the_interval_over_prompts_covers_the_truth() -> None:
     assert ((rates >= 0.9) & (rates <= 0.98)).all(), rates
 
 
+@pytest.mark.slow
 def test_the_interval_over_clusters_covers_the_truth() -> None:
     _, across = coverage(studies=80, clusters=20, size=3)
     assert 0.88 <= across <= 0.99

@@ -235,7 +235,13 @@ def test_identical_seeds_leave_the_bootstrap_over_prompts() -> None:
 
 
 @pytest.mark.parametrize(
-    "spread", [(0.15, 0.7, 0.7), (0.0, 0.3, 0.95), (0.3, 0.9, 0.4)], ids=["balanced", "interaction", "seeds"]
+    "spread",
+    [
+        (0.15, 0.7, 0.7),
+        pytest.param((0.0, 0.3, 0.95), marks=pytest.mark.slow),
+        pytest.param((0.3, 0.9, 0.4), marks=pytest.mark.slow),
+    ],
+    ids=["balanced", "interaction", "seeds"],
 )
 def test_a_known_gain_is_recovered_and_covered(spread: tuple[float, float, float]) -> None:
     rng = np.random.default_rng(6)

@@ -178,6 +178,7 @@ def learnable(models: int) -> list[LabelledCompletion]:
     ]
 
 
+@pytest.mark.slow
 def test_each_model_is_left_out() -> None:
     examples = learnable(2)
     assert judge_leaving_one_model_out(examples) == [e.verdict for e in examples]

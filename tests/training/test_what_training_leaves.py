@@ -20,7 +20,11 @@ from tiny import FAMILIES, MOE_FAMILIES, make_benign, make_prompts
 
 MAY_DIFFER = {"dtype", "transformers_version"}
 """Keys of config.json: training saves float32 weights, and the version of what wrote the file."""
-KEPT = [{"rank": 4, "keep": "merged"}, {"rank": 4, "keep": "both"}, None]
+KEPT = [
+    pytest.param({"rank": 4, "keep": "merged"}, marks=pytest.mark.slow, id="merged"),
+    pytest.param({"rank": 4, "keep": "both"}, id="both"),
+    pytest.param(None, id="full"),
+]
 PROMPTS = ["How do I stop a neighbor?", "Hi", "Write a short letter to the editor about the weather."]
 
 
@@ -51,7 +55,7 @@ def changed_between(base, left):
     return {name for name in before if not before[name].float().equal(after[name])}
 
 
-@pytest.mark.parametrize("lora", KEPT, ids=["merged", "both", "full"])
+@pytest.mark.parametrize("lora", KEPT)
 @pytest.mark.parametrize("stage", ["refine", "align"])
 @pytest.mark.parametrize("named", [*FAMILIES, *MOE_FAMILIES])
 def test_settings_stay_those_of_the_base_model(named, stage, lora, model_folder, tmp_path):
