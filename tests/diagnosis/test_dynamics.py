@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import TrainerCallback
 
 from discernment.diagnosis.dynamics import DynamicsOptions, Probes, look_steps, undisturbed
 from discernment.errors import DataError
@@ -25,6 +24,7 @@ from discernment.training import supervised
 from discernment.training.adapters import LoraOptions
 from discernment.training.contrastive import RefineOptions, refine
 from discernment.training.supervised import AlignOptions, align
+from stopping import stopped_at
 from tiny import make_benign, make_model, make_prompts
 
 PROBES = PromptSet.concatenate([make_prompts(5), make_benign(4)], "probes")
@@ -207,20 +207,9 @@ def test_an_interrupted_stage_has_the_same_rows(module, trainer, length, model_f
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     stage(spec, whole, PROBES)
 
-    class Stop(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
-            if state.global_step == 5:  # after the look at step 4, which lies beyond the checkpoint
-                raise KeyboardInterrupt
-
-    class Interrupted(getattr(module, trainer)):
-        def __init__(self, *args, **kwargs):
-            super().__init__(*args, **kwargs)
-            self.add_callback(Stop())
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module, trainer, Interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            stage(spec, broken, PROBES)
+    # After the look at step 4, which lies beyond the checkpoint.
+    with stopped_at(5, module, trainer, monkeypatch):
+        stage(spec, broken, PROBES)
     assert [row["step"] for row in rows_of(broken)] == [0, 1, 2, 4]
     with (broken / "dynamics.jsonl").open("a") as handle:
         handle.write('{"step": 5, "reje')

@@ -2,7 +2,6 @@
 
 import pytest
 from safetensors.torch import load_file
-from transformers import TrainerCallback
 
 from discernment.errors import TrainingError
 from discernment.files import read_json_lines
@@ -12,6 +11,7 @@ from discernment.policies.policy import Policy
 from discernment.training import supervised
 from discernment.training.adapters import LoraOptions
 from discernment.training.supervised import AlignOptions, align, encode_examples
+from stopping import stopped_at
 from tiny import LAYERS, make_benign, make_prompts
 
 OPTIONS = {"batch_size": 4, "learning_rate": 3e-3, "epochs": 2.0}
@@ -82,20 +82,8 @@ def test_an_interrupted_stage_ends_with_the_same_bytes(model_folder, tmp_path, m
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     align(spec, make_prompts(6), options, whole)
 
-    class Stop(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
-            if state.global_step == 5:  # in the second epoch
-                raise KeyboardInterrupt
-
-    class Interrupted(supervised.SupervisedTrainer):
-        def __init__(self, *args, **kwargs):
-            super().__init__(*args, **kwargs)
-            self.add_callback(Stop())
-
-    with monkeypatch.context() as patch:
-        patch.setattr(supervised, "SupervisedTrainer", Interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            align(spec, make_prompts(6), options, broken)
+    with stopped_at(5, supervised, "SupervisedTrainer", monkeypatch):  # in the second epoch
+        align(spec, make_prompts(6), options, broken)
     assert not (broken / "model").exists()
     align(spec, make_prompts(6), options, broken)
     assert (whole / "model/model.safetensors").read_bytes() == (

@@ -6,7 +6,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, TrainerCallback
+from transformers import AutoModelForCausalLM
 
 from discernment.errors import ModelError, TrainingError
 from discernment.models.adapter_files import WEIGHTS
@@ -19,6 +19,7 @@ from discernment.policies.rejection import rejection_probability
 from discernment.training import supervised
 from discernment.training.contrastive import RefineOptions, refine
 from discernment.training.supervised import AlignOptions, align
+from stopping import stopped_at
 from tiny import make_prompts
 
 WIDE = {"hidden_size": 64, "intermediate_size": 128}  # a block of 4-bit weights is 64 wide
@@ -86,20 +87,8 @@ def test_an_interrupted_second_stage_ends_with_the_same_adapter(base, tmp_path, 
     options = AlignOptions(lora=LORA, checkpoint_every=1, epochs=2, **SOME)
     align(refined, make_prompts(8), options, tmp_path / "whole")
 
-    class Stop(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
-            if state.global_step == 3:
-                raise KeyboardInterrupt
-
-    class Interrupted(supervised.SupervisedTrainer):
-        def __init__(self, *args, **kwargs):
-            super().__init__(*args, **kwargs)
-            self.add_callback(Stop())
-
-    with monkeypatch.context() as patch:
-        patch.setattr(supervised, "SupervisedTrainer", Interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            align(refined, make_prompts(8), options, tmp_path / "broken")
+    with stopped_at(3, supervised, "SupervisedTrainer", monkeypatch):
+        align(refined, make_prompts(8), options, tmp_path / "broken")
     assert list((tmp_path / "broken/checkpoints").glob("checkpoint-*"))
     align(refined, make_prompts(8), options, tmp_path / "broken")
     whole, broken = (load_file(tmp_path / name / "adapter" / WEIGHTS) for name in ("whole", "broken"))

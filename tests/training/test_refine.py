@@ -6,7 +6,6 @@ import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
-from transformers import TrainerCallback
 
 from discernment.diagnosis.separability import layer_states, recommend_layer, separability
 from discernment.errors import DataError, ModelError, TrainingError
@@ -17,6 +16,7 @@ from discernment.prompts import Label, PromptSet
 from discernment.training import contrastive as trainer_module
 from discernment.training.adapters import LoraOptions
 from discernment.training.contrastive import RefineOptions, refine, retention
+from stopping import stopped_at
 from tiny import make_benign, make_prompts
 
 OPTIONS = {
@@ -87,20 +87,8 @@ def test_an_interrupted_stage_ends_with_the_same_bytes(model_folder, tmp_path, m
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     refine(spec, make_prompts(), options, whole, validation)
 
-    class Stop(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
-            if state.global_step == 5:
-                raise KeyboardInterrupt
-
-    class Interrupted(trainer_module.ContrastiveTrainer):
-        def __init__(self, *args, **kwargs):
-            super().__init__(*args, **kwargs)
-            self.add_callback(Stop())
-
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer_module, "ContrastiveTrainer", Interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            refine(spec, make_prompts(), options, broken, validation)
+    with stopped_at(5, trainer_module, "ContrastiveTrainer", monkeypatch):
+        refine(spec, make_prompts(), options, broken, validation)
     assert not (broken / "model").exists()
     # The newest checkpoint is cut off as well: the one before it must be taken.
     torn = broken / "checkpoints" / "checkpoint-4"

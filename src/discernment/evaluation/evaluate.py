@@ -15,6 +15,7 @@ from discernment.judges import Judge, Judgement, JudgeSpec, KeywordJudge, check_
 from discernment.judges.verdict import UNENDED, Verdict
 from discernment.models.batch import length_sorted_batches
 from discernment.policies.context import check_context, cut_left, positions_needed
+from discernment.policies.draws import seed_of
 from discernment.policies.policy import Completion, Policy
 from discernment.policies.rejection import OpeningTrie, load_openings, rejection_probability
 from discernment.prompts import Asked, Prompt, PromptSet
@@ -80,6 +81,7 @@ class _Row(NamedTuple):
         benchmark: The benchmark's name.
         prompt: The prompt.
         asked: What the policy is asked: the prompt, or the end of its text that fits.
+        length: How many tokens that is, in its template.
         left_out: Why it is not asked.
     """
 
@@ -87,6 +89,7 @@ class _Row(NamedTuple):
     benchmark: str
     prompt: Prompt
     asked: Asked
+    length: int = 0
     left_out: str | None = None
 
 
@@ -102,9 +105,9 @@ def evaluate(
 ) -> StageCost:
     """Let `policy` reply to every prompt, judge the replies, and write `out/samples.jsonl`.
 
-    Replies are kept in `out/completions.jsonl` as they come, each with the thought before it, if there is one, and rejection probabilities in `out/rejection.jsonl`:
-    an interrupted call goes on where it was. The batches do not depend on what was done already, so that the
-    result is the same.
+    Replies are kept in `out/completions.jsonl` as they come, each with the thought before it, if there is one, and
+    rejection probabilities in `out/rejection.jsonl`: an interrupted call goes on where it was. The batches do not
+    depend on what was done already, so that the result is the same.
 
     Args:
         policy: The policy.
@@ -120,21 +123,21 @@ def evaluate(
             model's positions and the options do not say what to do with it.
     """
     judge = judge or KeywordJudge()
-    openings = load_openings(options.openings) if isinstance(options.openings, str) else options.openings
-    rows = _fitted(policy, _rows(benchmarks), openings, options)
+    trie = _trie(policy, options) if options.rejection else None
+    rows = _fitted(policy, _rows(benchmarks), trie, options)
     asked = [row for row in rows if row.left_out is None]
-    lengths = [len(ids) for ids in policy.encode([r.asked for r in asked])]
+    lengths = [row.length for row in asked]
     batches = [[asked[i] for i in batch] for batch in length_sorted_batches(lengths, options.batch_size)]
     tell = progress or (lambda what, done, of: None)
     replies = _complete(
         out / "completions.jsonl", batches, lambda batch: _generate(policy, batch, options), tell, "replies"
     )
     rejections: dict[str, dict[str, Any]] = {}
-    if options.rejection:
+    if trie is not None:
         rejections = _complete(
             out / "rejection.jsonl",
             batches,
-            lambda batch: _measure(policy, batch, openings),
+            lambda batch: _measure(policy, batch, trie),
             tell,
             "rejection probabilities",
         )
@@ -158,17 +161,21 @@ def _rows(benchmarks: Sequence[PromptSet]) -> list[_Row]:
     return [_Row(content_hash([name, p.id, plainly(p.asked)])[:16], name, p, p.asked) for name, p in named]
 
 
+def _trie(policy: Policy, options: EvaluateOptions) -> OpeningTrie:
+    named = options.openings
+    return OpeningTrie.from_openings(load_openings(named) if isinstance(named, str) else named, policy.chat)
+
+
 def _fitted(
-    policy: Policy, rows: Sequence[_Row], openings: Sequence[str], options: EvaluateOptions
+    policy: Policy, rows: Sequence[_Row], trie: OpeningTrie | None, options: EvaluateOptions
 ) -> list[_Row]:
-    """The rows, with those that do not fit the model's positions cut or left out as the options say.
+    """The rows with their lengths, those that do not fit the model's positions cut or left out as the options say.
 
     Raises:
         DataError: If one does not fit and is neither to be cut nor left out, or nothing of it fits.
     """
     reply = options.max_new_tokens
-    if options.rejection:  # openings are read behind what the template writes before every reply
-        trie = OpeningTrie.from_openings(openings, policy.chat)
+    if trie is not None:  # openings are read behind what the template writes before every reply
         reply = max(reply, len(policy.chat.lead) + max(map(len, trie.sequences)))
     sequences = policy.encode([row.asked for row in rows])
     advice = (
@@ -180,7 +187,7 @@ def _fitted(
     for row, sequence in zip(rows, sequences, strict=True):
         needed = positions_needed(sequence, reply)
         if limit is None or needed <= limit:
-            found.append(row)
+            found.append(row._replace(length=len(sequence)))
         elif options.too_long == "unscored":
             why = f"prompt and reply need {needed} positions, and the model has {limit}"
             found.append(row._replace(left_out=why))
@@ -190,7 +197,8 @@ def _fitted(
                 name = f"{row.prompt.id!r} of {row.benchmark}"
                 check_context(policy, [sequence], [name], reply, advice)
             else:
-                found.append(row._replace(asked=text))
+                (sequence,) = policy.encode([text])
+                found.append(row._replace(asked=text, length=len(sequence)))
     return found
 
 
@@ -296,7 +304,7 @@ def _generate(policy: Policy, batch: Sequence[_Row], options: EvaluateOptions) -
             options.max_new_tokens,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
-            seed=int(content_hash([sampling.seed, n])[:15], 16),
+            seed=seed_of([sampling.seed, n]),
         )
         for n in range(sampling.n)
     ]
@@ -316,8 +324,8 @@ def _kept(completion: Completion) -> dict[str, Any]:
     }
 
 
-def _measure(policy: Policy, batch: Sequence[_Row], openings: Sequence[str]) -> list[dict[str, Any]]:
-    masses = rejection_probability(policy, [r.asked for r in batch], openings, batch_size=len(batch))
+def _measure(policy: Policy, batch: Sequence[_Row], trie: OpeningTrie) -> list[dict[str, Any]]:
+    masses = rejection_probability(policy, [r.asked for r in batch], trie, batch_size=len(batch))
     return [{"rejection_probability": mass} for mass in masses]
 
 

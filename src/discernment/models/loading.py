@@ -127,9 +127,6 @@ def load_model(spec: ModelSpec, adapters: Sequence[str] = (), *, training: bool 
         text.output_router_logits = (
             False  # as trainers leave it behind; it needs whole batches of whole sequences
         )
-    if quantised.is_quantised(model):
-        quantised.let_go(model)
-        quantised.keep_differentiable(model)
     model = _with_adapters(model, _adapters(spec, adapters))
     torch.nn.Module.to(model, device)
     torch.nn.Module.eval(model)
@@ -294,17 +291,20 @@ def _with_adapters(model: PreTrainedModel, adapters: Sequence[str]) -> PreTraine
     from peft import PeftModel
 
     apart = quantised.is_quantised(model)
-    for beside in [adapters] if apart and adapters else [[adapter] for adapter in adapters]:
+    if apart:
+        quantised.let_go(model)
+        quantised.keep_differentiable(model)
+    for adapter in adapters:
         try:
+            adapter_files.fit_embeddings(model, adapter)
             if apart:
-                model = quantised.put_beside(model, beside)
+                quantised.put_beside(model, adapter)
             else:
-                adapter_files.fit_embeddings(model, beside[0])
-                model = adapter_files.merged(PeftModel.from_pretrained(model, beside[0]))
+                model = adapter_files.merged(PeftModel.from_pretrained(model, adapter))
         except ModelError:
             raise
         except Exception as error:  # peft raises many unrelated types
-            raise ModelError(_cannot_load(", ".join(beside), error, "adapter")) from error
+            raise ModelError(_cannot_load(adapter, error, "adapter")) from error
     return model
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib.util
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from discernment.errors import ModelError
-from discernment.models.adapter_files import fit_embeddings
 
 if TYPE_CHECKING:
     import torch
@@ -72,29 +72,19 @@ def keep_differentiable(model: PreTrainedModel) -> None:
             setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010 (torch types attributes as tensors)
 
 
-def put_beside(model: PreTrainedModel, adapters: Sequence[str]) -> PreTrainedModel:
-    """Put adapters on the layers of a model, all of them active and none trainable, without changing its weights.
+def put_beside(model: PreTrainedModel, adapter: str) -> None:
+    """Put an adapter on the layers of a model, to act beside their weights and those of earlier ones, untrained.
 
     Args:
         model: The model; its modules are replaced in place.
-        adapters: Folders or hub ids.
-
-    Returns:
-        The model itself.
+        adapter: Folder or hub id.
     """
     from peft import PeftModel
 
-    names = [f"beside_{n}" for n, _ in enumerate(adapters)]
-    wrapped: Any = None
-    for adapter, name in zip(adapters, names, strict=True):
-        fit_embeddings(model, adapter)
-        if wrapped is None:
-            wrapped = PeftModel.from_pretrained(model, adapter, adapter_name=name)
-        else:
-            wrapped.load_adapter(adapter, adapter_name=name)
-    wrapped.base_model.set_adapter(names, inference_mode=True)
-    whole: PreTrainedModel = wrapped.get_base_model()
-    return whole
+    name = f"beside_{len(getattr(model, 'peft_config', {}))}"
+    with _several_are_meant():
+        wrapped: Any = PeftModel.from_pretrained(model, adapter, adapter_name=name)
+    wrapped.base_model.set_adapter(list(wrapped.peft_config), inference_mode=True)
 
 
 def add_beside(network: PreTrainedModel, config: LoraConfig) -> PeftModel:
@@ -106,12 +96,18 @@ def add_beside(network: PreTrainedModel, config: LoraConfig) -> PeftModel:
     """
     from peft import get_peft_model
 
-    with warnings.catch_warnings():
-        if hasattr(network, "peft_config"):  # that there are several is meant
-            warnings.filterwarnings("ignore", message=".*(PEFT for a second time|`peft_config` attribute).*")
+    with _several_are_meant():
         wrapped: PeftModel = get_peft_model(network, config)
     activate(wrapped)
     return wrapped
+
+
+@contextmanager
+def _several_are_meant() -> Iterator[None]:
+    """Without peft's doubts about a model that has adapters already."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*(PEFT for a second time|`peft_config` attribute).*")
+        yield
 
 
 def activate(wrapped: PeftModel) -> None:

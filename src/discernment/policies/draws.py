@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,11 +54,16 @@ class Draws:
         return torch.searchsorted(below, at, right=True)
 
 
+def seed_of(value: Any) -> int:
+    """A seed for what is drawn of a value that has a JSON form."""
+    return int(content_hash(value)[:15], 16)
+
+
 def prompt_seeds(sequences: Sequence[Sequence[int]], seed: int) -> list[int]:
     """The seed of each prompt's draws, of its token ids and the seed of all; copies of a prompt draw anew."""
     copies: Counter[tuple[int, ...]] = Counter()
     found = []
     for sequence in map(tuple, sequences):
-        found.append(int(content_hash([seed, copies[sequence], sequence])[:15], 16))
+        found.append(seed_of([seed, copies[sequence], sequence]))
         copies[sequence] += 1
     return found

@@ -114,7 +114,7 @@ class OpeningTrie:
 def rejection_probability(
     policy: Policy,
     prompts: Sequence[Asked],
-    openings: Sequence[str] | None = None,
+    openings: Sequence[str] | OpeningTrie | None = None,
     *,
     batch_size: int = 32,
     progress: Callable[[int], None] | None = None,
@@ -129,7 +129,7 @@ def rejection_probability(
     Args:
         policy: The policy.
         prompts: Texts without template, or conversations.
-        openings: Refusal openings; the built-in English ones by default.
+        openings: Refusal openings, or the tree that was made of them; the built-in English ones by default.
         batch_size: Prompts a forward pass.
         progress: Called with the number of prompts done after each batch.
 
@@ -140,7 +140,9 @@ def rejection_probability(
         DataError: If `openings` is empty, or a prompt with the longest of them does not fit the model's positions.
         ModelError: If the model gives logits that are not finite.
     """
-    trie = OpeningTrie.from_openings(openings if openings is not None else load_openings(), policy.chat)
+    if openings is None:
+        openings = load_openings()
+    trie = openings if isinstance(openings, OpeningTrie) else OpeningTrie.from_openings(openings, policy.chat)
     sequences = [sequence.then(policy.chat.lead) for sequence in policy.encode(prompts)]
     check_context(policy, sequences, [repr(text_of(p)[:60]) for p in prompts], max(map(len, trie.sequences)))
     measure = _tree_masses if _tree_fits(policy, sequences, trie) else _sequence_masses

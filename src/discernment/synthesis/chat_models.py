@@ -148,11 +148,11 @@ class PolicyModel:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes with the model and the batch size, which decides how floating point rounds."""
+        """Changes with the model and the batch size, which decides what is drawn."""
         return content_hash(["policy", self._fingerprint, self.batch_size])
 
     def ask(self, questions: Sequence[str], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
-        """Yield the answers batch by batch; what is drawn depends on the questions and the seed alone."""
+        """Yield the answers batch by batch; what is drawn depends on the batch and the seed alone."""
         for start in range(0, len(questions), self.batch_size):
             batch = questions[start : start + self.batch_size]
             seed = int(content_hash([sampling.seed, *batch])[:8], 16)
