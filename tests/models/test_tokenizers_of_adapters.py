@@ -16,6 +16,7 @@ from discernment.models.loading import load_chat, load_model, load_tokenizer, mo
 from discernment.models.model_spec import ModelSpec
 from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec
+from logs import own_messages
 from tiny import make_model
 
 OWN = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}<|im_end|>{% endfor %}[reply] "
@@ -86,9 +87,8 @@ def test_the_last_adapter_that_brings_a_tokenizer_decides(base, grown, tokenizer
     first, second = str(tmp_path / "first"), str(tmp_path / "second")
     with caplog.at_level(logging.INFO, "discernment"):
         assert load_chat(spec, [first, second]).render("Hi") == "[user] Hi<|im_end|>[reply] "
-        assert caplog.messages == [
-            f"The adapter {second} brings no tokenizer; that of what it changes is used."
-        ]
+        said = own_messages(caplog)
+        assert said == [f"The adapter {second} brings no tokenizer; that of what it changes is used."]
     assert load_tokenizer(spec, [second]).get_vocab() == tokenizer.get_vocab()
     tokenizer.save_pretrained(second)
     assert load_tokenizer(spec, [first, second]).get_vocab() == tokenizer.get_vocab()

@@ -10,6 +10,7 @@ from transformers import GenerationConfig
 
 from discernment.models.chat import ChatFormat
 from discernment.policies.policy import Policy
+from logs import own_messages
 from rules import Pushed
 from tiny import make_model
 
@@ -215,7 +216,7 @@ def test_a_whole_file_of_them_is_set_aside_and_named_once(model_folder, caplog):
     policy = Policy.load(str(folder), name="chatty")
     with caplog.at_level(logging.INFO, logger="discernment"):
         assert said(policy) == said(policy) == expected
-    [told] = [r.getMessage() for r in caplog.records if r.name.startswith("discernment")]
+    [told] = own_messages(caplog)
     assert told == (
         "The generation configuration of chatty is set aside (bad_words_ids, do_sample, house_style, min_new_tokens, "
         "repetition_penalty, temperature); its end tokens are kept."
@@ -225,7 +226,7 @@ def test_a_whole_file_of_them_is_set_aside_and_named_once(model_folder, caplog):
 def test_nothing_is_said_where_there_is_nothing_to_set_aside(policy, caplog):
     with caplog.at_level(logging.INFO, logger="discernment"):
         assert said(policy)
-    assert not [r for r in caplog.records if r.name.startswith("discernment")]
+    assert not own_messages(caplog)
 
 
 def test_the_model_has_its_own_configuration_again_after_a_failure(policy):
