@@ -8,6 +8,7 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["DISCERNMENT_DTYPE"] = "float32"  # the same on every machine; tests of other precisions name them
 
 import pytest
 import torch

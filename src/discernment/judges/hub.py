@@ -105,7 +105,8 @@ class HubClassifierJudge(_ModelJudge):
         import torch
         from transformers import AutoModelForSequenceClassification
 
-        from discernment.models.loading import choose_device, choose_dtype, load_tokenizer, resolve
+        from discernment.models.loading import load_tokenizer, resolve
+        from discernment.models.precision import choose_device, choose_dtype
 
         device = choose_device(self.spec)
         try:

@@ -17,6 +17,7 @@ from discernment.files import content_hash, file_hash, read_json
 from discernment.models import adapter_files, quantised
 from discernment.models.chat import ChatFormat
 from discernment.models.model_spec import ModelSpec
+from discernment.models.precision import choose_device, choose_dtype
 from discernment.models.wheel import cache_dir, convert_gguf, model_from_wheel
 
 if TYPE_CHECKING:
@@ -59,37 +60,6 @@ def _locate(name: str, what: str) -> str:
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise ModelError(f"There is no {what} {'file' if path.suffix == '.gguf' else 'folder'} {name}.")
     return name
-
-
-def choose_device(spec: ModelSpec) -> torch.device:
-    """The device that `spec` asks for; `auto` takes the first GPU.
-
-    Raises:
-        ModelError: If there is no such device.
-    """
-    if spec.device == "auto":
-        return torch.device(torch.accelerator.current_accelerator() or "cpu")
-    try:
-        device = torch.device(spec.device)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ModelError(f"The device {spec.device!r} cannot be used here; try `device: auto`.") from error
-    return device
-
-
-def choose_dtype(spec: ModelSpec, device: torch.device) -> torch.dtype:
-    """The dtype that `spec` asks for; `auto` is bfloat16 on a GPU that has it, otherwise float32."""
-    if spec.dtype == "auto":
-        has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        return torch.bfloat16 if has_bfloat16 else torch.float32
-    dtype = getattr(torch, spec.dtype)
-    assert isinstance(dtype, torch.dtype)
-    return dtype
-
-
-def trains_mixed(spec: ModelSpec) -> bool:
-    """Whether training computes in bfloat16: where `auto` would load the model so."""
-    return spec.dtype == "auto" and choose_dtype(spec, choose_device(spec)) is torch.bfloat16
 
 
 def load_model(spec: ModelSpec, adapters: Sequence[str] = (), *, training: bool = False) -> PreTrainedModel:

@@ -20,8 +20,8 @@ from discernment.errors import TrainingError
 from discernment.models.batch import pad
 from discernment.models.chat import ChatFormat
 from discernment.models.cut import CutModel
-from discernment.models.loading import choose_device, trains_mixed
 from discernment.models.model_spec import ModelSpec
+from discernment.models.precision import choose_device, trains_mixed
 from discernment.policies.context import check_context, names_of
 from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec

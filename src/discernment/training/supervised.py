@@ -22,8 +22,8 @@ from discernment.diagnosis.dynamics import DynamicsOptions
 from discernment.errors import TrainingError
 from discernment.models.chat import ChatFormat
 from discernment.models.layers import find_layers
-from discernment.models.loading import choose_device, trains_mixed
 from discernment.models.model_spec import ModelSpec
+from discernment.models.precision import choose_device, trains_mixed
 from discernment.models.quantised import activate, is_quantised
 from discernment.policies.context import check_context, names_of
 from discernment.policies.policy import Policy
