@@ -27,6 +27,7 @@ from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import Label, PromptSet
 from discernment.training.adapters import add_adapter, check_leaving, leave_policy
+from discernment.training.attention import quick_attention
 from discernment.training.batches import BalancedBatches, Collator, PromptRows
 from discernment.training.checkpoints import latest_checkpoint
 from discernment.training.history import HistoryCallback, StopWithoutImprovement, watch
@@ -127,7 +128,8 @@ class ContrastiveTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Contrast between the labels, plus the retention term on benign prompts."""
-        hidden = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+        with quick_attention(inputs["input_ids"], mixed=self.args.bf16):
+            hidden = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
         labels, mask = inputs["labels"], inputs["attention_mask"]
         contrasted = labels != RETAINED
         states = pool(hidden[contrasted], mask[contrasted], self.options.loss.pooling)

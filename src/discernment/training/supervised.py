@@ -30,6 +30,7 @@ from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import PromptSet
 from discernment.training.adapters import add_adapter, check_leaving, leave_policy
+from discernment.training.attention import quick_attention
 from discernment.training.batches import EpochSampler
 from discernment.training.checkpoints import latest_checkpoint
 from discernment.training.history import HistoryCallback, watch
@@ -107,6 +108,11 @@ class SupervisedTrainer(SFTTrainer):
             vars(config).clear()
             vars(config).update(values)
         return result
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The loss of the replies' tokens."""
+        with quick_attention(inputs["input_ids"], mixed=self.args.bf16):
+            return super().compute_loss(model, inputs, *args, **kwargs)
 
     def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_checkpoint(*args, **kwargs)
