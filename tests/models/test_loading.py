@@ -16,8 +16,6 @@ from transformers import AutoModelForCausalLM
 from discernment.errors import ModelError
 from discernment.models.chat import ChatFormat
 from discernment.models.loading import (
-    choose_device,
-    choose_dtype,
     load_chat,
     load_model,
     load_tokenizer,
@@ -216,21 +214,6 @@ def test_an_adapter_is_merged(model_folder, tmp_path):
     assert merged.state_dict().keys() == AutoModelForCausalLM.from_pretrained(base).state_dict().keys()
     with pytest.raises(ModelError, match=r"The adapter '/nowhere' cannot be loaded"):
         load_model(ModelSpec(model=str(base), adapter="/nowhere"))
-
-
-def test_the_device_and_the_dtype_are_chosen(model_folder):
-    cpu = choose_device(ModelSpec(model="x", device="cpu"))
-    assert cpu == torch.device("cpu")
-    assert choose_dtype(ModelSpec(model="x"), cpu) is torch.float32
-    asked = ModelSpec(model=str(model_folder()), device="cpu", dtype="bfloat16")
-    model = load_model(asked)
-    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
-    assert model.device == cpu
-    for device in ("warp-drive", "cuda:99"):
-        with pytest.raises(
-            ModelError, match=f"The device '{device}' cannot be used here; try `device: auto`."
-        ):
-            choose_device(ModelSpec(model="x", device=device))
 
 
 def test_the_fingerprint_follows_the_content(model_folder, tmp_path):

@@ -76,7 +76,8 @@ def load_model(spec: ModelSpec, adapters: Sequence[str] = (), *, training: bool 
     """
     device = choose_device(spec)
     where = resolve(spec)
-    dtype = torch.float32 if training and spec.dtype == "auto" else choose_dtype(spec, device)
+    kept = training and spec.dtype == "auto" and spec.quantization is None  # else an adapter alone is trained
+    dtype = torch.float32 if kept else choose_dtype(spec, device)
     options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": spec.trust_remote_code}
     if spec.attn_implementation is not None:
         options["attn_implementation"] = spec.attn_implementation
