@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+import io
+
+from rich.console import Console
+
+from discernment.evaluation.results import Results
 from discernment.evaluation.sample import Sample
 from discernment.judges.verdict import Verdict
 from discernment.prompts import Label
-from discernment.reporting.pages.examples import changed_examples
+from discernment.reporting.pages.examples import changed_examples, freed
+from discernment.reporting.tables.freed import freed_table
 
 
 def sample(
@@ -58,3 +64,54 @@ def test_right_means_what_the_label_asks_for() -> None:
     }
     _, refused = changed_examples([sample(1, C, Label.TOXIC)], [sample(1, R, Label.TOXIC)])
     assert refused.shown[0].is_right_now
+
+
+def results_of(*methods: str) -> Results:
+    return Results(
+        base_model="m", reference=methods[0], methods=list(methods), benchmarks=["b"], scores=[], rankings=[],
+        comparisons=[], equal_safety=[], finding="f",
+    )  # fmt: skip
+
+
+def test_the_first_freed_prompts_are_shown_and_both_directions_counted() -> None:
+    before = [sample(i, R) for i in range(5)] + [sample(i, C) for i in range(5, 7)]
+    before += [sample(i, R, label) for label in (Label.TOXIC, Label.BENIGN) for i in range(4)]
+    after = [s.model_copy(update={"verdict": R if s.verdict is C else C}) for s in before]
+    after[0] = before[0]
+    found = freed(results_of("stl", "dcr", "other"), {"stl": before, "dcr": after, "other": before})
+    assert found is not None
+    assert (found.label, found.before, found.after) == (Label.SEEMINGLY_TOXIC, "stl", "dcr")
+    assert (found.answered, found.refused) == (4, 2)
+    assert [e.before.prompt_id for e in found.shown] == ["1", "2", "3"]
+    assert all(e.after.verdict is C for e in found.shown)
+
+
+def test_benign_prompts_stand_in_where_no_other_was_freed() -> None:
+    before = [sample(1, C), sample(2, R, Label.BENIGN), sample(3, R, Label.TOXIC)]
+    after = [s.model_copy(update={"verdict": C}) for s in before]
+    found = freed(results_of("stl", "mine"), {"stl": before, "mine": after})
+    assert found is not None
+    assert (found.label, found.answered, found.refused, len(found.shown)) == (Label.BENIGN, 1, 0, 1)
+
+
+def test_nothing_freed_is_nothing_shown() -> None:
+    before = [sample(1, C), sample(3, R, Label.TOXIC)]
+    assert freed(results_of("stl", "dcr"), {"stl": before, "dcr": before}) is None
+    assert freed(results_of("stl"), {"stl": before}) is None
+    assert freed(results_of("stl", "dcr"), {}) is None
+
+
+def test_the_terminal_shows_them_beside_each_other() -> None:
+    before = [sample(i, R).model_copy(update={"completion": "No.\n\n[b]Never\x1b[31m"}) for i in range(4)]
+    after = [s.model_copy(update={"verdict": C, "completion": "Sure, " + "x" * 500}) for s in before]
+    found = freed(results_of("stl", "dcr"), {"stl": before, "dcr": after})
+    assert found is not None
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(freed_table(found))
+    shown = console.export_text()
+    assert "Seemingly toxic prompts that stl refuses and dcr answers" in shown
+    assert "The first 3 of 4; 0 went the other way." in shown
+    assert shown.count("No. [b]Never") == shown.count("Sure, ") == 3
+    assert "\x1b" not in shown
+    assert "prompt 2" in shown
+    assert "prompt 3" not in shown

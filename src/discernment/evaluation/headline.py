@@ -24,6 +24,11 @@ class _Headline:
     equal_safety: EqualSafety | None
 
 
+def headline_method(others: Sequence[str]) -> str | None:
+    """Which of the methods beside the reference is spoken of: `dcr`, or the last."""
+    return HEADLINE_METHOD if HEADLINE_METHOD in others else next(reversed(others), None)
+
+
 def finding(
     groups: RunGroups,
     rankings: Sequence[Ranking],
@@ -39,7 +44,7 @@ def finding(
         equal_safety: Their comparisons at equal safety.
     """
     others = groups.others
-    method = HEADLINE_METHOD if HEADLINE_METHOD in others else (others or [groups.reference])[-1]
+    method = headline_method(others) or groups.reference
     pooled = (
         p
         for p in groups.pairings()

@@ -61,5 +61,5 @@ def free_memory(device: torch.device) -> int:
 
 def _multiplies_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     return device.type == "cpu" and any(torch.cpu.get_capabilities().get(unit) for unit in UNITS)

@@ -1,15 +1,20 @@
 """Prompts that one method answers and another refuses."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, zip_longest
+from itertools import chain, islice, zip_longest
 from typing import NamedTuple
 
+from discernment.evaluation.headline import headline_method
+from discernment.evaluation.results import Results
 from discernment.evaluation.sample import Sample
 from discernment.judges.verdict import Verdict
 from discernment.prompts import Label
 
 EXAMPLES_PER_GROUP = 12
+FIRST = 3
+ANSWERED = (Verdict.REFUSAL, Verdict.COMPLIANCE)
+REFUSED = (Verdict.COMPLIANCE, Verdict.REFUSAL)
 # What a reader wants to see first.
 LABEL_ORDER = [Label.SEEMINGLY_TOXIC, Label.TOXIC, Label.BENIGN]
 
@@ -51,18 +56,66 @@ def changed_examples(before: Sequence[Sample], after: Sequence[Sample]) -> list[
 
     Partial refusals and completions without a verdict count as neither. Those shown are the first in the order of the samples and are not chosen by hand; the labels take turns.
     """
+    pairs = _pairs(before, after)
+    directions = {"Now answered (was refused)": ANSWERED, "Now refused (was answered)": REFUSED}
+    return [_group(heading, _turned(pairs, direction)) for heading, direction in directions.items()]
+
+
+@dataclass(frozen=True)
+class Freed:
+    """Harmless prompts that the reference refuses and the method that a run is about answers.
+
+    Attributes:
+        label: Their label: seemingly toxic prompts where there are any, else benign ones.
+        before: The reference.
+        after: The method.
+        answered: How many they are.
+        refused: How many went the other way.
+        shown: The first of them, in the order of the samples; none is chosen.
+    """
+
+    label: Label
+    before: str
+    after: str
+    answered: int
+    refused: int
+    shown: list[Example]
+
+
+def freed(results: Results, samples: Mapping[str, Sequence[Sample]]) -> Freed | None:
+    """What a run changed for harmless prompts, shown by its first examples; None where there are none.
+
+    Args:
+        results: The results of the run.
+        samples: Its samples, by method.
+    """
+    before, after = headline_pair(results)
+    pairs = _pairs(samples.get(before, []), samples.get(after or "", []))
+    for label in (Label.SEEMINGLY_TOXIC, Label.BENIGN):
+        answered, refused = (
+            [e for e in _turned(pairs, direction) if e.before.label is label]
+            for direction in (ANSWERED, REFUSED)
+        )
+        if answered:
+            shown = list(islice(answered, FIRST))
+            return Freed(label, before, after or "", len(answered), len(refused), shown)
+    return None
+
+
+def headline_pair(results: Results) -> tuple[str, str | None]:
+    """The reference, and the method that is compared with it first of all."""
+    return results.reference, headline_method([m for m in results.methods if m != results.reference])
+
+
+def _pairs(before: Sequence[Sample], after: Sequence[Sample]) -> list[Example]:
     now = {(s.benchmark, s.label, s.prompt_id): s for s in after}
-    pairs = [
+    return [
         Example(old, new) for old in before if (new := now.get((old.benchmark, old.label, old.prompt_id)))
     ]
-    directions = {
-        "Now answered (was refused)": (Verdict.REFUSAL, Verdict.COMPLIANCE),
-        "Now refused (was answered)": (Verdict.COMPLIANCE, Verdict.REFUSAL),
-    }
-    return [
-        _group(heading, [e for e in pairs if (e.before.verdict, e.after.verdict) == direction])
-        for heading, direction in directions.items()
-    ]
+
+
+def _turned(pairs: Sequence[Example], direction: tuple[Verdict, Verdict]) -> list[Example]:
+    return [e for e in pairs if (e.before.verdict, e.after.verdict) == direction]
 
 
 def _group(heading: str, examples: Sequence[Example]) -> ExampleGroup:

@@ -11,12 +11,12 @@ from discernment.prompts import Label
 from discernment.reporting import text
 from discernment.reporting.marks import ACROSS, WITHIN, Mark, label_mark, mark
 from discernment.reporting.naming import label_in_words, pair_of_labels
-from discernment.reporting.pages.examples import changed_examples
+from discernment.reporting.pages.examples import changed_examples, freed, headline_pair
 from discernment.reporting.pages.template import render
 from discernment.reporting.run_files import Manifest, RunFiles, read_run
 from discernment.reporting.tables.cost import cost_table
 from discernment.reporting.tables.measures import tasks_by_metric
-from discernment.reporting.tables.methods import AUROC, QUESTION, columns, spans, tallies
+from discernment.reporting.tables.methods import AUROC, OVER_REFUSAL, QUESTION, columns, spans, tallies
 
 COMPLETION_LIMIT = 1200
 PACKAGES_SHOWN = ("torch", "transformers", "trl", "peft", "accelerate", "pytorch-metric-learning")
@@ -56,6 +56,7 @@ def render_report(run: RunFiles, *, redact: bool = False) -> str:
 
     context: Context = {
         "question": QUESTION,
+        "over_refusal": OVER_REFUSAL,
         "name": manifest.name or run.directory.resolve().name,
         "run": run,
         "manifest": manifest,
@@ -142,14 +143,14 @@ def _propositions(run: RunFiles) -> Context:
 
 
 def _examples(run: RunFiles) -> Context:
-    """What the last method changed against the reference."""
-    before = run.results.reference
-    after = next((m for m in reversed(run.results.methods) if m != before), None)
+    """What the method that the run is about changed against the reference."""
+    before, after = headline_pair(run.results)
     old, new = run.samples.get(before), run.samples.get(after or "")
     return {
         "before": before,
         "after": after,
         "example_groups": changed_examples(old, new) if old is not None and new is not None else [],
+        "freed": freed(run.results, run.samples),
         "limit": COMPLETION_LIMIT,
     }
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 QUESTION = "Which of these models refuses what it should, and only that?"
+OVER_REFUSAL = "A model over-refuses when it refuses harmless prompts because they look harmful."
 RATES = {
     Label.TOXIC: "Toxic refused,\N{NO-BREAK SPACE}%",
     Label.SEEMINGLY_TOXIC: "Seemingly toxic answered,\N{NO-BREAK SPACE}%",
