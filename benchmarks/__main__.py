@@ -8,7 +8,7 @@ import sys
 
 from discernment.cli.console import prepare_process
 
-NAMES = ("stage1_step", "rejection", "evaluation", "harness", "allocator", "kernel", "startup")
+NAMES = ("stage1_step", "rejection", "evaluation", "harness", "allocator", "kernel", "growth", "startup")
 AT_LEAST = {"evaluation", "harness", "kernel"}
 
 
