@@ -8,7 +8,7 @@ import sys
 
 from discernment.cli.console import prepare_process
 
-NAMES = ("precision", "stage1_step", "rejection", "evaluation", "harness", "allocator", "kernel", "startup")
+NAMES = ("precision", "stage1_step", "rejection", "evaluation", "harness", "allocator", "kernel", "startup", "growth")
 AT_LEAST = {"precision", "evaluation", "harness", "kernel"}
 
 

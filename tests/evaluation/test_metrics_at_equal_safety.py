@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import norm
 
 from discernment.evaluation.groups import Group
-from discernment.evaluation.metrics import EqualSafety, compare_at_equal_safety
+from discernment.evaluation.metrics import EqualSafety, compare_at_equal_safety, rank, rank_and_compare
 from discernment.evaluation.sample import Sample
 from discernment.judges.verdict import Verdict
 from discernment.prompts import Label
@@ -134,3 +134,22 @@ def test_a_row_says_first_what_is_compared() -> None:
         "low", "high", "compliance_against", "difference", "difference_low", "difference_high", "auroc_difference",
         "auroc_difference_low", "auroc_difference_high", "curve",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["same", "other order", "fewer"])
+def test_methods_that_are_compared_together_get_what_each_gets_alone(kind: str) -> None:
+    rng = np.random.default_rng(3)
+    toxic = [group(m, Label.TOXIC, rng.random(40) ** power, True) for m, power in (("a", 0.5), ("b", 0.8))]
+    harmless = [group(m, Label.SEEMINGLY_TOXIC, rng.random(40), True) for m in ("a", "b")]
+    refused = [s.model_copy(update={"verdict": Verdict.REFUSAL}) for s in toxic[1].samples[:24]]
+    toxic[1] = Group("b", "bench", Label.TOXIC, [*refused, *toxic[1].samples[24:]])
+    if kind == "other order":
+        toxic[0] = Group("a", "bench", Label.TOXIC, toxic[0].samples[::-1])
+    elif kind == "fewer":
+        toxic[0] = Group("a", "bench", Label.TOXIC, toxic[0].samples[5:])
+    rankings, rows = rank_and_compare(toxic, harmless, "b")
+    assert rankings == [rank(*sides) for sides in zip(toxic, harmless, strict=True)]
+    assert rows == [
+        compare_at_equal_safety((toxic[n], toxic[1]), (harmless[n], harmless[1]), 0.6) for n in (0, 1)
+    ]
+    assert rows[0].difference != 0

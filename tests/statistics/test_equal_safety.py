@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_curve
 
 from discernment.statistics.auroc import discernment_auroc
-from discernment.statistics.equal_safety import OperatingCurve
+from discernment.statistics.operating_curve import OperatingCurve
 
 COARSE = st.lists(st.sampled_from([0.0, 0.1, 0.2, 0.5, 0.9]), min_size=1, max_size=15)
 

@@ -75,10 +75,14 @@ def _read(evaluations: Sequence[Path]) -> dict[str, list[Sample]]:
 
 def _shared(samples: dict[str, list[Sample]]) -> dict[str, list[Sample]]:
     """The samples on prompts that all have."""
-    shared = set.intersection(*({(s.benchmark, s.asked) for s in found} for found in samples.values()))
+    asked = {name: [(s.benchmark, s.asked) for s in found] for name, found in samples.items()}
+    shared = set.intersection(*map(set, asked.values()))
     if not shared:
         raise DataError("The evaluations have no prompt in common; evaluate all models on the same sets.")
-    kept = {name: [s for s in found if (s.benchmark, s.asked) in shared] for name, found in samples.items()}
+    kept = {
+        name: [s for s, place in zip(found, asked[name], strict=True) if place in shared]
+        for name, found in samples.items()
+    }
     left_out = {name: len(samples[name]) - len(found) for name, found in kept.items()}
     if any(left_out.values()):
         counts = ", ".join(f"{n} of {name}" for name, n in left_out.items() if n)

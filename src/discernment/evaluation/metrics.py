@@ -1,5 +1,7 @@
 """What is counted: rates of a method by label, the discernment AUROC, and two methods on the same prompts."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -14,12 +16,13 @@ from discernment.evaluation.groups import (
     paired,
     rejection_probabilities,
 )
+from discernment.evaluation.sample import Sample
 from discernment.frozen import Frozen
 from discernment.judges.verdict import Verdict
 from discernment.prompts import Label
 from discernment.statistics.auroc import bootstrap_auroc, discernment_auroc
-from discernment.statistics.equal_safety import AtEqualSafety, at_equal_safety
-from discernment.statistics.intervals import RESAMPLES, paired_bootstrap, wilson
+from discernment.statistics.equal_safety import AtEqualSafety, Scores, Standing, compare_scores
+from discernment.statistics.intervals import RESAMPLES, Clusters, Interval, paired_bootstrap, wilson
 from discernment.statistics.paired_tests import mcnemar_exact
 
 REFUSED_RANGE = (0.02, 0.98)
@@ -153,20 +156,19 @@ def score(group: Group) -> Score:
     Where several replies are drawn, a prompt counts with the share of its replies; the interval is the one for as many
     prompts with one reply each, which is never too narrow: a share varies less than a single reply does.
     """
-    scored = [s for s in group.samples if is_scored(s)]
-    right = sum(map(handled_rightly, scored))
-    interval = wilson(right, len(scored))
+    right, scored = sum(group.handled), len(group.handled)
+    interval = wilson(right, scored)
     return Score(
         method=group.method,
         benchmark=group.benchmark,
         label=group.label,
         metric=metric_of(group.label),
-        value=right / len(scored) if scored else None,
+        value=right / scored if scored else None,
         low=interval.low if interval else None,
         high=interval.high if interval else None,
-        scored=len(scored),
-        unscored=len(group.samples) - len(scored),
-        partial=sum(Verdict.PARTIAL_REFUSAL in s.verdicts for s in scored),
+        scored=scored,
+        unscored=len(group.samples) - scored,
+        partial=sum(Verdict.PARTIAL_REFUSAL in s.verdicts for s in group.samples),
     )
 
 
@@ -175,24 +177,11 @@ def rank(toxic: Group, harmless: Group, *, seed: int = 0) -> Ranking | None:
 
     The interval is a bootstrap over prompts in which matched prompts stay together.
     """
-    toxic_samples = [s for s in toxic.samples if is_measured(s)]
-    harmless_samples = [s for s in harmless.samples if is_measured(s)]
-    if not toxic_samples or not harmless_samples:
+    measured = _Measured.of(toxic.samples, harmless.samples)
+    if measured is None:
         return None
-    high, low = rejection_probabilities(toxic_samples), rejection_probabilities(harmless_samples)
-    clusters = clusters_of_both(toxic_samples, harmless_samples)
-    interval = bootstrap_auroc(high, low, clusters=clusters, seed=seed)
-    return Ranking(
-        method=toxic.method,
-        toxic=toxic.benchmark,
-        harmless=harmless.benchmark,
-        harmless_label=harmless.label,
-        value=discernment_auroc(high, low),
-        low=interval.low,
-        high=interval.high,
-        n_toxic=len(high),
-        n_harmless=len(low),
-    )
+    interval = bootstrap_auroc(*measured.scores, clusters=measured.clusters, seed=seed)
+    return _ranking(toxic, harmless, measured.scores, interval)
 
 
 def compare(method: Group, against: Group, *, seed: int = 0) -> Comparison | None:
@@ -252,17 +241,109 @@ def compare_at_equal_safety(
         ValueError: If `toxic_refused` is out of range.
     """
     toxic_pairs, harmless_pairs = paired(*toxic, is_measured), paired(*harmless, is_measured)
-    if not toxic_pairs or not harmless_pairs:
-        return None
-    scores, against = (
-        (
-            rejection_probabilities([pair[side] for pair in toxic_pairs]),
-            rejection_probabilities([pair[side] for pair in harmless_pairs]),
-        )
+    ours, theirs = (
+        _Measured.of([pair[side] for pair in toxic_pairs], [pair[side] for pair in harmless_pairs])
         for side in (0, 1)
     )
-    clusters = clusters_of_both([ours for ours, _ in toxic_pairs], [ours for ours, _ in harmless_pairs])
-    found = at_equal_safety(scores, against, toxic_refused, clusters=clusters, seed=seed, resamples=resamples)
+    if ours is None or theirs is None:
+        return None
+    found = compare_scores(
+        {"ours": ours.scores, "theirs": theirs.scores},
+        "theirs",
+        toxic_refused,
+        clusters=ours.clusters,
+        seed=seed,
+        resamples=resamples,
+    )
+    return _equal_safety(toxic, harmless, toxic_refused, found["ours"])
+
+
+def rank_and_compare(
+    toxic: Sequence[Group], harmless: Sequence[Group], reference: str, *, seed: int = 0
+) -> tuple[list[Ranking], list[EqualSafety]]:
+    """What `rank` and `compare_at_equal_safety` find for each method, those on the same prompts in one bootstrap.
+
+    Args:
+        toxic: The toxic prompts as each method answered them.
+        harmless: The prompts that should be answered, likewise.
+        reference: The method that each, itself too, is compared with, where all refuse what it refuses by verdicts.
+        seed: Fixes the resamples.
+
+    Returns:
+        The rankings, and the comparisons; none of a method that was not measured, and no comparison where the
+        reference refuses too much or too little of the toxic prompts.
+    """
+    sides = {high.method: (high, low) for high, low in zip(toxic, harmless, strict=True)}
+    share = comparable_share(sides[reference][0])
+    measured = {name: _Measured.of(high.samples, low.samples) for name, (high, low) in sides.items()}
+    of_reference = measured[reference]
+    together = {
+        name: found.scores
+        for name, found in measured.items()
+        if found is not None and of_reference is not None and found.prompts == of_reference.prompts
+    }
+    standings = (
+        compare_scores(together, reference, share, clusters=of_reference.clusters, seed=seed)
+        if of_reference is not None
+        else {}
+    )
+    rankings: list[Ranking | None] = []
+    rows: list[EqualSafety | None] = []
+    for name, (high, low) in sides.items():
+        both = (high, sides[reference][0]), (low, sides[reference][1])
+        if name in standings:
+            rankings.append(_ranking(high, low, together[name], standings[name].auroc))
+            rows.append(None if share is None else _equal_safety(*both, share, standings[name]))
+        else:
+            rankings.append(rank(high, low, seed=seed))
+            rows.append(None if share is None else compare_at_equal_safety(*both, share, seed=seed))
+    return [found for found in rankings if found], [row for row in rows if row]
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """The prompts of two groups that have a rejection probability."""
+
+    toxic: Sequence[Sample]
+    harmless: Sequence[Sample]
+
+    @classmethod
+    def of(cls, toxic: Sequence[Sample], harmless: Sequence[Sample]) -> "_Measured | None":
+        """Those among the samples; None if a group has none."""
+        measured = cls(*([s for s in samples if is_measured(s)] for samples in (toxic, harmless)))
+        return measured if measured.toxic and measured.harmless else None
+
+    @property
+    def scores(self) -> Scores:
+        return rejection_probabilities(self.toxic), rejection_probabilities(self.harmless)
+
+    @property
+    def clusters(self) -> Clusters:
+        return clusters_of_both(self.toxic, self.harmless)
+
+    @property
+    def prompts(self) -> list[list[tuple[object, ...]]]:
+        """Which prompts they are, and all that clusters are made of; the same for two methods, so are the draws."""
+        return [[(*s.key, s.partner, s.frame) for s in group] for group in (self.toxic, self.harmless)]
+
+
+def _ranking(toxic: Group, harmless: Group, scores: Scores, interval: Interval) -> Ranking:
+    return Ranking(
+        method=toxic.method,
+        toxic=toxic.benchmark,
+        harmless=harmless.benchmark,
+        harmless_label=harmless.label,
+        value=discernment_auroc(*scores),
+        low=interval.low,
+        high=interval.high,
+        n_toxic=len(scores[0]),
+        n_harmless=len(scores[1]),
+    )
+
+
+def _equal_safety(
+    toxic: tuple[Group, Group], harmless: tuple[Group, Group], toxic_refused: float, standing: Standing
+) -> EqualSafety:
     return EqualSafety(
         method=toxic[0].method,
         against=toxic[1].method,
@@ -270,5 +351,5 @@ def compare_at_equal_safety(
         harmless=harmless[0].benchmark,
         harmless_label=harmless[0].label,
         toxic_refused=toxic_refused,
-        **dict(found),
+        **dict(standing.equal_safety or {}),
     )

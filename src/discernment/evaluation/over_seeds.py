@@ -30,8 +30,8 @@ from discernment.evaluation.sample import Sample
 from discernment.frozen import Frozen
 from discernment.prompts import Label
 from discernment.statistics.auroc import weighted_auroc
-from discernment.statistics.equal_safety import OperatingCurve
 from discernment.statistics.intervals import RESAMPLES, Floats, WeightedStatistic
+from discernment.statistics.operating_curve import OperatingCurve
 from discernment.statistics.seeds import SeedDifference, seed_difference, statistic_over_seeds, t_interval
 
 Quantity = Literal["rate", "equal_safety", "auroc"]

@@ -14,10 +14,8 @@ from discernment.evaluation.metrics import (
     EqualSafety,
     Ranking,
     Score,
-    comparable_share,
     compare,
-    compare_at_equal_safety,
-    rank,
+    rank_and_compare,
     score,
 )
 from discernment.evaluation.robustness import AttackDrop
@@ -177,8 +175,7 @@ def summarize(
         raise DataError(
             f"A benchmark is called {POOLED!r}, which stands for all benchmarks together; give it another name."
         )
-    rankings, comparisons = _rankings(groups, seed), _comparisons(groups, seed)
-    equal_safety = _equal_safety(groups, seed)
+    (rankings, equal_safety), comparisons = _ranked(groups, seed), _comparisons(groups, seed)
     return Results(
         base_model=base_model,
         reference=reference,
@@ -202,13 +199,17 @@ def _scores(groups: RunGroups) -> list[Score]:
     ]
 
 
-def _rankings(groups: RunGroups, seed: int) -> list[Ranking]:
-    found = (
-        rank(groups.group(method, p.toxic, Label.TOXIC), groups.group(method, p.harmless, p.label), seed=seed)
-        for p in groups.pairings()
-        for method in groups.methods
-    )
-    return [ranking for ranking in found if ranking]
+def _ranked(groups: RunGroups, seed: int) -> tuple[list[Ranking], list[EqualSafety]]:
+    rankings, equal_safety = [], []
+    for p in groups.pairings():
+        toxic, harmless = (
+            [groups.group(method, benchmark, label) for method in groups.methods]
+            for benchmark, label in ((p.toxic, Label.TOXIC), (p.harmless, p.label))
+        )
+        found, rows = rank_and_compare(toxic, harmless, groups.reference, seed=seed)
+        rankings += found
+        equal_safety += rows
+    return rankings, equal_safety
 
 
 def _comparisons(groups: RunGroups, seed: int) -> list[Comparison]:
@@ -232,19 +233,3 @@ def _corrected(rows: Sequence[Comparison]) -> list[Comparison]:
     return [
         row if row.benchmark == POOLED else row.model_copy(update={"p_holm": next(p_holm)}) for row in rows
     ]
-
-
-def _equal_safety(groups: RunGroups, seed: int) -> list[EqualSafety]:
-    rows = []
-    for p in groups.pairings():
-        share = comparable_share(groups.group(groups.reference, p.toxic, Label.TOXIC))
-        if share is None:
-            continue
-        for method in groups.methods:
-            toxic, harmless = (
-                (groups.group(method, benchmark, label), groups.group(groups.reference, benchmark, label))
-                for benchmark, label in ((p.toxic, Label.TOXIC), (p.harmless, p.label))
-            )
-            row = compare_at_equal_safety(toxic, harmless, share, seed=seed)
-            rows += [row] if row else []
-    return rows

@@ -67,7 +67,8 @@ class Sample(Frozen):
     @property
     def asked(self) -> Asked:
         """What the policy was asked: the text, or the conversation that ends with it."""
-        return self._talk.asked
+        # Most stand alone, and there are many: making a conversation of each takes longer than to read it.
+        return self._talk.asked if self.system is not None or self.earlier else self.prompt
 
     @property
     def whole(self) -> str:

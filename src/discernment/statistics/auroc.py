@@ -12,6 +12,7 @@ from discernment.statistics.intervals import (
     WeightedStatistic,
     bootstrap_groups,
 )
+from discernment.statistics.operating_curve import OperatingCurve
 
 
 def discernment_auroc(toxic: npt.ArrayLike, harmless: npt.ArrayLike) -> float:
@@ -37,15 +38,10 @@ def weighted_auroc(high: Floats, low: Floats) -> WeightedStatistic:
     Returns:
         A function of weights, shapes (resamples, n_high) and (resamples, n_low), to AUROCs, shape (resamples,).
     """
-    order = np.argsort(low, kind="stable")
-    below = np.searchsorted(low[order], high, side="left")
-    not_above = np.searchsorted(low[order], high, side="right")
+    curve = OperatingCurve(high, low)
 
     def auroc(high_weights: Floats, low_weights: Floats) -> Floats:
-        cumulated = np.cumsum(low_weights[:, order], axis=1)
-        cumulated = np.pad(cumulated, ((0, 0), (1, 0)))
-        wins = (high_weights * (cumulated[:, below] + cumulated[:, not_above]) / 2).sum(axis=1)
-        return np.asarray(wins / high_weights.sum(axis=1) / cumulated[:, -1])
+        return curve.weighted(high_weights, low_weights).auroc()
 
     return auroc
 

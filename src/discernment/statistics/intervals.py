@@ -21,7 +21,7 @@ LEVEL = 0.95
 RESAMPLES = 2000
 FEWEST_CLUSTERS = 10
 BATCH_ENTRIES = 1_000_000
-"""How many weights of one group are held at once."""
+"""How many weights of one group, or drawn clusters, are held at once."""
 
 
 class Interval(NamedTuple):
@@ -92,7 +92,8 @@ def paired_bootstrap(
     def mean(total: Floats, size: Floats, axis: int) -> Floats:
         return np.asarray(total.sum(axis=axis) / size.sum(axis=axis))
 
-    return percentile_bootstrap((total, size), mean, seed, resamples, paired=True)[0]
+    batch = max(1, BATCH_ENTRIES // len(size))
+    return percentile_bootstrap((total, size), mean, seed, resamples, paired=True, batch=batch)[0]
 
 
 WeightedStatistic: TypeAlias = Callable[[Floats, Floats], Floats]
@@ -146,12 +147,14 @@ def bootstrap_groups(
     def weighted(*drawn: Ids, axis: int) -> Floats:
         assert axis == -1
         counts = np.ones((len(drawn[0]), total))
-        for members, ids_drawn in zip(strata, drawn, strict=True):
-            counts[:, members] = times_drawn(ids_drawn, total)[:, members]
-        return statistic(counts[:, toxic_ids], counts[:, harmless_ids])
+        for members, places_drawn in zip(strata, drawn, strict=True):
+            counts[:, members] = times_drawn(places_drawn, len(members))
+        return statistic(counts.take(toxic_ids, axis=1), counts.take(harmless_ids, axis=1))
 
+    places = [np.arange(len(members)) for members in strata]
+    # With several strata, which resample gets which draw depends on this number.
     batch = max(1, BATCH_ENTRIES // max(n_toxic, n_harmless))
-    return percentile_bootstrap(strata, weighted, seed, resamples, batch=batch)
+    return percentile_bootstrap(places, weighted, seed, resamples, batch=batch)
 
 
 def _strata(in_toxic: npt.NDArray[np.bool_], in_harmless: npt.NDArray[np.bool_]) -> list[Ids]:
