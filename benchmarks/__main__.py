@@ -8,8 +8,8 @@ import sys
 
 from discernment.cli.console import prepare_process
 
-NAMES = ("stage1_step", "rejection", "evaluation", "harness", "allocator", "kernel", "startup")
-AT_LEAST = {"evaluation", "harness", "kernel"}
+NAMES = ("stage1_step", "held_layers", "rejection", "evaluation", "harness", "allocator", "kernel", "startup")
+AT_LEAST = {"held_layers", "evaluation", "harness", "kernel"}
 
 
 def main() -> int:

@@ -28,7 +28,8 @@ class ModelSpec(Frozen):
         description="Hub id or folder of the tokenizer; without one the last adapter's own, or the model's.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="`auto`: bfloat16 on a GPU or a processor that multiplies in it, otherwise float32."
+        "auto",
+        description="`auto`: bfloat16 on a GPU or a processor that multiplies in it, otherwise float32.",
     )
     thinking: Literal["off", "on", "template"] = Field(
         "off",
