@@ -8,8 +8,11 @@ import sys
 
 from discernment.cli.console import prepare_process
 
-NAMES = ("precision", "stage1_step", "rejection", "evaluation", "harness", "allocator", "kernel", "startup", "growth")
-AT_LEAST = {"precision", "evaluation", "harness", "kernel"}
+NAMES = (
+    "precision", "stage1_step", "held_layers", "rejection", "evaluation", "harness", "allocator", "kernel", "growth",
+    "startup",
+)  # fmt: skip
+AT_LEAST = {"precision", "held_layers", "evaluation", "harness", "kernel"}
 
 
 def main() -> int:

@@ -62,6 +62,42 @@ def test_cut_gradients_equal_the_whole_models(family, layer, batch):
             assert (got - want).norm() / want.norm() < 1e-4
 
 
+@pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
+def test_layers_behind_held_ones_learn_the_same_from_stored_states(family, batch):
+    dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0} if family == "gpt2" else {}
+    model = make_model(family, **dropout).double()
+    mask = batch.attention_mask.bool()
+    weight = torch.randn(32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    kept = [p for block in find_layers(model).layers[:3] for p in block.parameters()]
+    still = len([p for block in find_layers(model).layers[:2] for p in block.parameters()])
+
+    expected_state = whole_state(model, 3, batch)
+    (expected_state[mask] @ weight).square().sum().backward()
+    expected = [p.grad.clone() for p in kept]
+    model.zero_grad()
+    with torch.no_grad():
+        stored = whole_state(model, 2, batch) * mask[:, :, None]
+    with CutModel(model, 3, held=2) as cut:
+        assert cut.takes_states(0)
+        runs = []
+        handle = next(cut.layers[0].children()).register_forward_hook(lambda *_: runs.append(1))
+        cut(**batch._asdict(), held=stored)  # the first time the model is tried out
+        runs.clear()
+        output = cut(**batch._asdict(), held=stored)
+        assert not runs
+        cut(**batch._asdict())
+        assert runs
+        handle.remove()
+        (output[mask] @ weight).square().sum().backward()
+
+    torch.testing.assert_close(output[mask], expected_state[mask], rtol=1e-4, atol=1e-4)
+    assert all(p.grad is None for p in kept[:still])
+    assert len(kept) > still > 0
+    for parameter, want in zip(kept[still:], expected[still:], strict=True):
+        assert parameter.grad is not None
+        assert (parameter.grad - want).norm() / want.norm() < 1e-4
+
+
 def test_only_the_kept_layers_are_trainable_and_the_rest_is_put_back(family):
     model = make_model(family)
     before = {name: value.clone() for name, value in model.state_dict().items()}

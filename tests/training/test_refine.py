@@ -15,7 +15,8 @@ from discernment.policies.policy import Policy
 from discernment.prompts import Label, PromptSet
 from discernment.training import contrastive as trainer_module
 from discernment.training.adapters import LoraOptions
-from discernment.training.contrastive import RefineOptions, refine, retention
+from discernment.training.contrastive import RefineOptions, refine
+from discernment.training.losses import retention
 from stopping import stopped_at
 from tiny import make_benign, make_prompts
 

@@ -1,7 +1,7 @@
 """Cutting a model after layer l, so that stage 1 neither runs nor holds what it does not need, and putting it back."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -12,6 +12,7 @@ from transformers import DynamicCache
 
 from discernment.errors import ModelError
 from discernment.models.batch import one_length, pad
+from discernment.models.held import HeldLayers, Rerun
 from discernment.models.layers import find_layers
 from discernment.models.self_check import ONE_LENGTH, Probes, Rows, Way, exact_way
 
@@ -21,6 +22,20 @@ APART = 2
 """The place of the safe way among those of `CutModel`."""
 WORTH_SHARING = 4
 """Tokens from which running a common beginning on its own pays."""
+
+
+class _LateCache(DynamicCache):
+    """A cache of which the first layers keep nothing, since they are not run; how full it is, a later one says."""
+
+    def __init__(self, first: int) -> None:
+        super().__init__()
+        self._first = first
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return super().get_seq_length(max(layer_idx, self._first))
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        return super().get_mask_sizes(query_length, max(layer_idx, self._first))
 
 
 class CutModel(nn.Module):
@@ -36,13 +51,21 @@ class CutModel(nn.Module):
             model (before the final norm, also for the last layer).
         path: Name of the layer list, where it is not found by itself.
         train_embeddings: Leave the embeddings trainable. Off by default: they are often tied to the head.
+        held: How many of the first layers are left frozen too; `forward` then takes their states, so that they need not run
+            again.
 
     Raises:
         ModelError: If the layers are not found or `layer` is out of range.
     """
 
     def __init__(
-        self, model: nn.Module, layer: int, *, path: str | None = None, train_embeddings: bool = False
+        self,
+        model: nn.Module,
+        layer: int,
+        *,
+        path: str | None = None,
+        train_embeddings: bool = False,
+        held: int = 0,
     ) -> None:
         super().__init__()
         found = find_layers(model, path)
@@ -56,12 +79,13 @@ class CutModel(nn.Module):
         setattr(found.owner, found.name, found.layers[:layer])
         self.decoder = found.reader
         self._model_name, self._config = type(model).__name__, getattr(model, "config", None)
-        self._way: int | None = None
+        self._way: dict[bool, int] = {}
         self._owner = (found.owner,)
+        self._held = HeldLayers(self.layers[:held])
         model.requires_grad_(False)
         if train_embeddings:
             self.decoder.requires_grad_(True)
-        for weights in self.layers.parameters():
+        for weights in self.layers[held:].parameters():
             weights.requires_grad_(weights.is_floating_point())  # quantised ones are integers
 
     @property
@@ -71,7 +95,18 @@ class CutModel(nn.Module):
         assert isinstance(layers, nn.ModuleList)
         return layers
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def takes_states(self, pad_id: int) -> bool:
+        """Whether the layers behind the held ones can be run on stored states; found out once.
+
+        Args:
+            pad_id: The padding token.
+        """
+        held = self._held
+        if not held.layers or any(getattr(m, "gradient_checkpointing", False) for m in self.modules()):
+            return False
+        return held.can_be_recalled(self, self._config, "states", self._apart, pad_id)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, held: Tensor | None = None) -> Tensor:
         """Hidden states after layer l.
 
         What all rows begin with (a chat template's opening, a system message) is run once, and its keys and values
@@ -81,6 +116,8 @@ class CutModel(nn.Module):
         Args:
             input_ids: Token ids, `[batch, length]`, padded on the right.
             attention_mask: 1 for tokens, 0 for padding, `[batch, length]`.
+            held: States behind the held layers, `[batch, length, hidden]`, where `takes_states`; without them all layers
+                run.
 
         Returns:
             `[batch, length, hidden]`.
@@ -89,27 +126,29 @@ class CutModel(nn.Module):
             ModelError: If the states of several rows cannot be computed at once; see `exact_way`.
         """
         if len(input_ids) == 1 and bool(attention_mask.all()):
-            return self._last_layer(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+            return self._pad(input_ids, attention_mask, held)
         padding = input_ids[attention_mask == 0]
-        pad_id = int(padding[0]) if len(padding) else 0
-        if self._way is None:
-            self._way = self._find_way(pad_id)
-        states = (self._share, self._pad, self._apart)[self._way](input_ids, attention_mask)
-        if self._way < APART and len(padding) and not bool(states.isfinite().all()):
+        recalls = held is not None
+        if recalls not in self._way:
+            self._way[recalls] = self._find_way(int(padding[0]) if len(padding) else 0, recalls=recalls)
+        way = self._way[recalls]
+        states = (self._share, self._pad, self._apart)[way](input_ids, attention_mask, held)
+        if way < APART and len(padding) and not bool(states.isfinite().all()):
             # Attention of padding that a window cuts off from all tokens overflows; its gradients would spread.
-            again = self._apart(input_ids, attention_mask)
+            again = self._apart(input_ids, attention_mask, held)
             if bool(again.isfinite().all()):
                 logger.warning("Padding gives states that are not finite; it is run in %s.", ONE_LENGTH)
-                self._way = APART
+                self._way[recalls] = APART
                 return again
         return states
 
-    def _find_way(self, pad_id: int) -> int:
+    def _find_way(self, pad_id: int, *, recalls: bool) -> int:
         device = next(self.parameters()).device
 
-        def states(run: Callable[[Tensor, Tensor], Tensor], rows: Rows) -> list[Tensor]:
+        def states(run: Rerun, rows: Rows) -> list[Tensor]:
             batch = pad(rows, pad_id, "right", device)
-            return [row[: len(ids)] for row, ids in zip(run(*batch), rows, strict=True)]
+            held = self._held.alone(self._apart, rows, device) if recalls else None
+            return [row[: len(ids)] for row, ids in zip(run(*batch, held), rows, strict=True)]
 
         def alone(probes: Probes) -> list[Tensor]:
             return [states(self._apart, [row])[0] for row in probes.rows]
@@ -122,16 +161,23 @@ class CutModel(nn.Module):
             Way("padded batches", lambda probes: states(self._pad, probes.rows)),
             Way(ONE_LENGTH, lambda probes: states(self._apart, probes.rows)),
         )
-        return exact_way(self, self._config, "states", alone, ways, self._model_name)
+        what = f"states from those of layer {len(self._held.layers)}" if recalls else "states"
+        return exact_way(self, self._config, what, alone, ways, self._model_name)
 
-    def _share(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def _share(self, input_ids: Tensor, attention_mask: Tensor, held: Tensor | None) -> Tensor:
         shared = self._shared_prefix(input_ids, attention_mask)
         if shared < WORTH_SHARING:
-            return self._pad(input_ids, attention_mask)
-        cache = DynamicCache()
-        common = self._last_layer(input_ids=input_ids[:1, :shared], past_key_values=cache, use_cache=True)
+            return self._pad(input_ids, attention_mask, held)
+        cache = DynamicCache() if held is None else _LateCache(len(self._held.layers))
+        common = self._last_layer(
+            None if held is None else held[:1, :shared],
+            input_ids=input_ids[:1, :shared],
+            past_key_values=cache,
+            use_cache=True,
+        )
         cache.batch_repeat_interleave(len(input_ids))
         rest = self._last_layer(
+            None if held is None else held[:, shared:],
             input_ids=input_ids[:, shared:],
             attention_mask=attention_mask,
             past_key_values=cache,
@@ -139,21 +185,26 @@ class CutModel(nn.Module):
         )
         return torch.cat([common.expand(len(input_ids), -1, -1), rest], dim=1)
 
-    def _pad(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        return self._last_layer(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+    def _pad(self, input_ids: Tensor, attention_mask: Tensor, held: Tensor | None) -> Tensor:
+        return self._last_layer(held, input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
 
-    def _apart(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def _apart(self, input_ids: Tensor, attention_mask: Tensor, held: Tensor | None) -> Tensor:
         """Rows of one length at a time, without padding; zeros stand where it was."""
         lengths = attention_mask.sum(1).tolist()
         found: list[Tensor] = [torch.empty(0)] * len(lengths)
         for rows in one_length(lengths):
-            states = self._last_layer(input_ids=input_ids[rows, : lengths[rows[0]]], use_cache=False)
+            length = lengths[rows[0]]
+            states = self._last_layer(
+                None if held is None else held[rows, :length],
+                input_ids=input_ids[rows, :length],
+                use_cache=False,
+            )
             for row, state in zip(rows, states, strict=True):
                 found[row] = state
         joined = nn.utils.rnn.pad_sequence(found, batch_first=True)
         return nn.functional.pad(joined, (0, 0, 0, input_ids.shape[1] - joined.shape[1]))
 
-    def _last_layer(self, **inputs: Any) -> Tensor:
+    def _last_layer(self, held: Tensor | None, **inputs: Any) -> Tensor:
         # Taken at the layer itself: some decoders do more than a norm behind their last layer.
         found: list[Tensor] = []
 
@@ -162,7 +213,8 @@ class CutModel(nn.Module):
 
         handle = self.layers[-1].register_forward_hook(keep)
         try:
-            self.decoder(**inputs)
+            with self._held.recalled(held):
+                self.decoder(**inputs)
         finally:
             handle.remove()
         if len(found) != 1 or found[0].shape[:-1] != inputs["input_ids"].shape:

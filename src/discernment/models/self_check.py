@@ -98,6 +98,7 @@ def exact_way(
     alone: Run,
     ways: Sequence[Way],
     name: str | None = None,
+    level: int = logging.WARNING,
 ) -> int:
     """The first of several ways of running rows that gives what each row gives alone.
 
@@ -110,6 +111,7 @@ def exact_way(
         alone: What each of the probes' rows gives by itself.
         ways: The ways, the fastest first; the last one is the safest.
         name: What to call the model; its class by default.
+        level: How loudly to tell that it is not the fastest.
 
     Returns:
         Its place among `ways`.
@@ -127,7 +129,7 @@ def exact_way(
             quantised = getattr(config, "quantization_config", None) is not None
             with _undisturbed(model, weights.device), _in_float32(model) as rough:
                 tolerance = _tolerance(next(model.parameters()).dtype, quantised, rough)
-                known[key] = _first(name or type(model).__name__, what, alone, ways, probes, tolerance)
+                known[key] = _first(name or type(model).__name__, what, alone, ways, probes, tolerance, level)
     return known[key]
 
 
@@ -138,6 +140,7 @@ def _first(
     ways: Sequence[Way],
     probes: Probes,
     tolerance: float,
+    level: int,
 ) -> int:
     try:
         expected = alone(probes)
@@ -151,9 +154,8 @@ def _first(
     for place, way in enumerate(ways):
         if _agrees(way.run, probes, expected, tolerance):
             if place:
-                logger.warning(
-                    "%s gives other %s in %s; it is run in %s.", name, what, ways[0].words, way.words
-                )
+                told = "%s gives other %s in %s; it is run in %s."
+                logger.log(level, told, name, what, ways[0].words, way.words)
             return place
     raise ModelError(
         f"{name} gives other {what} in {ways[-1].words} than for a row by itself, so that they cannot be trusted; use "

@@ -153,14 +153,14 @@ def _take_turns(sources: dict[str, list[int]], generator: torch.Generator) -> It
 
 
 class PromptRows(Dataset[dict[str, Any]]):
-    """Encoded prompts with their label numbers and, for retained ones, the base model's states."""
+    """Encoded prompts with their numbers, their label numbers and, for retained ones, the base model's states."""
 
     def __init__(
         self, sequences: Sequence[list[int]], labels: Sequence[int], references: Sequence[Tensor | None]
     ):
         self.rows: list[dict[str, Any]] = [
-            {"input_ids": ids, "label": label, "reference": reference}
-            for ids, label, reference in zip(sequences, labels, references, strict=True)
+            {"row": row, "input_ids": ids, "label": label, "reference": reference}
+            for row, (ids, label, reference) in enumerate(zip(sequences, labels, references, strict=True))
         ]
 
     @property

@@ -6,10 +6,10 @@ those of different labels apart; everything after layer l stays as it is, byte f
 
 import shutil
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
@@ -17,7 +17,6 @@ from discernment.cost import StageCost
 from discernment.diagnosis.dynamics import DynamicsOptions
 from discernment.diagnosis.separability import probe_folds, separation
 from discernment.errors import TrainingError
-from discernment.models.batch import pad
 from discernment.models.chat import ChatFormat
 from discernment.models.cut import CutModel
 from discernment.models.model_spec import ModelSpec
@@ -30,9 +29,11 @@ from discernment.training.adapters import add_adapter, check_leaving, leave_poli
 from discernment.training.attention import quick_attention
 from discernment.training.batches import BalancedBatches, Collator, PromptRows
 from discernment.training.checkpoints import latest_checkpoint
+from discernment.training.cut_states import pooled_states, token_states
+from discernment.training.held import HeldStates, WithStates, held_states
 from discernment.training.history import HistoryCallback, StopWithoutImprovement, watch
 from discernment.training.layer import LayerChoice, find_layer
-from discernment.training.losses import ContrastiveLoss, LossOptions, pool
+from discernment.training.losses import ContrastiveLoss, LossOptions, pool, retention
 from discernment.training.options import OptimizerOptions, trainer_arguments
 
 HISTORY = {
@@ -44,8 +45,12 @@ HISTORY = {
     "eval_cross_similarity": "cross_similarity",
     "eval_probe_auroc": "probe_auroc",
 }
+READ = ("input_ids", "attention_mask", "held")
+"""What of a batch the cut model reads."""
 RETAINED = -1
 """Label number of prompts that take part in the retention term only."""
+Validation = tuple[list[list[int]], list[bool], list[str]]
+"""Encoded validation prompts: token ids, whether each is toxic, and their sources."""
 
 
 class RefineOptions(OptimizerOptions):
@@ -56,6 +61,12 @@ class RefineOptions(OptimizerOptions):
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "constant_with_warmup"
     layer: LayerChoice = Field(
         description="l: the last layer that is trained; its output is what the loss sees. `auto` finds it."
+    )
+    first_layer: int = Field(
+        0,
+        ge=0,
+        description="Layers up to this one are left as they are, and those behind it up to `layer` are trained; 0 trains all "
+        "of them.",
     )
     steps: int = Field(150, ge=1, description="At most so many steps.")
     loss: LossOptions = Field(default_factory=LossOptions)
@@ -83,6 +94,14 @@ class RefineOptions(OptimizerOptions):
     )
     patience: int = Field(3, ge=1, description="Looks without improvement before the stage stops.")
 
+    @model_validator(mode="after")
+    def _something_is_trained(self) -> Self:
+        if self.layer != "auto" and self.first_layer >= self.layer:
+            raise ValueError(
+                f"`first_layer: {self.first_layer}` leaves nothing to train up to layer {self.layer}; lower it"
+            )
+        return self
+
 
 class ContrastiveTrainer(Trainer):
     """Trains a cut model with a contrastive loss on the states of its last layer.
@@ -93,7 +112,8 @@ class ContrastiveTrainer(Trainer):
         rows: The training rows.
         sampler: Gives their order.
         pad_id: The padding token.
-        validation: Encoded validation prompts: token ids, whether each is toxic, and their sources.
+        validation: Encoded validation prompts.
+        held: What the layers that are not trained put out for the rows and, behind them, the validation prompts.
         **kwargs: As for `transformers.Trainer`.
     """
 
@@ -104,16 +124,19 @@ class ContrastiveTrainer(Trainer):
         rows: PromptRows,
         sampler: BalancedBatches,
         pad_id: int,
-        validation: tuple[list[list[int]], list[bool], list[str]] | None = None,
+        validation: Validation | None = None,
+        held: HeldStates | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(model=model, data_collator=Collator(pad_id), train_dataset=rows, **kwargs)
+        collate: Any = Collator(pad_id) if held is None else WithStates(Collator(pad_id), held)
+        super().__init__(model=model, data_collator=collate, train_dataset=rows, **kwargs)
         self.rows = rows
         self.cut = model
         self.pad_id = pad_id
         self.options = options
         self.sampler = sampler
         self.validation = validation
+        self.held = held
         self.contrastive_loss = ContrastiveLoss(options.loss)
         self.parts: dict[str, float] = {}
 
@@ -129,7 +152,7 @@ class ContrastiveTrainer(Trainer):
     ) -> Any:
         """Contrast between the labels, plus the retention term on benign prompts."""
         with quick_attention(inputs["input_ids"], mixed=self.args.bf16):
-            hidden = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+            hidden = model(**{name: inputs[name] for name in READ if name in inputs})
         labels, mask = inputs["labels"], inputs["attention_mask"]
         contrasted = labels != RETAINED
         states = pool(hidden[contrasted], mask[contrasted], self.options.loss.pooling)
@@ -149,7 +172,11 @@ class ContrastiveTrainer(Trainer):
         """Similarity within and across the labels of the validation prompts, and a linear probe's AUROC."""
         assert self.validation is not None
         sequences, toxic, sources = self.validation
-        states = pooled_states(self.cut, sequences, self.options, self.pad_id)
+        behind = len(self.rows)
+        held = None if self.held is None else [self.held[behind + n] for n in range(len(sequences))]
+        states = pooled_states(
+            self.cut, sequences, self.pad_id, self.options.batch_size, self.options.loss.pooling, held
+        )
         found = separation(states, toxic, sources, centre=self.options.loss.centre)
         metrics = {"eval_within_similarity": found.within, "eval_cross_similarity": found.cross}
         if found.probe_auroc is not None:
@@ -157,36 +184,6 @@ class ContrastiveTrainer(Trainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
-
-
-def retention(hidden: Tensor, reference: Tensor, attention_mask: Tensor) -> Tensor:
-    """How far states have moved from the base model's, relative to the latter's size, averaged over tokens.
-
-    Args:
-        hidden: States now, `[batch, length, hidden]`.
-        reference: States of the base model, `[batch, length', hidden]` with `length' <= length`.
-        attention_mask: 1 for tokens, padding on the right, `[batch, length]`.
-    """
-    length = reference.shape[1]
-    hidden, mask = hidden[:, :length].float(), attention_mask[:, :length].bool()
-    moved = (hidden - reference).square().sum(-1)[mask]
-    return (moved / reference.square().sum(-1)[mask].clamp(min=1e-12)).mean()
-
-
-@torch.no_grad()
-def pooled_states(
-    model: nn.Module, sequences: list[list[int]], options: RefineOptions, pad_id: int
-) -> Tensor:
-    """Pooled states after layer l of encoded prompts, `[prompts, hidden]`, on the CPU, in the given order."""
-    device = next(model.parameters()).device
-    training = model.training
-    model.eval()  # dropout would blur what is measured
-    states = []
-    for start in range(0, len(sequences), options.batch_size):
-        batch = pad(sequences[start : start + options.batch_size], pad_id, "right", device)
-        states.append(pool(model(*batch), batch.attention_mask, options.loss.pooling).cpu())
-    model.train(training)
-    return torch.cat(states)
 
 
 def refine(
@@ -213,7 +210,8 @@ def refine(
         dynamics: How they are watched.
 
     Raises:
-        TrainingError: If the contrast has one label only, or the loss is not finite.
+        TrainingError: If the contrast has one label only, `layer: auto` finds no layer behind `first_layer`, or the loss is
+            not finite.
         ModelError: If the model cannot be loaded or cut, the layer is out of range, or the policy has a rule.
         DataError: If no prompt among the probes is toxic, or one has more tokens than the model has positions.
         DiskError: If there is no room for what is left; that is seen before the first step.
@@ -230,13 +228,21 @@ def refine(
         layer, notes["layer_reason"] = find_layer(
             policy, validation or prompts, out, options.batch_size, options.loss.pooling
         )
+        if options.first_layer >= layer:
+            raise TrainingError(
+                f"`first_layer: {options.first_layer}` leaves nothing to train up to layer {layer}, which `layer: auto` has "
+                "found; lower it or name a layer."
+            )
     torch.manual_seed(options.seed)
     if options.gradient_checkpointing:
         network.gradient_checkpointing_enable()
-    with CutModel(network, layer, path=policy.layer_path, train_embeddings=options.train_embeddings) as cut:
+    first = options.first_layer
+    with CutModel(
+        network, layer, path=policy.layer_path, train_embeddings=options.train_embeddings, held=first
+    ) as cut:
         if options.lora is not None:
-            network = add_adapter(network, cut.found, range(1, layer + 1), options.lora)
-        trainer = _make_trainer(start.model, cut, policy.chat, prompts, options, out, validation, retained)
+            network = add_adapter(network, cut.found, range(first + 1, layer + 1), options.lora)
+        trainer = _make_trainer(start.model, cut, policy, prompts, options, out, validation, retained)
         looks = watch(trainer, policy, probes, out, dynamics, cut.whole)
         checkpoint = latest_checkpoint(out)
         # A look that was taken before the interruption would count twice towards stopping.
@@ -253,14 +259,14 @@ def refine(
 def _make_trainer(
     spec: ModelSpec,
     cut: CutModel,
-    chat: ChatFormat,
+    policy: Policy,
     prompts: PromptSet,
     options: RefineOptions,
     out: Path,
     validation: PromptSet | None,
     retained: PromptSet | None,
 ) -> ContrastiveTrainer:
-    pad_id = chat.tokenizer.pad_token_id
+    chat, pad_id = policy.chat, policy.pad_id
     rows = _encode(cut, chat, prompts, retained, options)
     sampler = BalancedBatches(
         prompts.prompts,
@@ -289,16 +295,43 @@ def _make_trainer(
             "greater_is_better": up,
         }
         callbacks.append(StopWithoutImprovement(metric, greater_is_better=up, patience=options.patience))
+    looked_at = None if validation is None else _encode_validation(validation, chat, options)
+    draws = options.steps * options.gradient_accumulation * sampler.block_size
     return ContrastiveTrainer(
         model=cut,
         options=options,
         sampler=sampler,
         pad_id=pad_id,
-        validation=None if validation is None else _encode_validation(validation, chat, options),
+        validation=looked_at,
+        held=_hold(spec, cut, policy, options, out, rows, looked_at) if draws > len(rows) else None,
         args=TrainingArguments(**settings, max_steps=options.steps, dataloader_drop_last=True),
         rows=rows,
         eval_dataset=PromptRows([], [], []) if validation is not None else None,
         callbacks=callbacks,
+    )
+
+
+def _hold(
+    spec: ModelSpec,
+    cut: CutModel,
+    policy: Policy,
+    options: RefineOptions,
+    out: Path,
+    rows: PromptRows,
+    validation: Validation | None,
+) -> HeldStates | None:
+    """Run the layers that are not trained once on all prompts, where that comes to the same."""
+    if not options.first_layer or not cut.takes_states(policy.pad_id):
+        return None
+    return held_states(
+        policy.model,
+        cut.found.path,
+        options.first_layer,
+        dict(enumerate([*(row["input_ids"] for row in rows.rows), *(validation[0] if validation else ())])),
+        batch_size=options.batch_size,
+        pad_id=policy.pad_id,
+        folder=out,
+        mixed=trains_mixed(spec),
     )
 
 
@@ -317,7 +350,7 @@ def _encode(
     references: list[Tensor | None] = [None] * len(prompts)
     if options.retention and retained is not None:
         benign = [chat.encode(p.asked) for p in retained]
-        references += _token_states(cut, benign, options, chat.tokenizer.pad_token_id)
+        references += token_states(cut, benign, chat.tokenizer.pad_token_id, options.batch_size)
         labels += [RETAINED] * len(benign)
         sequences += benign
     elif options.retention:
@@ -340,16 +373,3 @@ def _encode_validation(
             "one of the labels come from a single source; add sources or use `stopping: cross_similarity`."
         )
     return [chat.encode(p.asked) for p in validation], toxic, sources
-
-
-@torch.no_grad()
-def _token_states(
-    cut: CutModel, sequences: list[list[int]], options: RefineOptions, pad_id: int
-) -> list[Tensor]:
-    device = next(cut.parameters()).device
-    states: list[Tensor] = []
-    for start in range(0, len(sequences), options.batch_size):
-        batch = pad(sequences[start : start + options.batch_size], pad_id, "right", device)
-        hidden = cut(*batch).float().cpu()
-        states += [row[mask.bool()] for row, mask in zip(hidden, batch.attention_mask.cpu(), strict=True)]
-    return states

@@ -103,6 +103,20 @@ class ContrastiveLoss(nn.Module):
         return loss
 
 
+def retention(hidden: Tensor, reference: Tensor, attention_mask: Tensor) -> Tensor:
+    """How far states have moved from the base model's, relative to the latter's size, averaged over tokens.
+
+    Args:
+        hidden: States now, `[batch, length, hidden]`.
+        reference: States of the base model, `[batch, length', hidden]` with `length' <= length`.
+        attention_mask: 1 for tokens, padding on the right, `[batch, length]`.
+    """
+    length = reference.shape[1]
+    hidden, mask = hidden[:, :length].float(), attention_mask[:, :length].bool()
+    moved = (hidden - reference).square().sum(-1)[mask]
+    return (moved / reference.square().sum(-1)[mask].clamp(min=1e-12)).mean()
+
+
 def _metric_loss(options: LossOptions) -> nn.Module:
     loss: nn.Module
     match options.name:

@@ -5,6 +5,7 @@ taken on the reply only.
 """
 
 import shutil
+from contextlib import nullcontext
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from pydantic import Field
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.trainer_pt_utils import get_length_grouped_indices
 from trl import SFTConfig, SFTTrainer
@@ -21,6 +23,7 @@ from discernment.cost import StageCost
 from discernment.diagnosis.dynamics import DynamicsOptions
 from discernment.errors import TrainingError
 from discernment.models.chat import ChatFormat
+from discernment.models.held import HeldLayers
 from discernment.models.layers import find_layers
 from discernment.models.model_spec import ModelSpec
 from discernment.models.precision import choose_device, trains_mixed
@@ -33,10 +36,13 @@ from discernment.training.adapters import add_adapter, check_leaving, leave_poli
 from discernment.training.attention import quick_attention
 from discernment.training.batches import EpochSampler
 from discernment.training.checkpoints import latest_checkpoint
+from discernment.training.held import HeldStates, WithStates, held_states
 from discernment.training.history import HistoryCallback, watch
 from discernment.training.options import OptimizerOptions, trainer_arguments
 
 HISTORY = {"loss": "loss", "eval_loss": "validation_loss", "learning_rate": "learning_rate"}
+IGNORED = -100
+"""The label of tokens that the loss does not see."""
 
 
 class AlignOptions(OptimizerOptions):
@@ -79,13 +85,15 @@ class SupervisedTrainer(SFTTrainer):
     """`SFTTrainer` for the loss on the reply alone, which leaves the model's configurations as they were.
 
     A mixture of experts is trained without its router loss. Batches are of similar length, and their order depends on
-    seed and epoch alone.
+    seed and epoch alone. Only the reply goes through the head.
 
     Args:
         model: The model, or the adapter that is wrapped around it.
         args: As for `trl.SFTTrainer`; `router_aux_loss_coef` is set to 0.
         **kwargs: As for `trl.SFTTrainer`.
     """
+
+    data_collator: Any
 
     def __init__(self, model: PreTrainedModel | PeftModel, args: SFTConfig, **kwargs: Any) -> None:
         # The trainers write `use_cache`, token ids and the router loss into what would be saved.
@@ -94,6 +102,7 @@ class SupervisedTrainer(SFTTrainer):
         ]
         args.router_aux_loss_coef = 0.0
         super().__init__(model=model, args=args, **kwargs)
+        self.held: HeldLayers | None = None
         config = model.config.get_text_config()
         if hasattr(config, "output_router_logits"):
             config.output_router_logits = False
@@ -109,10 +118,34 @@ class SupervisedTrainer(SFTTrainer):
             vars(config).update(values)
         return result
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """The loss of the replies' tokens."""
-        with quick_attention(inputs["input_ids"], mixed=self.args.bf16):
-            return super().compute_loss(model, inputs, *args, **kwargs)
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The loss on the reply, of which alone logits are made; from stored states where the batch brings them."""
+        given = dict(inputs)
+        held, labels = given.pop("held", None), given.pop("labels")[:, 1:]
+        counted = labels != IGNORED
+        given["shift_labels"] = labels[counted][None]
+
+        def keep(decoder: nn.Module, arguments: Any, output: Any) -> Any:
+            output.last_hidden_state = output.last_hidden_state[:, :-1][counted][None]
+            return output
+
+        own = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        handle = own.base_model.register_forward_hook(keep)
+        attention = quick_attention(inputs["input_ids"], mixed=self.args.bf16)
+        try:
+            with attention, self.held.recalled(held) if self.held else nullcontext():
+                return super().compute_loss(model, given, *args, **kwargs)
+        finally:
+            handle.remove()
+
+    def hold(self, layers: HeldLayers, states: HeldStates) -> None:
+        """Train on stored states, without running the held layers again.
+
+        Args:
+            layers: The held layers.
+            states: What they put out, by the number in the column `row` of both data sets.
+        """
+        self.held, self.data_collator = layers, WithStates(self.data_collator, states)
 
     def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_checkpoint(*args, **kwargs)
@@ -163,6 +196,7 @@ def align(
     check_leaving(policy.model, options.lora, out)
     torch.manual_seed(options.seed)  # adapters start from random numbers
     trainer, tokens = _make_trainer(start.model, policy, examples, options, out, validation)
+    _hold(trainer, policy, options, out)
     looks = watch(trainer, policy, probes, out, dynamics)
     checkpoint = latest_checkpoint(out)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -195,11 +229,46 @@ def _make_trainer(
             eval_strategy="epoch" if validation is not None else "no",
         ),
         train_dataset=rows,
-        eval_dataset=validation and _rows(policy, validation, options),
+        eval_dataset=validation and _rows(policy, validation, options, first=len(rows)),
         processing_class=policy.chat.tokenizer,
         callbacks=[HistoryCallback(out / "history.jsonl", HISTORY)],
     )
     return trainer, sum(len(ids) for ids in rows["input_ids"])
+
+
+def _hold(trainer: SupervisedTrainer, policy: Policy, options: AlignOptions, out: Path) -> None:
+    """Run the held layers once an example, where that comes to the same and the examples are seen again."""
+    network, pad_id = policy.model, policy.pad_id
+    if (
+        not options.held
+        or options.epochs <= 1
+        or options.gradient_checkpointing
+        or trainer.args.world_size > 1
+    ):
+        return
+
+    def logits(input_ids: Tensor, attention_mask: Tensor, states: Tensor | None) -> Tensor:
+        run: Any = network
+        with held.recalled(states):
+            found: Tensor = run(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
+        return found
+
+    found = find_layers(network, policy.layer_path)
+    held = HeldLayers(found.layers[: options.held])
+    if not held.can_be_recalled(network, network.config, "logits", logits, pad_id):
+        return
+    sets = [rows for rows in (trainer.train_dataset, trainer.eval_dataset) if rows is not None]
+    states = held_states(
+        network,
+        found.path,
+        options.held,
+        {row: ids for rows in sets for row, ids in zip(rows["row"], rows["input_ids"], strict=True)},
+        batch_size=options.batch_size,
+        pad_id=pad_id,
+        folder=out,
+        mixed=trainer.args.bf16,
+    )
+    trainer.hold(held, states)
 
 
 def encode_examples(examples: PromptSet, chat: ChatFormat, max_length: int) -> Dataset:
@@ -236,12 +305,12 @@ def encode_examples(examples: PromptSet, chat: ChatFormat, max_length: int) -> D
     return Dataset.from_list(rows)
 
 
-def _rows(policy: Policy, examples: PromptSet, options: AlignOptions) -> Dataset:
-    """Encoded examples, all of which the model can read."""
+def _rows(policy: Policy, examples: PromptSet, options: AlignOptions, first: int = 0) -> Dataset:
+    """Encoded examples, all of which the model can read, numbered from `first` in the column `row`."""
     rows = encode_examples(examples, policy.chat, options.max_length)
     advice = "lower max_length, shorten it or leave it out"
     check_context(policy, rows["input_ids"], names_of(examples), advice=advice)
-    return rows
+    return rows.add_column("row", list(range(first, first + len(rows))))
 
 
 def _choose_parameters(
