@@ -21,11 +21,12 @@ def main() -> int:
     held = True
     for name in sys.argv[1:] or NAMES:
         found = importlib.import_module(f"benchmarks.{name}").measure()
-        if "limit" in found:
-            found["holds"] = (
-                found["ratio"] >= found["limit"] if name in AT_LEAST else found["ratio"] <= found["limit"]
-            )
-            held = held and bool(found["holds"])
+        for part in (found, *(value for value in found.values() if isinstance(value, dict))):
+            if "limit" in part:
+                part["holds"] = (
+                    part["ratio"] >= part["limit"] if name in AT_LEAST else part["ratio"] <= part["limit"]
+                )
+                held = held and bool(part["holds"])
         print(json.dumps({"benchmark": name, **found}), flush=True)
     return 0 if held else 1
 

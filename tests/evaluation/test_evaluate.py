@@ -24,10 +24,10 @@ class Counting(Policy):
     batches = 0
     prompts = 0
 
-    def generate(self, sequences, max_new_tokens):
+    def generate(self, sequences, max_new_tokens, **how):
         self.batches += 1
         self.prompts += len(sequences)
-        return super().generate(sequences, max_new_tokens)
+        return super().generate(sequences, max_new_tokens, **how)
 
 
 @pytest.fixture
@@ -53,8 +53,8 @@ def test_every_prompt_becomes_a_sample(policy, tmp_path):
         tokens += len(policy.chat.encode(sample.prompt)) + alone.tokens
     assert len({s.completion for s in samples}) > 3
     assert (cost.steps, cost.tokens, cost.notes) == (PROMPTS, tokens, {"judge": "keywords"})
-    for what in ("replies", "rejection probabilities"):
-        assert [step[1:] for step in told if step[0] == what] == [(n, PROMPTS) for n in (0, 4, 8, 12, 13)]
+    what = "replies and rejection probabilities"
+    assert [step[1:] for step in told if step[0] == what] == [(n, PROMPTS) for n in (0, 4, 8, 12, 13)]
 
 
 def test_batch_size_and_order_do_not_change_the_replies(policy, tmp_path):
@@ -79,23 +79,40 @@ def test_batch_size_and_order_do_not_change_the_replies(policy, tmp_path):
         )
 
 
-@pytest.mark.parametrize(
-    "stop", [("replies", 8), ("rejection probabilities", 4)], ids=["replies", "rejection"]
-)
-def test_an_interrupted_evaluation_ends_with_the_same_bytes(policy, tmp_path, stop):
+@pytest.mark.parametrize("rejection", [True, False])
+@pytest.mark.parametrize("stop", [4, 8])
+def test_an_interrupted_evaluation_ends_with_the_same_bytes(policy, tmp_path, stop, rejection):
+    options = OPTIONS.model_copy(update={"rejection": rejection})
+
     def interrupt(what, done, of):
-        if (what, done) == stop:
+        if what.startswith("replies") and done == stop:
             raise KeyboardInterrupt
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    cost = evaluate(policy, BENCHMARKS, OPTIONS, whole)
+    cost = evaluate(policy, BENCHMARKS, options, whole)
     all_batches, policy.batches = policy.batches, 0
     with pytest.raises(KeyboardInterrupt):
-        evaluate(policy, BENCHMARKS, OPTIONS, broken, progress=interrupt)
+        evaluate(policy, BENCHMARKS, options, broken, progress=interrupt)
     assert not (broken / "samples.jsonl").exists()
-    assert evaluate(policy, BENCHMARKS, OPTIONS, broken) == cost
+    assert evaluate(policy, BENCHMARKS, options, broken) == cost
     assert policy.batches == all_batches == 4
     assert (broken / "samples.jsonl").read_bytes() == (whole / "samples.jsonl").read_bytes()
+
+
+def test_probabilities_that_were_not_kept_are_computed_again(policy, tmp_path):
+    evaluate(policy, BENCHMARKS, OPTIONS, tmp_path)
+    samples = (tmp_path / "samples.jsonl").read_bytes()
+    log = tmp_path / "rejection.jsonl"
+    lines = log.read_bytes().splitlines(keepends=True)
+    assert len(lines) == PROMPTS
+    log.write_bytes(
+        b"".join(lines[:8])
+    )  # stopped when the replies of the third batch were kept, and no more of it
+    policy.batches = policy.prompts = 0
+    evaluate(policy, BENCHMARKS, OPTIONS, tmp_path)
+    assert (policy.batches, policy.prompts) == (2, PROMPTS - 8)
+    assert (tmp_path / "samples.jsonl").read_bytes() == samples
+    assert len(log.read_bytes().splitlines()) == PROMPTS
 
 
 def test_a_batch_that_was_cut_off_is_generated_again_as_a_whole(policy, tmp_path):

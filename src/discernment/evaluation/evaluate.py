@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,7 +18,7 @@ from discernment.models.batch import length_sorted_batches
 from discernment.policies.context import check_context, cut_left, positions_needed
 from discernment.policies.draws import seed_of
 from discernment.policies.policy import Completion, Policy
-from discernment.policies.rejection import OpeningTrie, load_openings, rejection_probability
+from discernment.policies.rejection import OpeningTrie, load_openings, read_once
 from discernment.prompts import Asked, Prompt, PromptSet
 from discernment.prompts.conversation import plainly, text_of
 
@@ -129,18 +130,9 @@ def evaluate(
     lengths = [row.length for row in asked]
     batches = [[asked[i] for i in batch] for batch in length_sorted_batches(lengths, options.batch_size)]
     tell = progress or (lambda what, done, of: None)
-    replies = _complete(
-        out / "completions.jsonl", batches, lambda batch: _generate(policy, batch, options), tell, "replies"
+    replies, rejections = _complete(
+        out, batches, partial(_ask, policy, trie, options), tell, trie is not None
     )
-    rejections: dict[str, dict[str, Any]] = {}
-    if trie is not None:
-        rejections = _complete(
-            out / "rejection.jsonl",
-            batches,
-            lambda batch: _measure(policy, batch, trie),
-            tell,
-            "rejection probabilities",
-        )
     samples = _samples(rows, replies, rejections, judge, tell)
     write_json_lines(out / "samples.jsonl", (s.model_dump(mode="json") for s in samples))
     check_samples(samples, unscored_limit, policy.name)
@@ -294,24 +286,32 @@ def _judge(
     return judgements
 
 
-def _generate(policy: Policy, batch: Sequence[_Row], options: EvaluateOptions) -> list[dict[str, Any]]:
-    sequences, sampling = policy.encode([r.asked for r in batch]), options.sampling
+def _ask(
+    policy: Policy, trie: OpeningTrie | None, options: EvaluateOptions, batch: Sequence[_Row]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Replies, and rejection probabilities where there is a tree of openings; the prompts are read once for both."""
+    prompts, begun = [r.asked for r in batch], None
+    masses: list[dict[str, Any]] = []
+    if trie is not None:
+        found, begun = read_once(policy, prompts, trie, options.max_new_tokens)
+        masses = [{"rejection_probability": mass} for mass in found]
+    generate, sampling = (
+        partial(policy.generate, policy.encode(prompts), options.max_new_tokens),
+        options.sampling,
+    )
+    if begun is not None:
+        generate = partial(generate, begun=begun)
     if sampling is None:
-        return [_kept(c) for c in policy.generate(sequences, options.max_new_tokens)]
+        return [_kept(c) for c in generate()], masses
     drawn = [
-        policy.generate(
-            sequences,
-            options.max_new_tokens,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            seed=seed_of([sampling.seed, n]),
-        )
+        generate(temperature=sampling.temperature, top_p=sampling.top_p, seed=seed_of([sampling.seed, n]))
         for n in range(sampling.n)
     ]
-    return [
+    replies = [
         _kept(first) | ({"further": [_kept(c) for c in further]} if further else {})
         for first, *further in zip(*drawn, strict=True)
     ]
+    return replies, masses
 
 
 def _kept(completion: Completion) -> dict[str, Any]:
@@ -324,30 +324,32 @@ def _kept(completion: Completion) -> dict[str, Any]:
     }
 
 
-def _measure(policy: Policy, batch: Sequence[_Row], trie: OpeningTrie) -> list[dict[str, Any]]:
-    masses = rejection_probability(policy, [r.asked for r in batch], trie, batch_size=len(batch))
-    return [{"rejection_probability": mass} for mass in masses]
-
-
 def _complete(
-    path: Path,
+    out: Path,
     batches: Sequence[Sequence[_Row]],
-    work: Callable[[Sequence[_Row]], Sequence[dict[str, Any]]],
+    work: Callable[[Sequence[_Row]], tuple[list[dict[str, Any]], list[dict[str, Any]]]],
     tell: Callable[[str, int, int], None],
-    what: str,
-) -> dict[str, dict[str, Any]]:
-    """Do `work` on all rows that `path` does not hold yet, batch by batch, and return everything by key."""
-    known = (
-        {row["key"]: row for _, row in read_json_lines(path, allow_torn_end=True)} if path.exists() else {}
-    )
+    rejection: bool,
+) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Do `work` on all rows of which something is not kept yet, batch by batch, and return everything by key."""
+    paths = [out / "completions.jsonl"] + ([out / "rejection.jsonl"] if rejection else [])
+    what = "replies and rejection probabilities" if rejection else "replies"
+    known = [_read(path) for path in paths]
     done, total = 0, sum(map(len, batches))
     tell(what, done, total)
     for batch in batches:
-        if any(row.key not in known for row in batch):
+        if any(row.key not in kept for kept in known for row in batch):
             # All of the batch again: its composition decides how floating point rounds.
-            found = [{"key": r.key, **values} for r, values in zip(batch, work(batch), strict=True)]
-            append_json_lines(path, found)
-            known.update({row["key"]: row for row in found})
+            for path, kept, values in zip(paths, known, work(batch), strict=False):
+                found = [{"key": row.key, **value} for row, value in zip(batch, values, strict=True)]
+                append_json_lines(path, found)
+                kept.update({row["key"]: row for row in found})
         done += len(batch)
         tell(what, done, total)
-    return known
+    return known[0], known[1] if rejection else {}
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    if not path.exists():
+        return {}
+    return {row["key"]: row for _, row in read_json_lines(path, allow_torn_end=True)}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from discernment.models.batch import Batch, pad
 from discernment.models.logits import last_logits, unpadded_logits
-from discernment.models.prefix import prefix_cache
+from discernment.models.prefix import Begun, behind, keys_and_values, prefix_cache, shared_beginning
 from discernment.models.self_check import BEGINNING, Probes, Rows, Way, exact_way
 
 if TYPE_CHECKING:
@@ -38,6 +38,12 @@ class TokenTree(NamedTuple):
                 sees[n] |= sees[parent - 1]
         return sees
 
+    def behind(self, lead: Sequence[int]) -> TokenTree:
+        """The tree behind some tokens that all continuations begin with, which are its first nodes."""
+        chain = [tuple(lead[:depth]) for depth in range(len(lead))]
+        parents = [*range(len(lead)), *(parent + len(lead) for parent in self.parents)]
+        return TokenTree([*chain, *((*lead, *node) for node in self.nodes)], parents)
+
 
 def tree_logits(
     model: PreTrainedModel,
@@ -55,23 +61,60 @@ def tree_logits(
         beginning: Keys and values of what all rows begin with; left as they are.
         shared: How many tokens that is.
     """
-    run: Any = model
-    cache, batch, device = copy.deepcopy(beginning), len(rest.input_ids), rest.input_ids.device
+    cache = copy.deepcopy(beginning)
     if cache is not None:
-        cache.batch_repeat_interleave(batch)
+        cache.batch_repeat_interleave(len(rest.input_ids))
+    logits: Tensor = _run(model, rest, tree, cache, shared, keep=cache is not None).logits
+    return logits
+
+
+def read_with_tree(
+    model: PreTrainedModel, rows: Rows, tree: TokenTree, pad_id: int, new: int, *, share: bool
+) -> tuple[Tensor, Begun | None]:
+    """Logits at every node behind every row, `[rows, nodes, vocabulary]`, and what replies to the rows go on from.
+
+    Args:
+        model: The model.
+        rows: Token ids.
+        tree: The tree; its nodes are read, and left out of what replies go on from.
+        pad_id: The padding token.
+        new: How many tokens the replies have at most.
+        share: Run what all rows begin with once; see `shared_beginning`.
+    """
+    behind_rows = max(len(tree.nodes) - 1, new)
+    shared, cache = shared_beginning(model, rows, pad_id, behind_rows, share=share)
+    rest = pad([row[len(shared) :] for row in rows], pad_id, "left", model.device)
+    output = _run(model, rest, tree, cache, len(shared), keep=True)
+    kept = keys_and_values(output)
+    if kept is not None:
+        kept.crop(-len(tree.nodes))  # the last token of the rows goes too: `generate` has to read something
+    logits: Tensor = output.logits
+    return logits, None if kept is None else Begun(behind(shared, rest), kept)
+
+
+def _run(
+    model: PreTrainedModel,
+    rest: Batch,
+    tree: TokenTree,
+    cache: DynamicCache | None,
+    shared: int,
+    *,
+    keep: bool,
+) -> Any:
+    run: Any = model
+    batch, device = len(rest.input_ids), rest.input_ids.device
     tokens = torch.tensor([node[-1] for node in tree.nodes[1:]], dtype=torch.long, device=device)
     depths = torch.tensor([len(node) - 1 for node in tree.nodes[1:]], dtype=torch.long, device=device)
     lengths = rest.attention_mask.sum(1, keepdim=True)
     sees = tree.ancestors().to(device)
-    logits: Tensor = run(
+    return run(
         input_ids=torch.cat([rest.input_ids, tokens.expand(batch, -1)], dim=1),
         attention_mask=_mask(rest.attention_mask.bool(), sees, shared, model.dtype),
         position_ids=shared + torch.cat([rest.position_ids, lengths + depths], dim=1),
         past_key_values=cache,
-        use_cache=cache is not None,
+        use_cache=keep,
         logits_to_keep=len(tree.nodes),
-    ).logits
-    return logits
+    )
 
 
 def takes_tree(model: PreTrainedModel, pad_id: int) -> bool:

@@ -38,19 +38,21 @@ class Draws:
             [torch.rand(max_new_tokens, generator=g, dtype=torch.float64) for g in generators]
         )
 
-    def __call__(self, logits: Tensor, step: int) -> Tensor:
+    def __call__(self, logits: Tensor, step: int, numbers: Sequence[int] | None = None) -> Tensor:
         """One token a prompt, shape `[prompts, 1]`.
 
         Args:
             logits: Shape `[prompts, vocabulary]`.
             step: How many tokens of the reply there are already.
+            numbers: Which of the prompts are still replied to; all by default.
         """
+        uniform = self._uniform if numbers is None else self._uniform[list(numbers)]
         logits = logits / self._temperature
         if self._nucleus is not None:
             logits = self._nucleus(None, logits)
         # The inverse of the distribution function: the draw of a row is its own, as `torch.multinomial`'s is not.
         below = torch.softmax(logits.double(), -1).cumsum(-1)
-        at = self._uniform[:, step : step + 1].to(logits.device) * below[:, -1:]
+        at = uniform[:, step : step + 1].to(logits.device) * below[:, -1:]
         return torch.searchsorted(below, at, right=True)
 
 

@@ -18,6 +18,9 @@ from discernment.policies.decoding_settings import blank_settings
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+LEAVING = 4
+"""Replies that have ended leave the batch when they are one in so many: to leave costs about as much as a token."""
+
 
 class ReplyWay(IntEnum):
     """Ways of generating several replies, the fastest first."""
@@ -89,6 +92,79 @@ def _forced(
     with blank_settings(model):
         output = kind.generate(model, **inputs, generation_config=config, logits_processor=[force])
     return list(torch.stack(output.logits, dim=1))
+
+
+def together(
+    model: PreTrainedModel,
+    inputs: dict[str, Any],
+    most: int,
+    ends: set[int | None],
+    pad_id: int,
+    prompts: int,
+    choose: Callable[[Tensor, int, list[int]], Tensor] | None,
+    *,
+    leave: bool,
+) -> list[list[int]]:
+    """Replies by the model's own `generate`, one padded batch; prompts whose replies have ended leave it.
+
+    Args:
+        model: The model.
+        inputs: What `generate` starts from; the rows are the contexts of all prompts, context by context.
+        most: Token cap.
+        ends: Tokens that end a reply.
+        pad_id: The padding token.
+        prompts: How many prompts there are.
+        choose: From the logits of all rows, how many tokens there are already, and which prompts are still replied to,
+            to the logits of the next token of each row; without it they are left as they are.
+        leave: Whether the batch may get smaller. Only where keys and values are all that the model keeps.
+    """
+    from transformers import GenerationConfig
+
+    kind: Any = type(model)  # whose `generate` is not one that a repository put in its place
+    known = torch.tensor(sorted(i for i in ends if i is not None), device=inputs["input_ids"].device)
+    begun, replies = inputs["input_ids"].shape[1], [list[int]() for _ in range(prompts)]
+    running, step = list(range(prompts)), 0
+    while running and step < most:
+        start, now = begun + step, list(running)
+        config = GenerationConfig(
+            max_new_tokens=most - step,
+            eos_token_id=known.tolist(),
+            pad_token_id=pad_id,
+            return_dict_in_generate=True,
+        )
+
+        def chosen(input_ids: Tensor, logits: Tensor, now: list[int] = now) -> Tensor:
+            return logits if choose is None else choose(logits, input_ids.shape[1] - begun, now)
+
+        def thin(input_ids: Tensor, _: Any, now: list[int] = now, start: int = start) -> Tensor:
+            ended = torch.isin(input_ids[: len(now), start:], known).any(1).sum()
+            return (ended * LEAVING >= len(now)).expand(len(input_ids))
+
+        output = kind.generate(
+            model,
+            **inputs,
+            generation_config=config,
+            logits_processor=[chosen] if choose is not None else [],
+            stopping_criteria=[thin] if leave else [],
+        )
+        said = output.sequences[: len(now), start:]
+        for number, reply in zip(now, said.tolist(), strict=True):
+            replies[number] += reply
+        step += said.shape[1]
+        on = (~torch.isin(said, known).any(1)).nonzero()[:, 0].tolist()
+        running = [now[n] for n in on]
+        if running and step < most:
+            inputs = _only(output, inputs["attention_mask"], on, len(now))
+    return replies
+
+
+def _only(output: Any, mask: Tensor, on: list[int], prompts: int) -> dict[str, Any]:
+    """What `generate` goes on from with some of the prompts, in all their contexts."""
+    ids, cache = output.sequences, output.past_key_values
+    rows = torch.tensor([first + n for first in range(0, len(ids), prompts) for n in on], device=ids.device)
+    cache.batch_select_indices(rows)
+    mask = torch.nn.functional.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1)
+    return {"input_ids": ids[rows], "attention_mask": mask[rows], "past_key_values": cache}
 
 
 def step_by_step(

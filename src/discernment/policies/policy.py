@@ -1,17 +1,18 @@
 """A policy: a model with its tokenizer, its chat format and at most one rule, which can reply and give logits.
 
 Everything that makes a policy speak goes through the three methods that end this class, so that a rule acts in all of
-it: `generate`, `next_token_logits` and `reply_logits`; a tree of openings is read in one pass by `rejection`.
+it: `generate`, `next_token_logits` and `reply_logits`; a tree of openings is read in one pass by `rejection`, which may
+leave what it read of the prompts to `generate`.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
@@ -22,12 +23,12 @@ from discernment.models.chat import ChatFormat
 from discernment.models.loading import check_vocabulary, load_chat, load_model
 from discernment.models.logits import last_logits
 from discernment.models.model_spec import ModelSpec
-from discernment.models.prefix import generation_inputs
+from discernment.models.prefix import Begun, generation_inputs
 from discernment.models.thoughts import read_reply
 from discernment.policies.context import check_context, positions_of
 from discernment.policies.decoding_settings import blank_settings, set_aside
 from discernment.policies.draws import Draws
-from discernment.policies.generation import ReplyWay, reply_way, step_by_step
+from discernment.policies.generation import ReplyWay, reply_way, step_by_step, together
 from discernment.policies.policy_spec import PolicySpec
 from discernment.policies.rule import DecodingRule, Rule, SteeringRule
 from discernment.prompts import Asked
@@ -261,6 +262,7 @@ class Policy:
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int = 0,
+        begun: Begun | None = None,
     ) -> list[Completion]:
         """Replies to encoded prompts, one batch; a beginning that all share (a system message) is read once.
 
@@ -273,6 +275,7 @@ class Policy:
             top_p: They are drawn from the likeliest tokens that together have this probability.
             seed: Seed of the draws. What is drawn for a prompt depends on it and on the prompt, not on its neighbours;
                 the caller's random state is left as it was.
+            begun: The same prompts as they were read before, by `rejection.read_once`; they are not read again.
 
         Raises:
             DataError: If a prompt and its reply do not fit the model's positions.
@@ -287,41 +290,44 @@ class Policy:
         for rows in groups:
             some = [sequences[row] for row in rows]
             draw = Draws(some, max_new_tokens, temperature, top_p, seed) if temperature > 0 else None
-            found |= zip(rows, self._replies(some, max_new_tokens, draw, way), strict=True)
+            found |= zip(rows, self._replies(some, max_new_tokens, draw, way, begun), strict=True)
         return [found[row] for row in range(len(sequences))]
 
     def _replies(
-        self, sequences: Sequence[Sequence[int]], max_new_tokens: int, draw: Draws | None, way: ReplyWay
+        self,
+        sequences: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        draw: Draws | None,
+        way: ReplyWay,
+        begun: Begun | None,
     ) -> list[Completion]:
-        from transformers import GenerationConfig
-
         ends = {self.chat.end_of_turn, self.chat.tokenizer.eos_token_id, *self._own_ends()}
         if way is ReplyWay.STEPWISE:
 
-            def after(begun: Sequence[Sequence[int]]) -> Tensor:
+            def after(said: Sequence[Sequence[int]]) -> Tensor:
                 rows = self.stack(sequences)
-                rows = [row + list(reply) for row, reply in zip(rows, itertools.cycle(begun), strict=False)]
+                rows = [row + list(reply) for row, reply in zip(rows, itertools.cycle(said), strict=False)]
                 return self.combine(
-                    self._last_logits(sequences, rows, 1)[:, -1], len(sequences), len(begun[0])
+                    self._last_logits(sequences, rows, 1)[:, -1], len(sequences), len(said[0])
                 )
 
             replies = step_by_step(after, len(sequences), max_new_tokens, ends, draw)
             return [self._completion(*pair, ends) for pair in zip(sequences, replies, strict=True)]
-        config = GenerationConfig(
-            max_new_tokens=max_new_tokens,
-            eos_token_id=sorted(i for i in ends if i is not None),
-            pad_token_id=self.chat.tokenizer.pad_token_id,
-        )
-        kind: Any = type(self.model)  # whose `generate` is not one that a repository put in its place
         share = self.alike and way is ReplyWay.SHARED
         with self.acting(sequences), blank_settings(self.model):
-            inputs = generation_inputs(
-                self.model, self.stack(sequences), self.pad_id, max_new_tokens, share=share
+            inputs = (
+                begun.inputs()
+                if begun is not None
+                else generation_inputs(
+                    self.model, self.stack(sequences), self.pad_id, max_new_tokens, share=share
+                )
             )
-            begun = inputs["input_ids"].shape[1]
-            choose = self._processors(len(sequences), begun, draw)
-            output = kind.generate(self.model, **inputs, generation_config=config, logits_processor=choose)
-        replies = output[: len(sequences), begun:].tolist()
+            # A cache that is there has keys and values alone; the hooks of a rule that decides count on all rows.
+            leave = self.alike and "past_key_values" in inputs
+            choose = self._chooser(draw)
+            replies = together(
+                self.model, inputs, max_new_tokens, ends, self.pad_id, len(sequences), choose, leave=leave
+            )
         return [self._completion(*pair, ends) for pair in zip(sequences, replies, strict=True)]
 
     @staticmethod
@@ -339,17 +345,16 @@ class Policy:
                 ", ".join(names),
             )
 
-    def _processors(self, prompts: int, begun: int, draw: Draws | None) -> list[Any]:
+    def _chooser(self, draw: Draws | None) -> Callable[[Tensor, int, list[int]], Tensor] | None:
         """Combine the contexts of each prompt, which go on with the same token, and draw it where it is drawn."""
 
-        def choose(input_ids: Tensor, logits: Tensor) -> Tensor:
-            step = input_ids.shape[1] - begun
-            chosen = self.combine(logits, prompts, step)
+        def choose(logits: Tensor, step: int, numbers: list[int]) -> Tensor:
+            chosen = self.combine(logits, len(numbers), step)
             if draw is not None:
-                chosen = torch.full_like(chosen, -torch.inf).scatter(1, draw(chosen, step), 0.0)
-            return chosen.repeat(len(logits) // prompts, 1)
+                chosen = torch.full_like(chosen, -torch.inf).scatter(1, draw(chosen, step, numbers), 0.0)
+            return chosen.repeat(len(logits) // len(numbers), 1)
 
-        return [choose] if draw is not None or isinstance(self.rule, DecodingRule) else []
+        return choose if draw is not None or isinstance(self.rule, DecodingRule) else None
 
     def _own_ends(self) -> list[int]:
         own = getattr(self.model.generation_config, "eos_token_id", None)

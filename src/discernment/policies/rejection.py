@@ -18,9 +18,10 @@ from discernment.files import packaged_yaml
 from discernment.models.batch import common_prefix, length_sorted_batches
 from discernment.models.chat import ChatFormat
 from discernment.models.logits import why_not_finite
-from discernment.models.prefix import fits_window, prefix_cache
-from discernment.models.token_tree import TokenTree, takes_tree, tree_logits
+from discernment.models.prefix import Begun, fits_window, prefix_cache
+from discernment.models.token_tree import TokenTree, read_with_tree, takes_tree, tree_logits
 from discernment.policies.context import check_context
+from discernment.policies.generation import ReplyWay, reply_way
 from discernment.policies.policy import Policy
 from discernment.policies.rule import DecodingRule
 from discernment.prompts import Asked
@@ -100,13 +101,15 @@ class OpeningTrie:
         Returns:
             `[batch]`, float64.
         """
-        log_probabilities = torch.log_softmax(logits.float(), dim=-1)
+        edges = [(parent, node[-1]) for parent, node in zip(self.parents, self.nodes[1:], strict=True)]
+        at, token = (torch.tensor(x, device=logits.device) for x in zip(*edges, *self.leaves, strict=True))
+        # Row by row: in float32, all of them are more than the model's weights.
+        steps = torch.stack([torch.log_softmax(row.float(), dim=-1)[at, token].double() for row in logits])
         # log-probability of reaching each node, built up from the root
         reach = [torch.zeros(logits.shape[0], dtype=torch.float64, device=logits.device)]
-        for node, parent in zip(self.nodes[1:], self.parents, strict=True):
-            reach.append(reach[parent] + log_probabilities[:, parent, node[-1]].double())
-        at, token = (torch.tensor(x, device=logits.device) for x in zip(*self.leaves, strict=True))
-        leaves = torch.stack(reach, dim=1)[:, at] + log_probabilities[:, at, token].double()
+        for number, parent in enumerate(self.parents):
+            reach.append(reach[parent] + steps[:, number])
+        leaves = torch.stack(reach, dim=1)[:, at[len(edges) :]] + steps[:, len(edges) :]
         return leaves.exp().sum(1)
 
 
@@ -144,21 +147,77 @@ def rejection_probability(
         openings = load_openings()
     trie = openings if isinstance(openings, OpeningTrie) else OpeningTrie.from_openings(openings, policy.chat)
     sequences = [sequence.then(policy.chat.lead) for sequence in policy.encode(prompts)]
-    check_context(policy, sequences, [repr(text_of(p)[:60]) for p in prompts], max(map(len, trie.sequences)))
+    _check_openings_fit(policy, prompts, sequences, trie)
     measure = _tree_masses if _tree_fits(policy, sequences, trie) else _sequence_masses
     masses = [0.0] * len(prompts)
     batches = length_sorted_batches([len(s) for s in sequences], batch_size)
     for rows, found in measure(policy, sequences, trie, list(batches)):
         for row, value in zip(rows, found.tolist(), strict=True):
-            if not math.isfinite(value):
-                raise ModelError(
-                    f"{policy.name} gives logits that are not finite for the prompt {text_of(prompts[row])[:60]!r}; "
-                    f"{why_not_finite(policy.model)}."
-                )
-            masses[row] = value
+            masses[row] = _finite(value, policy, prompts[row])
         if progress is not None:
             progress(len(rows))
     return masses
+
+
+@torch.inference_mode()
+def read_once(
+    policy: Policy, prompts: Sequence[Asked], trie: OpeningTrie, max_new_tokens: int
+) -> tuple[list[float], Begun | None]:
+    """Rejection probabilities of one batch, and what the replies to it go on from, of one pass over the prompts.
+
+    Args:
+        policy: The policy.
+        prompts: Texts without template, or conversations.
+        trie: The tree of refusal openings.
+        max_new_tokens: Token cap of the replies.
+
+    Returns:
+        What `rejection_probability` gives, and what `Policy.generate` takes as `begun`; nothing of the latter where the
+        model replies otherwise when it goes on from there, so that `generate` has to read the prompts itself.
+
+    Raises:
+        DataError: If a prompt with the longest opening does not fit the model's positions.
+        ModelError: If the model gives logits that are not finite.
+    """
+    lead, sequences = policy.chat.lead, policy.encode(prompts)
+    rows, tree = policy.stack(sequences), trie.tree.behind(lead)
+    longest = max(map(len, rows), default=0) + max(len(tree.nodes) - 1, max_new_tokens)
+    way = reply_way(policy.model, policy.pad_id)
+    # A rule that decides by prompt may decide otherwise once the beginning of a reply stands behind it.
+    decided_behind_lead = bool(lead) and not policy.alike
+    joined = way <= ReplyWay.PADDED and fits_window(policy.model, longest) and not decided_behind_lead
+    if not (prompts and joined and _tree_fits(policy, sequences, trie)):
+        return rejection_probability(policy, prompts, trie, batch_size=max(1, len(prompts))), None
+    _check_openings_fit(policy, prompts, [sequence.then(lead) for sequence in sequences], trie)
+    share = policy.alike and way is ReplyWay.SHARED
+    with policy.acting(sequences):
+        logits, begun = read_with_tree(policy.model, rows, tree, policy.pad_id, max_new_tokens, share=share)
+    masses = trie.mass(_combined(policy, logits[:, len(lead) :], len(prompts), trie)).tolist()
+    return [_finite(mass, policy, prompt) for mass, prompt in zip(masses, prompts, strict=True)], begun
+
+
+def _check_openings_fit(
+    policy: Policy, prompts: Sequence[Asked], sequences: Sequence[Sequence[int]], trie: OpeningTrie
+) -> None:
+    names = [repr(text_of(prompt)[:60]) for prompt in prompts]
+    check_context(policy, sequences, names, max(map(len, trie.sequences)))
+
+
+def _finite(mass: float, policy: Policy, prompt: Asked) -> float:
+    if not math.isfinite(mass):
+        raise ModelError(
+            f"{policy.name} gives logits that are not finite for the prompt {text_of(prompt)[:60]!r}; "
+            f"{why_not_finite(policy.model)}."
+        )
+    return mass
+
+
+def _combined(policy: Policy, logits: Tensor, prompts: int, trie: OpeningTrie) -> Tensor:
+    """Logits at every node, of all contexts, as the policy's rule makes one row a prompt of them."""
+    if not isinstance(policy.rule, DecodingRule):
+        return logits
+    steps = [policy.combine(logits[:, n], prompts, len(node)) for n, node in enumerate(trie.nodes)]
+    return torch.stack(steps, dim=1)
 
 
 def _tree_fits(policy: Policy, sequences: Sequence[Sequence[int]], trie: OpeningTrie) -> bool:
@@ -189,10 +248,7 @@ def _tree_masses(
         rest = policy.batch([context[len(shared) :] for context in policy.stack(prompts)])
         with policy.acting(prompts):
             logits = tree_logits(policy.model, rest, trie.tree, beginning, len(shared))
-        if isinstance(policy.rule, DecodingRule):
-            steps = [policy.combine(logits[:, n], len(rows), len(node)) for n, node in enumerate(trie.nodes)]
-            logits = torch.stack(steps, dim=1)
-        yield rows, trie.mass(logits)
+        yield rows, trie.mass(_combined(policy, logits, len(rows), trie))
 
 
 def _sequence_masses(

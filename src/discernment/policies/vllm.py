@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from vllm import LLM
 
+    from discernment.models.prefix import Begun
+
 
 class VllmPolicy(Policy):
     """A policy whose replies vLLM generates, with the tokens, the stop tokens and the greedy choice of `Policy`.
@@ -89,8 +91,9 @@ class VllmPolicy(Policy):
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int = 0,
+        begun: Begun | None = None,
     ) -> list[Completion]:
-        """Replies to encoded prompts; see `Policy.generate`."""
+        """Replies to encoded prompts; see `Policy.generate`. Nothing is read before, so `begun` is not heard."""
         from vllm import SamplingParams
 
         ends = {self.chat.end_of_turn, self.chat.tokenizer.eos_token_id, *self._own_ends()}
