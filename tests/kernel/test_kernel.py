@@ -27,10 +27,10 @@ REPLIES = ["Sure, here is how.", "No.", "I'm sorry, but I can't help with that."
 EXACT = {torch.float32: 1e-5, torch.float64: 1e-10}
 
 
-@pytest.fixture(params=["ghost", "materialised"])
+@pytest.fixture(params=["ghost", "moved", "materialised"])
 def way(request, monkeypatch):
-    """Both ways to the inner products; the tiny models' sizes would always choose the same one."""
-    monkeypatch.setattr(collect, "cheaper_way", lambda *sizes: request.param)
+    """All ways to the inner products; the tiny models' sizes would always choose the same one."""
+    monkeypatch.setattr(collect, "cheapest_way", lambda *sizes: request.param)
     return request.param
 
 

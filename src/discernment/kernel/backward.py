@@ -24,6 +24,7 @@ from discernment.kernel.checks import (
 from discernment.kernel.collect import Block, Collector, Lookup
 from discernment.kernel.gram import Factor, Storage
 from discernment.kernel.instrument import Clock
+from discernment.kernel.parallel import in_parallel
 from discernment.kernel.rows import OutputRows
 from discernment.kernel.survey import Rules, Survey
 from discernment.models.batch import Batch, common_prefix, length_sorted_batches
@@ -306,18 +307,21 @@ class BackwardPass:
     ) -> list[list[Tensor]]:
         """Gradients of each call's output, one a row; `block.gradient` moves on to `leaf`."""
         sought = [call.output for call in calls] + ([leaf] if leaf is not None else [])
-        found: list[list[Tensor]] = [[] for _ in sought]
+
+        def of_row(cotangent: Tensor) -> list[Tensor]:
+            found: list[Any] = [
+                *torch.autograd.grad(target, sought, cotangent, retain_graph=True, allow_unused=True)
+            ]
+            for n, gradient in enumerate(found):
+                if gradient is None:  # what only chooses experts, say, has none
+                    found[n] = torch.zeros_like(sought[n])
+                elif rows and n < len(calls) and calls[n].module is self.head:
+                    found[n] = self._of_columns(gradient, rows)
+            return found
+
         with self.clock("backward"):
-            for row, cotangent in enumerate(cotangents):
-                last = row == len(cotangents) - 1
-                gradients: Any = torch.autograd.grad(
-                    target, sought, cotangent, retain_graph=not last, allow_unused=True
-                )
-                for n, gradient in enumerate(gradients):
-                    if gradient is None:  # what only chooses experts, say, has none
-                        gradient = torch.zeros_like(sought[n])
-                    is_head = n < len(calls) and calls[n].module is self.head
-                    found[n].append(self._of_columns(gradient, rows) if rows and is_head else gradient)
+            by_row = in_parallel(of_row, cotangents, target.device)
+        found = [list(of_call) for of_call in zip(*by_row, strict=True)]
         if leaf is not None:
             block.gradient = torch.stack(found.pop(), dim=1)
         return found

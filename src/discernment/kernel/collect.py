@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from discernment.kernel.capture import Call, parameter_gradients
-from discernment.kernel.gram import Factor, LinearFactor, Storage, VectorFactor, cheaper_way
+from discernment.kernel.gram import Factor, Storage, VectorFactor
+from discernment.kernel.linear import LinearFactor, Way, cheapest_way
 from discernment.kernel.routed import RoutedFactor, Slots
 from discernment.models.batch import Batch
 
@@ -133,17 +134,19 @@ class Collector:
         self, block: Block, calls: Sequence[Call], gradients: Sequence[Sequence[Tensor]], bias: bool
     ) -> None:
         """Add linear maps that read the same input: their outputs stand side by side and share its products."""
-        mask = block.tokens
+        mask, rows = block.tokens, len(gradients[0])
         given = calls[0].input.reshape(*mask.shape, -1)
-        joined = torch.cat(
-            [torch.stack([row.reshape(*mask.shape, -1) for row in g], dim=1) for g in gradients], dim=-1
-        )
+        widths = [call.output.shape[-1] for call in calls]
+        joined = gradients[0][0].new_empty(len(mask), rows, mask.shape[1], sum(widths))
+        for part, found in zip(joined.split(widths, dim=-1), gradients, strict=True):
+            for row, gradient in enumerate(found):
+                part[:, row] = gradient.reshape(*mask.shape, -1)
+        for place, length in enumerate(block.lengths):
+            joined[place, :, : mask.shape[1] - length] = 0
         name = ", ".join(call.name for call in calls)
-        way = cheaper_way(self.mean_length - self.shared, self.shared, given.shape[-1])
+        way = cheapest_way(rows, self.mean_length - self.shared, given.shape[-1])
         self._linear(name, bias, self.shared, way).add(
-            torch.where(mask[..., None], given, 0),
-            torch.where(mask[:, None, :, None], joined, 0),
-            block.lengths,
+            torch.where(mask[..., None], given, 0), joined, block.lengths
         )
 
     def _add_scattered(
@@ -160,7 +163,7 @@ class Collector:
         given = [call.input.reshape(-1, inputs) for call in calls] or [like.new_empty(0, inputs)]
         back = [torch.stack([row.reshape(-1, outputs) for row in g]) for g in gradients]
         joined = torch.cat(back or [like.new_empty(rows, 0, outputs)], dim=1)
-        factor = self._linear(name, bias, 0, cheaper_way(joined.shape[1], 0, inputs))
+        factor = self._linear(name, bias, 0, cheapest_way(rows, joined.shape[1], inputs))
         factor.add(torch.cat(given)[None], joined[None], [joined.shape[1]])
 
     def _add_head(self, block: Block, call: Call, gradients: Sequence[Tensor]) -> None:
@@ -183,9 +186,7 @@ class Collector:
             Slots(len(block.prompts), experts[kept], tokens[kept] // block.tokens.shape[1], places),
         )
 
-    def _linear(
-        self, name: str, bias: bool, shared: int = 0, way: Literal["ghost", "materialised"] = "ghost"
-    ) -> LinearFactor:
+    def _linear(self, name: str, bias: bool, shared: int = 0, way: Way = "ghost") -> LinearFactor:
         """The factor of that name, a new one for the first block."""
         new = LinearFactor(self.storage, shared=shared, bias=bias, way=way)
         factor = self.factors.setdefault(name, new)
@@ -203,4 +204,5 @@ class Collector:
                 block, call, gradients = lookup
                 keys = (call.input[..., None] == known).to(gradients.dtype) * lookup.trained[..., None]
                 gradients = gradients * block.tokens[:, None, :, None]
-                self._linear(name, bias=False).add(keys, gradients, block.lengths)
+                way = cheapest_way(gradients.shape[1], self.mean_length, len(known))
+                self._linear(name, bias=False, way=way).add(keys, gradients, block.lengths)
