@@ -192,7 +192,8 @@ def test_an_interrupted_run_ends_with_the_same_bytes(recipe, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     run_recipe(recipe, whole)
     # in the middle of the second evaluation, before a training, and in the middle of the last evaluation
-    stops = [("replies", 8, 2), ("align", "stl_aug", False), ("rejection probabilities", 8, 4)]
+    asking = "replies and rejection probabilities"
+    stops = [(asking, 8, 2), ("align", "stl_aug", False), (asking, 8, 4)]
     for stop in stops:
         with pytest.raises(KeyboardInterrupt):
             run_recipe(recipe, broken, Stop(stop))

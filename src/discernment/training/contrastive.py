@@ -223,16 +223,7 @@ def refine(
         if read is not None:
             check_context(policy, policy.encode(read.asked), names_of(read))
     network: Any = policy.model
-    layer, notes = options.layer, dict[str, Any]()
-    if layer == "auto":
-        layer, notes["layer_reason"] = find_layer(
-            policy, validation or prompts, out, options.batch_size, options.loss.pooling
-        )
-        if options.first_layer >= layer:
-            raise TrainingError(
-                f"`first_layer: {options.first_layer}` leaves nothing to train up to layer {layer}, which `layer: auto` has "
-                "found; lower it or name a layer."
-            )
+    layer, notes = _layer(policy, validation or prompts, options, out)
     torch.manual_seed(options.seed)
     if options.gradient_checkpointing:
         network.gradient_checkpointing_enable()
@@ -254,6 +245,21 @@ def refine(
     rows = options.gradient_accumulation * trainer.sampler.block_size
     notes |= {"layer": layer, **looks.notes, "kept_step": steps if best is None else best}
     return StageCost(steps=steps, tokens=round(steps * rows * trainer.rows.mean_length), notes=notes)
+
+
+def _layer(
+    policy: Policy, prompts: PromptSet, options: RefineOptions, out: Path
+) -> tuple[int, dict[str, Any]]:
+    """The layer to refine, and the reason where it had to be found."""
+    if options.layer != "auto":
+        return options.layer, {}
+    layer, reason = find_layer(policy, prompts, out, options.batch_size, options.loss.pooling)
+    if options.first_layer >= layer:
+        raise TrainingError(
+            f"`first_layer: {options.first_layer}` leaves nothing to train up to layer {layer}, which `layer: auto` has "
+            "found; lower it or name a layer."
+        )
+    return layer, {"layer_reason": reason}
 
 
 def _make_trainer(
