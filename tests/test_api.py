@@ -15,6 +15,8 @@ import discernment
 from discernment import AlignOptions, ModelSpec, PromptSource, Recipe, RefineOptions
 from discernment.evaluation.evaluate import Sampling
 from discernment.judges import JudgeSpec
+from discernment.methods.method import find_method, known_methods
+from discernment.methods.think_first import ReflectionOptions
 from discernment.policies.ablated import Ablated
 from discernment.policies.prompted import Prompted
 from discernment.policies.rule import find_rule
@@ -22,6 +24,8 @@ from discernment.runs.plans import EvaluationPlan
 from discernment.runs.recipe import MethodEntry, TrainingData
 from discernment.training.adapters import LoraOptions
 from discernment.training.losses import LossOptions
+from discernment.training.options import OptimizerOptions
+from discernment.training.replies import ReplyOptions
 
 LAZY = sorted(set(discernment.__all__) - {"__version__"})
 
@@ -85,12 +89,17 @@ DOCUMENTS = [
 ]
 
 
+def section(heading):
+    """What stands under a heading of docs/recipes.md."""
+    text = (ROOT / "docs/recipes.md").read_text(encoding="utf-8")
+    found = re.search(rf"^## {re.escape(heading)}$(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert found is not None, heading
+    return found[1]
+
+
 def tables(heading):
     """The rows `key -> default` of the tables under a heading of docs/recipes.md."""
-    text = (ROOT / "docs/recipes.md").read_text(encoding="utf-8")
-    section = re.search(rf"^## {re.escape(heading)}$(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
-    assert section is not None, heading
-    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", section[1], re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", section(heading), re.MULTILINE)
     assert len(rows) == len(dict(rows))
     return dict(rows)
 
@@ -143,6 +152,24 @@ def test_every_option_of_a_rule_is_documented_with_its_default():
         assert rows[key] == shown(fields[key]), key
 
 
+def test_every_option_of_a_method_is_documented_with_its_default():
+    found = re.findall(r"^\| `(\w+)` \| `(\w+)` \| (.*?) \|", section("Options of methods"), re.MULTILINE)
+    rows = {(method, key): default for method, key, default in found}
+    assert len(rows) == len(found)
+    expected = {}
+    for name in known_methods():
+        kind = find_method(name).options_type
+        for key, field in kind.model_fields.items():
+            if key in kind.__annotations__ or key not in OptimizerOptions.model_fields:
+                expected[name, key] = "`{}`" if isinstance(field.default_factory, type) else shown(field)
+    assert len(expected) > 10
+    assert rows == expected
+    assert tables("Replies of the base model") == {
+        key: shown(field) for key, field in ReplyOptions.model_fields.items()
+    }
+    assert ReflectionOptions().max_tokens == 48  # as the document says
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
 def test_links_lead_somewhere(path):
     text = path.read_text(encoding="utf-8")
@@ -190,7 +217,7 @@ def test_yaml_in_the_documents_is_valid():
             if method.rule:
                 find_rule(method.method, method.rule)
         labels.append([m.label for m in methods])
-    assert [len(set(of)) for of in labels] == [len(of) for of in labels] == [4, 3]
+    assert [len(set(of)) for of in labels] == [len(of) for of in labels] == [4, 3, 3]
 
 
 def resolve(dotted):

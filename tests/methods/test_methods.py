@@ -43,9 +43,10 @@ def build(name, materials=MATERIALS, dynamics=None, frozen_layers=None, rule=Non
 
 def test_the_methods_that_come_along():
     assert {"base", "stl", "stl_aug", "dcr", "dcr_paper", "prompted", "ablated"} <= set(known_methods())
+    assert {"derta", "fixed_rejection", "think_first", "triggers", "actor"} <= set(known_methods())
     for name in known_methods():
         assert find_method(name).name == name
-    with pytest.raises(RecipeError, match=r"There is no method 'dcrr'; known: ablated, base, dcr, "):
+    with pytest.raises(RecipeError, match=r"There is no method 'dcrr'; known: ablated, actor, base, dcr, "):
         find_method("dcrr")
 
 

@@ -1,6 +1,7 @@
 """A stage is named after all that it depends on, is done once, and goes on where it was interrupted."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -127,6 +128,24 @@ def test_a_stage_on_a_stage_hears_of_what_that_one_was_made_from(base, runner):
     # the two refined models have the same bytes here
     assert chain(make_prompts(3)) != chain(make_prompts(2))
     assert runner.ran == 4
+
+
+def test_a_stage_on_texts_of_another_hears_of_what_those_were_made_from(base, runner):
+    def write(out, text):
+        (out / "texts.txt").write_text("the same anyway")
+        return StageCost(steps=1, tokens=1)
+
+    def chain(text):
+        texts = runner.run("replies", write, {"text": text})
+        assert (texts / "texts.txt").is_file()
+        return runner("align", train, start=base, harmful=texts).model.model
+
+    assert chain("one") == chain("one")
+    assert chain("two") != chain("one")
+    assert runner.ran == 4
+    assert read_json(Path(chain("one")).parent / "stage.json")["inputs"]["harmful"]["stage"].startswith(
+        "replies-"
+    )
 
 
 def test_what_an_interrupted_stage_left_is_there_for_the_next_attempt(tmp_path, base, runner):

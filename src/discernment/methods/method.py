@@ -4,11 +4,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from discernment.cost import StageCost
 from discernment.diagnosis.dynamics import DynamicsOptions
 from discernment.errors import RecipeError
+from discernment.frozen import Frozen
 from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import PromptSet
 from discernment.training.contrastive import RefineOptions
@@ -64,12 +66,14 @@ class MethodOptions:
         refine: Options of stage 1; None if the recipe has none.
         dynamics: How the probe prompts are watched through the training.
         rule: Options of the rule that the method acts by.
+        own: Options of the method's own, of its `options_type`; None stands for their defaults.
     """
 
     align: AlignOptions
     refine: RefineOptions | None = None
     dynamics: DynamicsOptions | None = None
     rule: Mapping[str, Any] = field(default_factory=dict)
+    own: Any = None
 
     def need_refine(self, method: str) -> RefineOptions:
         """The options of stage 1.
@@ -107,14 +111,32 @@ class Stage(Protocol):
             The policy that came out.
         """
 
+    def run(self, name: str, work: Callable[..., StageCost], inputs: Mapping[str, Any]) -> Path:
+        """Call `work(out=..., **inputs)`, which leaves something else than a policy in `out`, such as texts.
+
+        Args:
+            name: What to call the stage, e.g. `replies`.
+            work: The stage's function.
+            inputs: Policies, prompt sets and options, as above.
+
+        Returns:
+            The stage's directory, which another stage may take as an input. It need not be there yet while `build` runs
+            to look for mistakes: what lies in it is read by stages only.
+        """
+
 
 class Method(ABC):
     """A named way to get a policy from a base model.
 
     A new method subclasses this and is announced by the entry point group `discernment.methods`.
+
+    Attributes:
+        name: What recipes call it.
+        options_type: The options of its own, which a recipe gives under `options`; without a field, it takes none.
     """
 
     name: ClassVar[str]
+    options_type: ClassVar[type[Frozen]] = Frozen
 
     @abstractmethod
     def build(

@@ -132,6 +132,7 @@ class Manifest:
             "options": {
                 "refine": options.refine and options.refine.model_dump(mode="json"),
                 "align": options.align.model_dump(mode="json"),
+                "own": options.own.model_dump(mode="json"),
             },
         }
 

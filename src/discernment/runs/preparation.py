@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig
@@ -20,7 +21,6 @@ from discernment.prompts import PromptSet
 from discernment.prompts.words import normalise
 from discernment.runs.measures import MEASURES, Measure
 from discernment.runs.recipe import Recipe
-from discernment.training.contrastive import RefineOptions
 from discernment.training.supervised import AlignOptions
 
 
@@ -105,9 +105,17 @@ class _DryStage:
     def __call__(
         self, name: str, work: Callable[..., StageCost], *, start: PolicySpec, **inputs: Any
     ) -> PolicySpec:
+        self._check(inputs)
+        return start
+
+    def run(self, name: str, work: Callable[..., StageCost], inputs: Mapping[str, Any]) -> Path:
+        """A directory that is not there."""
+        return Path(name)
+
+    def _check(self, inputs: Mapping[str, Any]) -> None:
         options = inputs.get("options")
-        if isinstance(options, RefineOptions) and options.layer != "auto":
-            self._check_depth("layer", options.layer)
+        if isinstance(layer := getattr(options, "layer", None), int):
+            self._check_depth("layer", layer)
         if isinstance(options, AlignOptions):
             self._check_depth("frozen_layers", options.held)
             if self.depth is not None and options.trains_nothing(self.depth):
@@ -122,7 +130,6 @@ class _DryStage:
                     f"The prompt {silent.id!r} has no response, and {self.owner} trains on it; choose sets with "
                     "responses for the alignment."
                 )
-        return start
 
     def _check_depth(self, option: str, layer: int) -> None:
         if self.depth is not None and layer > self.depth:

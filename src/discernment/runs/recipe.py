@@ -40,6 +40,9 @@ class MethodEntry(Frozen):
     rule: dict[str, Any] = Field(
         default_factory=dict, description="Options of the rule, for a method that acts by one."
     )
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="Options of the method's own, for a method that has any."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -135,7 +138,13 @@ class Recipe(Frozen):
             refine=RefineOptions.model_validate({"seed": self.seed, **refine}) if "layer" in refine else None,
             dynamics=self.diagnose.dynamics if self.diagnose else None,
             rule=entry.rule,
+            own=self._own_options(entry),
         )
+
+    def _own_options(self, entry: MethodEntry) -> Frozen:
+        kind = find_method(entry.method).options_type
+        seed = {"seed": self.seed} if "seed" in kind.model_fields else {}
+        return kind.model_validate({**seed, **entry.options})
 
     def to_yaml(self) -> str:
         """The recipe as YAML that replays the run."""
@@ -209,6 +218,18 @@ def parse_recipe(content: dict[str, Any], where: str) -> Recipe:
                     model.model_validate(options)
                 except ValidationError as error:
                     raise RecipeError(f"{where}: {first_problem(error, model, prefix)}") from error
-    for entry in recipe.methods:
-        find_method(entry.method)
+    for number, entry in enumerate(recipe.methods):
+        _check_own_options(entry, f"methods.{number}.options", where)
     return recipe
+
+
+def _check_own_options(entry: MethodEntry, place: str, where: str) -> None:
+    kind = find_method(entry.method).options_type
+    if entry.options and not kind.model_fields:
+        raise RecipeError(
+            f"{where}: `{place}`: the method {entry.method!r} has no options of its own; leave them out."
+        )
+    try:
+        kind.model_validate(entry.options)
+    except ValidationError as error:
+        raise RecipeError(f"{where}: {first_problem(error, kind, place)}") from error

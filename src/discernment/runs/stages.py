@@ -147,6 +147,8 @@ class StageRunner:
             return {"policy": value.fingerprint(self._fingerprint)}
         if isinstance(value, PromptSet):
             return {"name": value.provenance.name, "prompts": len(value), "sha256": value.fingerprint}
+        if isinstance(value, Path) and value.parent == self.directory:
+            return {"stage": value.name}  # which says all that it came from
         if hasattr(value, "fingerprint"):
             return value.fingerprint
         if isinstance(value, BaseModel):

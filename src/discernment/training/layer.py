@@ -1,12 +1,19 @@
-"""The layer that stage 1 trains up to: named by the user, or found by how well it tells the labels apart."""
+"""The layer that a stage trains, or trains up to: named by the user, or found by how well it tells the labels apart."""
 
 import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
-from discernment.diagnosis.separability import Recommendation, layer_states, recommend_layer, separability
+from discernment.diagnosis.separability import (
+    LayerSeparation,
+    Recommendation,
+    layer_states,
+    recommend_layer,
+    separability,
+)
 from discernment.files import read_json, write_json
 from discernment.policies.policy import Policy
 from discernment.prompts import PromptSet
@@ -30,9 +37,14 @@ LayerChoice = Annotated[
 
 
 def find_layer(
-    policy: Policy, prompts: PromptSet, out: Path, batch_size: int, pooling: Literal["last", "mean"]
+    policy: Policy,
+    prompts: PromptSet,
+    out: Path,
+    batch_size: int,
+    pooling: Literal["last", "mean"],
+    recommend: Callable[[Sequence[LayerSeparation]], Recommendation] = recommend_layer,
 ) -> Recommendation:
-    """Find the layer for stage 1, once: an interrupted stage goes on with the layer that it began with.
+    """Find the layer for a stage, once: an interrupted stage goes on with the layer that it began with.
 
     Args:
         policy: The base model.
@@ -40,6 +52,7 @@ def find_layer(
         out: The stage's directory; gets `layer.json`.
         batch_size: Prompts a forward pass.
         pooling: How the loss pools the states.
+        recommend: Chooses a layer by how well each tells the labels apart.
 
     Raises:
         DataError: If there are fewer than two toxic prompts, or than two others.
@@ -48,7 +61,7 @@ def find_layer(
     file = out / FILE
     if not file.exists():
         states = layer_states(policy, prompts, batch_size=batch_size, pooling=pooling)
-        write_json(file, recommend_layer(separability(states, prompts))._asdict())
+        write_json(file, recommend(separability(states, prompts))._asdict())
     found = Recommendation(**read_json(file))
     logger.info("%s", found.reason)
     return found

@@ -5,10 +5,11 @@ taken on the reply only.
 """
 
 import shutil
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from datasets import Dataset
@@ -43,6 +44,19 @@ from discernment.training.options import OptimizerOptions, trainer_arguments
 HISTORY = {"loss": "loss", "eval_loss": "validation_loss", "learning_rate": "learning_rate"}
 IGNORED = -100
 """The label of tokens that the loss does not see."""
+
+
+class TrainingRows(NamedTuple):
+    """What is trained on.
+
+    Attributes:
+        rows: A column `input_ids`, and either `completion_mask`, which is 1 on tokens that are learned as they are, or
+            `labels`, with the token to learn at the place of each, or `IGNORED`.
+        names: What messages call each row.
+    """
+
+    rows: Dataset
+    names: Sequence[str]
 
 
 class AlignOptions(OptimizerOptions):
@@ -191,11 +205,43 @@ def align(
         DataError: If no prompt among the probes is toxic, or an example has more tokens than the model has positions.
         DiskError: If there is no room for what is left; that is seen before the first step.
     """
+
+    def whole_replies(chat: ChatFormat) -> TrainingRows:
+        return TrainingRows(encode_examples(examples, chat, options.max_length), names_of(examples))
+
+    return fine_tune(start, whole_replies, options, out, validation, probes, dynamics)
+
+
+def fine_tune(
+    start: PolicySpec | ModelSpec | str,
+    make_rows: Callable[[ChatFormat], TrainingRows],
+    options: AlignOptions,
+    out: Path,
+    validation: PromptSet | None = None,
+    probes: PromptSet | None = None,
+    dynamics: DynamicsOptions | None = None,
+) -> StageCost:
+    """Fine-tune a model on rows that say of each token whether, and as which token, it is learned.
+
+    All else is as in `align`, which see.
+
+    Args:
+        start: The policy or model to start from.
+        make_rows: Makes the rows in the model's chat format.
+        options: How to train.
+        out: The stage's directory.
+        validation: Prompts with responses whose loss is logged once an epoch.
+        probes: Prompts that are watched through the training.
+        dynamics: How they are watched.
+
+    Raises:
+        DiscernmentError: As `align` does.
+    """
     start = PolicySpec.of(start).without_rule("Alignment")
     policy = Policy.load(start, training=True)
     check_leaving(policy.model, options.lora, out)
     torch.manual_seed(options.seed)  # adapters start from random numbers
-    trainer, tokens = _make_trainer(start.model, policy, examples, options, out, validation)
+    trainer, tokens = _make_trainer(start.model, policy, make_rows(policy.chat), options, out, validation)
     _hold(trainer, policy, options, out)
     looks = watch(trainer, policy, probes, out, dynamics)
     checkpoint = latest_checkpoint(out)
@@ -211,14 +257,18 @@ def align(
 def _make_trainer(
     spec: ModelSpec,
     policy: Policy,
-    examples: PromptSet,
+    made: TrainingRows,
     options: AlignOptions,
     out: Path,
     validation: PromptSet | None,
 ) -> tuple[SupervisedTrainer, int]:
     """The trainer, and the tokens of an epoch."""
-    rows = _rows(policy, examples, options)
+    rows = _checked(policy, made)
     steps = max(1, round(options.epochs * len(rows) / (options.batch_size * options.gradient_accumulation)))
+    looked_at = None
+    if validation is not None:
+        encoded = encode_examples(validation, policy.chat, options.max_length)
+        looked_at = _checked(policy, TrainingRows(encoded, names_of(validation)), first=len(rows))
     trainer = SupervisedTrainer(
         model=_choose_parameters(policy.model, spec, options),
         args=SFTConfig(
@@ -229,7 +279,7 @@ def _make_trainer(
             eval_strategy="epoch" if validation is not None else "no",
         ),
         train_dataset=rows,
-        eval_dataset=validation and _rows(policy, validation, options, first=len(rows)),
+        eval_dataset=looked_at,
         processing_class=policy.chat.tokenizer,
         callbacks=[HistoryCallback(out / "history.jsonl", HISTORY)],
     )
@@ -305,11 +355,10 @@ def encode_examples(examples: PromptSet, chat: ChatFormat, max_length: int) -> D
     return Dataset.from_list(rows)
 
 
-def _rows(policy: Policy, examples: PromptSet, options: AlignOptions, first: int = 0) -> Dataset:
-    """Encoded examples, all of which the model can read, numbered from `first` in the column `row`."""
-    rows = encode_examples(examples, policy.chat, options.max_length)
-    advice = "lower max_length, shorten it or leave it out"
-    check_context(policy, rows["input_ids"], names_of(examples), advice=advice)
+def _checked(policy: Policy, made: TrainingRows, first: int = 0) -> Dataset:
+    """TrainingRows, all of which the model can read, numbered from `first` in the column `row`."""
+    rows, advice = made.rows, "lower max_length, shorten it or leave it out"
+    check_context(policy, rows["input_ids"], made.names, advice=advice)
     return rows.add_column("row", list(range(first, first + len(rows))))
 
 
