@@ -123,7 +123,7 @@ def test_a_recipe_says_what_every_method_is_to_do():
         (
             "methods.1",
             "dpo",
-            "There is no method 'dpo'; known: ablated, base, dcr, dcr_paper, prompted, stl, stl_aug",
+            "There is no method 'dpo'; known: ablated, adacd, base, dcr, dcr_paper, prompted, scans, self_cd, stl",
         ),
         ("methods.1", "base", "two methods are called 'base'; give one of them a `name`"),
         ("methods.2.name", "stl", "two methods are called 'stl'"),

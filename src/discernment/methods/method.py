@@ -101,7 +101,9 @@ class Stage(Protocol):
             name: What to call the stage, e.g. `align`.
             work: The stage's function: it trains, merges weights, computes a rule's tensors.
             start: The policy that the stage starts from.
-            **inputs: Prompt sets and options; the stage is done again only when one of them changes.
+            **inputs: Prompt sets and options; the stage is done again only when one of them changes. A stage that
+                leaves `start` with a rule takes it as `rule`, a `RuleSpec`: what cannot act by it is then found before
+                the first stage.
 
         Returns:
             The policy that came out.
@@ -112,9 +114,15 @@ class Method(ABC):
     """A named way to get a policy from a base model.
 
     A new method subclasses this and is announced by the entry point group `discernment.methods`.
+
+    Attributes:
+        name: What recipes call it.
+        on: The method that it stands on, for one that does not start from the base model: `build` is given the policy of
+            that one as `base`. A recipe may name another with `on`.
     """
 
     name: ClassVar[str]
+    on: ClassVar[str | None] = None
 
     @abstractmethod
     def build(
@@ -123,7 +131,7 @@ class Method(ABC):
         """Make the method's policy.
 
         Args:
-            base: The base model.
+            base: The base model, or the policy of what the method stands on.
             materials: Prompts to train on.
             options: Options of the stages.
             stage: Runs a stage, or finds its result.
