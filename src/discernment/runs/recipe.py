@@ -49,6 +49,8 @@ class MethodEntry(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _from_string(cls, value: Any) -> Any:
+        if isinstance(value, dict):  # YAML 1.1 reads a bare `on` as true
+            return {"on" if key is True else key: given for key, given in value.items()}
         return {"method": value} if isinstance(value, str) else value
 
     @property
