@@ -155,6 +155,11 @@ def test_surgical_in_the_weights_finds_the_same_and_folds_it():
         k: v for k, v in steered.items() if k in ("name", "work", "from", "rule")
     }
     assert (folded["name"], folded["work"], folded["from"]) == ("fold", fold, "base")
+    quantised = BASE.with_model(quantization="4bit")
+    with pytest.raises(RecipeError, match=r"out of quantised weights; leave `weights` of 'surgical' out"):
+        find_method("surgical").build(
+            quantised, MATERIALS, MethodOptions(AlignOptions(), rule={"weights": True}), None
+        )
     assert (folded["steered"].model.model, policy.model.model) == ("base+false_refusal", "base+fold")
 
 

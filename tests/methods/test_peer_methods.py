@@ -52,17 +52,27 @@ def start(tokenizer, tmp_path_factory):
 
 
 def last_states(policy, prompts, ends=("",)):
-    """States at the end of prompts and of what stands behind them, of the layers but the last: `[ends, layers, prompts, hidden]`."""
+    """States at the end of prompts and of what stands behind them: `[ends, layers, prompts, hidden]`."""
     found = []
-    for end in ends:
-        of_end = []
-        for prompt in prompts:
-            ids = policy.chat.encode(prompt.text) + (policy.chat.encode_opening(end) if end else [])
-            with torch.no_grad():
-                states = policy.model(torch.tensor([ids]), output_hidden_states=True).hidden_states
-            of_end.append(torch.stack([state[0, -1] for state in states[1:-1]]))
-        found.append(torch.stack(of_end, dim=1))
-    return torch.stack(found)
+
+    def keep(module, given, out):
+        found.append((out[0] if isinstance(out, tuple) else out)[0, -1])
+
+    handles = [layer.register_forward_hook(keep) for layer in policy.model.model.layers]
+    with torch.no_grad():
+        for end in ends:
+            behind = policy.chat.encode_opening(end) if end else []
+            for prompt in prompts:
+                policy.model(torch.tensor([policy.chat.encode(prompt.text) + behind]))
+    for handle in handles:
+        handle.remove()
+    return torch.stack(found).unflatten(0, (len(ends), len(prompts), LAYERS)).transpose(1, 2)
+
+
+def mean_cosine(moved, reference):
+    """Over the layers from the second on, the first that is steered of four."""
+    cosines = [float(torch.cosine_similarity(m, r, dim=0)) for m, r in zip(moved, reference, strict=True)]
+    return sum(cosines[1:]) / (LAYERS - 1)
 
 
 def test_scans_finds_vectors_and_a_threshold(start, tmp_path):
@@ -72,11 +82,17 @@ def test_scans_finds_vectors_and_a_threshold(start, tmp_path):
     policy = Policy.load(PolicySpec.read(tmp_path))
     tensors = policy.rule.tensors
     plain = Policy.load(start)
-    (toxic, sure), (benign, _) = (last_states(plain, first(s, 10), ("", "Sure")) for s in (TOXIC, BENIGN))
+    (toxic, sure), (benign, fine) = (last_states(plain, first(s, 10), ("", "Sure")) for s in (TOXIC, BENIGN))
     difference = toxic.mean(1) - benign.mean(1)
     expected = difference / difference.norm(dim=-1, keepdim=True)
-    torch.testing.assert_close(tensors["vectors"][:-1], expected, atol=1e-4, rtol=1e-3)
-    torch.testing.assert_close(tensors["reference"][:-1], (toxic - sure).mean(1), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(tensors["vectors"], expected, atol=1e-4, rtol=1e-3)
+    moved, reference = toxic - sure, (toxic - sure).mean(1)
+    torch.testing.assert_close(tensors["reference"], reference, atol=1e-4, rtol=1e-3)
+    without = [torch.cat([moved[:, :n], moved[:, n + 1 :]], dim=1).mean(1) for n in range(10)]
+    alike = [mean_cosine(moved[:, n], without[n]) for n in range(10)]
+    others = [mean_cosine((benign - fine)[:, n], reference) for n in range(10)]
+    assert max(others) < min(alike)
+    assert float(tensors["threshold"]) == pytest.approx((max(others) + min(alike)) / 2, abs=1e-5)
     assert cost.notes["balanced_accuracy"] == 1
     assert cost.notes["threshold"] == pytest.approx(float(tensors["threshold"]), abs=1e-4)
     held_out = [first(TOXIC, -6), first(BENIGN, -6)]

@@ -19,6 +19,7 @@ from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec, RuleSpec, leave_rule
 from discernment.policies.prompted import Prompted
 from discernment.policies.rejection import OpeningTrie, read_once, rejection_probability
+from discernment.policies.rule import find_rule
 from discernment.policies.scans import Scans, moves
 from discernment.policies.self_cd import SelfCd
 from discernment.policies.surgical import Surgical
@@ -303,6 +304,15 @@ def test_scans_takes_sides_by_its_threshold(tokenizer):
 )
 def test_scans_steers_the_published_share_of_the_layers(depth, layers):
     assert list(Scans().layers(depth)) == list(layers)
+    assert list(Scans(last_layer=1).layers(depth)) == [1]
+    assert list(Scans(first_layer=30).layers(40)) == [30]
+
+
+def test_scans_cannot_end_before_it_begins():
+    with pytest.raises(
+        RecipeError, match=r"cannot take `its options`: .*`last_layer` lies before `first_layer`"
+    ):
+        find_rule("scans", {"first_layer": 3, "last_layer": 2})
 
 
 def test_surgical_clears_false_refusal_of_true_refusal():

@@ -399,6 +399,16 @@ def test_a_second_rule_is_found_before_anything_runs(recipe, tmp_path, below):
     assert heard.events == []
 
 
+@pytest.mark.parametrize(("method", "option"), [("ablated", "last_layer"), ("scans", "first_layer")])
+def test_a_layer_that_there_is_not_is_found_before_anything_runs(recipe, tmp_path, method, option):
+    content = recipe.model_dump(mode="json", exclude_defaults=True)
+    content["methods"] = [{"method": method, "rule": {option: 9}}]
+    heard = Stop()
+    with pytest.raises(DiscernmentError, match=f"Layer 9 is out of range: .* change `{option}` of {method}"):
+        run_recipe(parse_recipe(content, "deep"), tmp_path / "run", heard)
+    assert heard.events == []
+
+
 def test_a_run_goes_on_with_kept_adapters(recipe, tmp_path):
     content = recipe.model_dump(mode="json", exclude_defaults=True)
     lora = {"lora": {"rank": 2, "keep": "adapter"}}

@@ -64,6 +64,11 @@ class Surgical(Method):
         """Find the model's direction of false refusal."""
         rule, seed = find_rule(self.name, options.rule), options.align.seed
         assert isinstance(rule, SurgicalRule)
+        if rule.weights and base.model.quantization is not None:
+            raise RecipeError(
+                "A direction cannot be taken out of quantised weights; leave `weights` of 'surgical' out, or `quantization` "
+                "of the model."
+            )
         toxic, benign = toxic_and_others(materials, self.name, TAKEN, seed)
         looked_at, harmless = materials.contrast_validation, materials.validation or benign
         seemingly = (
@@ -178,7 +183,8 @@ def fold(start: PolicySpec, steered: PolicySpec, out: Path) -> StageCost:
     check_leaving(policy.model, None, out)
     policy.rule = None
     by_weights = policy.next_token_logits(sequences)
-    if not torch.allclose(by_weights, by_rule, rtol=1e-2, atol=1e-2 * float(by_rule.std())):
+    near = 0.01 if policy.model.dtype == torch.float32 else 0.1
+    if float((by_weights - by_rule).abs().max()) > near * float(by_rule.std()):
         raise ModelError(
             f"The weights of {type(policy.model).__name__} do not act as the rule does once the direction is taken out of "
             "them; leave `weights` out."

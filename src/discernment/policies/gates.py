@@ -26,7 +26,7 @@ class Gates:
         A row that does not hold its whole prompt goes on from one that was read before.
         """
         ids: Tensor = named["input_ids"] if "input_ids" in named else given[0]
-        self._open = torch.ones(*ids.shape, 1)
+        self._open = torch.ones(*ids.shape, 1, device=ids.device)
         for row, prompt in enumerate(self._prompts or ()):
             if len(prompt) <= ids.shape[1]:
                 sought = torch.tensor(list(prompt), device=ids.device)
@@ -36,4 +36,4 @@ class Gates:
 
     def change(self, hidden: Tensor, steered: Tensor) -> Tensor:
         """The states as they shall be, `[batch, tokens, hidden]`, between those before and after the whole change."""
-        return hidden + (self._strengths * self._open).to(hidden) * (steered - hidden)
+        return hidden + self._strengths.to(hidden) * self._open.to(hidden) * (steered - hidden)

@@ -131,7 +131,7 @@ class SteeringRule(Rule):
         found, handles, gates = find_layers(policy.model, policy.layer_path), [], None
         if self.decides and prompts is not None:
             gates = Gates(self.strengths(policy, prompts), prompts if self.from_last else None)
-            handles.append(found.reader.register_forward_pre_hook(gates.see, with_kwargs=True))
+            handles.append(policy.model.register_forward_pre_hook(gates.see, with_kwargs=True))
         for number in self.layers(len(found.layers)):
             found.check(number)
             handles.append(found.layers[number - 1].register_forward_hook(self._hook(number, gates)))

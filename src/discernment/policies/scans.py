@@ -8,11 +8,12 @@ the threshold on each test set, and here a stage finds it on training prompts (`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
@@ -54,10 +55,16 @@ class Scans(SteeringRule):
     )
     last_layer: int | None = Field(None, ge=1, description="The last one; at 20/32 of the depth by default.")
 
+    @model_validator(mode="after")
+    def _in_order(self) -> Scans:
+        if (self.last_layer or math.inf) < (self.first_layer or 1):
+            raise ValueError("`last_layer` lies before `first_layer`")
+        return self
+
     def layers(self, depth: int) -> Sequence[int]:
         """From the first to the last that the options name, or that the depth gives."""
         begin, end = (round(share * depth) for share in STEERED)
-        first = self.first_layer or min(begin + 1, depth)
+        first = self.first_layer or min(begin + 1, self.last_layer or depth)
         return range(first, (self.last_layer or max(end, first)) + 1)
 
     def steer(self, hidden: Tensor, layer: int) -> Tensor:

@@ -145,7 +145,12 @@ class _DryStage:
                     "responses for the alignment."
                 )
         rule: RuleSpec | None = inputs.get("rule")
-        return start if rule is None else start.with_rule(rule)
+        if rule is None:
+            return start
+        for option in ("first_layer", "last_layer"):
+            if (layer := rule.options.get(option)) is not None:
+                self._check_depth(option, layer)
+        return start.with_rule(rule)
 
     def _check_depth(self, option: str, layer: int) -> None:
         if self.depth is not None and layer > self.depth:
