@@ -5,10 +5,12 @@ from dataclasses import fields, replace
 import pytest
 
 from discernment.diagnosis.dynamics import DynamicsOptions
-from discernment.errors import RecipeError
+from discernment.errors import DataError, RecipeError
 from discernment.methods.ablated import find_direction
 from discernment.methods.method import Materials, MethodOptions, find_method, known_methods
-from discernment.policies.policy_spec import PolicySpec
+from discernment.methods.scans import find_vectors
+from discernment.methods.surgical import find_false_refusal, fold
+from discernment.policies.policy_spec import PolicySpec, RuleSpec
 from discernment.prompts import Label
 from discernment.training.contrastive import RefineOptions, refine
 from discernment.training.losses import LossOptions
@@ -43,10 +45,23 @@ def build(name, materials=MATERIALS, dynamics=None, frozen_layers=None, rule=Non
 
 def test_the_methods_that_come_along():
     assert {"base", "stl", "stl_aug", "dcr", "dcr_paper", "prompted", "ablated"} <= set(known_methods())
-    assert {"derta", "fixed_rejection", "think_first", "triggers", "actor"} <= set(known_methods())
+    peers = {
+        "derta",
+        "fixed_rejection",
+        "think_first",
+        "triggers",
+        "actor",
+        "self_cd",
+        "adacd",
+        "scans",
+        "surgical",
+    }
+    assert peers <= set(known_methods())
     for name in known_methods():
         assert find_method(name).name == name
-    with pytest.raises(RecipeError, match=r"There is no method 'dcrr'; known: ablated, actor, base, dcr, "):
+    with pytest.raises(
+        RecipeError, match=r"There is no method 'dcrr'; known: ablated, actor, adacd, base, dcr, "
+    ):
         find_method("dcrr")
 
 
@@ -79,16 +94,87 @@ def test_prompted_trains_nothing_and_acts_by_a_rule():
         find_method("prompted").build(policy, Materials(), MethodOptions(AlignOptions()), None)
 
 
-def test_ablated_aligns_as_stl_does_and_looks_for_a_direction():
-    policy, [aligned, found], _ = build("ablated", rule={"strength": 0.5})
-    _, [stl], _ = build("stl")
-    assert aligned.pop("examples").texts == stl.pop("examples").texts == MIX
-    assert aligned == stl
-    assert policy.model.model == "base+align+direction"
-    assert (found["name"], found["work"], found["from"]) == ("direction", find_direction, "base+align")
-    assert (found["prompts"].texts, found["options"]) == (MIX, {"strength": 0.5})
+def test_ablated_looks_for_a_direction_of_what_it_stands_on():
+    policy, [found], _ = build("ablated", rule={"strength": 0.5})
+    assert policy.model.model == "base+direction"
+    assert (found["name"], found["work"], found["from"]) == ("direction", find_direction, "base")
+    assert found["prompts"].texts == MIX
+    assert found["rule"] == RuleSpec(name="ablated", options={"strength": 0.5})
     with pytest.raises(RecipeError, match="The rule 'ablated' cannot take `strength`"):
         build("ablated", rule={"strength": "much"})
+
+
+def test_what_methods_stand_on():
+    on = {name: find_method(name).on for name in known_methods()}
+    assert {name for name, below in on.items() if below == "stl"} == {
+        "ablated",
+        "actor",
+        "self_cd",
+        "adacd",
+        "scans",
+        "surgical",
+    }
+    assert on["prompted"] == "base"
+    assert {on[name] for name in ("base", "stl", "stl_aug", "dcr", "dcr_paper")} == {None}
+
+
+@pytest.mark.parametrize(("name", "option"), [("self_cd", "alpha"), ("adacd", "a")])
+def test_decoding_rules_train_nothing(name, option):
+    policy, calls, _ = build(name, Materials(), rule={option: 2})
+    assert (policy.model, calls) == (BASE.model, [])
+    assert getattr(policy.rule.load(), option) == 2
+    with pytest.raises(RecipeError, match=f"The rule '{name}' cannot take `strength`: Extra inputs"):
+        build(name, rule={"strength": 1})
+
+
+def test_scans_learns_from_training_prompts():
+    _, [found], _ = build("scans", rule={"strength": 2})
+    assert (found["name"], found["work"]) == ("vectors", find_vectors)
+    assert sorted(found["prompts"].texts) == sorted(MIX)
+    assert found["tuning"].texts == MATERIALS.contrast_validation.texts
+    assert found["rule"].options == {"strength": 2}
+    fewer = replace(MATERIALS, contrast_validation=None)
+    assert build("scans", fewer)[1][0]["tuning"].texts == MATERIALS.contrast.texts
+    assert build("scans", replace(fewer, contrast=None))[1][0]["tuning"] is None
+    benign = replace(MATERIALS, contrast_validation=make_benign(2))
+    with pytest.raises(DataError, match="has no prompt with label toxic"):
+        build("scans", benign)
+
+
+def test_surgical_learns_from_training_prompts_and_chooses_by_others():
+    policy, [found], _ = build("surgical", rule={"orthogonal": 0.5})
+    assert policy.model.model == "base+false_refusal"
+    assert (found["name"], found["work"]) == ("false_refusal", find_false_refusal)
+    assert found["toxic"].texts == MATERIALS.safety.texts
+    assert found["benign"].texts == MATERIALS.general.texts
+    assert found["seemingly"].texts == MATERIALS.augmentation.texts
+    assert {p.label for p in found["validation"]} == {Label.SEEMINGLY_TOXIC}
+    assert set(found["validation"].texts) < set(MATERIALS.contrast_validation.texts)
+    assert found["harmless"].texts == MATERIALS.validation.texts
+    assert found["rule"].options == {"orthogonal": 0.5}
+    _, [found], _ = build("surgical", replace(MATERIALS, augmentation=None, validation=None))
+    assert set(found["seemingly"].texts) < set(MATERIALS.contrast.texts)
+    assert found["harmless"].texts == MATERIALS.general.texts
+    assert build("surgical", replace(MATERIALS, contrast_validation=None))[1][0]["validation"] is None
+    with pytest.raises(
+        RecipeError, match=r"under `data.augmentation` or `data.contrast`, and the recipe has"
+    ):
+        build("surgical", replace(MATERIALS, augmentation=None, contrast=None))
+
+
+def test_surgical_in_the_weights_finds_the_same_and_folds_it():
+    _, [steered], _ = build("surgical")
+    policy, [found, folded], _ = build("surgical", rule={"weights": True})
+    assert {k: v for k, v in found.items() if k in ("name", "work", "from", "rule")} == {
+        k: v for k, v in steered.items() if k in ("name", "work", "from", "rule")
+    }
+    assert (folded["name"], folded["work"], folded["from"]) == ("fold", fold, "base")
+    quantised = BASE.with_model(quantization="4bit")
+    with pytest.raises(RecipeError, match=r"out of quantised weights; leave `weights` of 'surgical' out"):
+        find_method("surgical").build(
+            quantised, MATERIALS, MethodOptions(AlignOptions(), rule={"weights": True}), None
+        )
+    assert (folded["steered"].model.model, policy.model.model) == ("base+false_refusal", "base+fold")
 
 
 def test_dcr_refines_and_then_aligns_as_stl_does():
@@ -150,6 +236,8 @@ def test_every_stage_watches_the_probes_where_there_are_any(method):
         ("dcr", {"general", "safety", "contrast"}),
         ("dcr_paper", {"general", "safety", "contrast"}),
         ("ablated", {"general", "safety"}),
+        ("scans", {"general", "safety"}),
+        ("surgical", {"general", "safety"}),
     ],
 )
 def test_prompts_that_are_missing_are_named(method, needed):

@@ -206,7 +206,7 @@ def build(name, own=None, **changes):
         ("think_first", ThinkFirstOptions(by="model"), ["align"], questions(PAIRS).texts),
         ("triggers", None, ["align"], remainders(PAIRS.with_label(Label.TOXIC), make_benign(3), 4).texts),
         ("triggers", TriggersOptions(by="partner"), ["align"], None),
-        ("actor", None, ["align", "project"], None),
+        ("actor", None, ["project"], None),
     ],
 )
 def test_the_stages_of_a_method_and_what_the_base_model_is_asked(name, own, stages, asked):
@@ -223,7 +223,7 @@ def test_the_stages_of_a_method_and_what_the_base_model_is_asked(name, own, stag
 
 
 def test_what_each_method_trains_on():
-    examples = {name: build(name)[1].policies[0][2]["examples"] for name in METHODS}
+    examples = {name: build(name)[1].policies[0][2]["examples"] for name in METHODS if name != "actor"}
     general, toxic = make_benign(3).texts, PAIRS.with_label(Label.TOXIC).texts
     seeming = PAIRS.with_label(Label.SEEMINGLY_TOXIC).texts
     assert {name: found.texts for name, found in examples.items()} == {
@@ -231,10 +231,8 @@ def test_what_each_method_trains_on():
         "fixed_rejection": general,
         "think_first": general + toxic + seeming,
         "triggers": toxic,
-        "actor": general + toxic,
     }
     _, stage = build("triggers", TriggersOptions(by="partner"))
     assert stage.policies[0][2]["examples"].texts == toxic + seeming
     _, stage = build("actor")
-    assert stage.policies[1][1] == "base+align"
-    assert stage.policies[1][2]["prompts"].texts == PAIRS.texts + general
+    assert stage.policies[0][2]["prompts"].texts == PAIRS.texts + general

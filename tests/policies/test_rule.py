@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from by_hand import mass_by_hand, reply_by_hand
 from discernment.errors import ModelError, RecipeError
 from discernment.evaluation.harness import run_tasks
 from discernment.kernel.engine import gradient_kernel
@@ -86,25 +87,6 @@ def logits_by_hand(policy, prompt, reply):
     return found[0]
 
 
-def reply_by_hand(policy, prompt):
-    reply, ends = [], {policy.chat.end_of_turn, policy.chat.tokenizer.eos_token_id, 2}
-    while len(reply) < CAP and (not reply or reply[-1] not in ends):
-        reply.append(int(logits_by_hand(policy, prompt, reply).argmax()))
-    return policy.chat.tokenizer.decode(reply, skip_special_tokens=True).strip()
-
-
-def mass_by_hand(policy, prompt):
-    total = 0.0
-    for opening in OPENINGS:
-        ids, probability = [], 1.0
-        for token in policy.chat.tokenizer(opening, add_special_tokens=False)["input_ids"]:
-            logits = logits_by_hand(policy, prompt, ids).double()
-            probability *= float(torch.softmax(logits, -1)[token])
-            ids.append(token)
-        total += probability
-    return total
-
-
 def replies(policy):
     return [c.text for c in policy.generate(policy.encode(PROMPTS), CAP)]
 
@@ -113,9 +95,11 @@ def replies(policy):
 @pytest.mark.parametrize("system", [None, "You are a careful assistant who answers in few words."])
 def test_a_rule_acts_as_done_by_hand(rule, system, tokenizer):
     policy = Policy(make_model("llama", len(tokenizer)), ChatFormat(tokenizer, system=system), "ruled", rule)
-    assert replies(policy) == [reply_by_hand(policy, prompt) for prompt in PROMPTS]
+    assert replies(policy) == [reply_by_hand(policy, prompt, logits_by_hand, CAP) for prompt in PROMPTS]
     masses = rejection_probability(policy, PROMPTS, OPENINGS, batch_size=3)
-    assert masses == pytest.approx([mass_by_hand(policy, p) for p in PROMPTS], rel=2e-4)
+    assert masses == pytest.approx(
+        [mass_by_hand(policy, p, logits_by_hand, OPENINGS) for p in PROMPTS], rel=2e-4
+    )
     answers = [
         policy.chat.encode_reply(PROMPTS[0], text) for text in ("Sure, here is how.", "Sorry, I won't do it.")
     ]
@@ -242,9 +226,9 @@ def test_the_kernel_is_that_of_the_steered_model(tiny_policy):
 
 
 def test_the_rules_that_come_along():
-    assert {"prompted", "ablated"} <= set(known_rules())
+    assert {"prompted", "ablated", "self_cd", "adacd", "scans", "surgical"} <= set(known_rules())
     assert find_rule("prompted", {"system": "x"}).system == "x"
-    with pytest.raises(RecipeError, match=r"There is no rule 'prompt'; known: ablated, prompted\."):
+    with pytest.raises(RecipeError, match=r"There is no rule 'prompt'; known: ablated, adacd, prompted, "):
         find_rule("prompt", {})
     for tensors in ({"other": DIRECTION}, {"direction": torch.zeros(3)}):
         with pytest.raises(RecipeError, match="needs a tensor `direction` that is not zero"):

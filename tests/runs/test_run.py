@@ -10,7 +10,7 @@ from filelock import FileLock
 
 from discernment.diagnosis.proposition import measure_proposition
 from discernment.diagnosis.refinement_effect import PropositionResults, compare_propositions
-from discernment.errors import DiscernmentError, RunError
+from discernment.errors import DiscernmentError, RecipeError, RunError
 from discernment.evaluation.results import Results
 from discernment.evaluation.sample import read_samples
 from discernment.files import file_hash, read_json, read_json_lines, write_json
@@ -349,6 +349,65 @@ def test_methods_with_rules_run_beside_the_others(recipe, tmp_path):
     assert (
         run_recipe(parse_recipe({**content, "methods": methods}, "rules"), tmp_path / "run").stages_run == 0
     )
+
+
+def test_methods_on_dcr_share_its_stages(recipe, tmp_path):
+    content = recipe.model_dump(mode="json", exclude_defaults=True)
+    content["methods"] = [
+        "dcr",
+        {"method": "self_cd", "name": "dcr + self_cd", "on": "dcr"},
+        {"method": "adacd", "on": "dcr", "rule": {"plausible": 0.5}},
+        {"method": "scans", "on": "dcr", "rule": {"strength": 8}},
+        {"method": "surgical", "on": "dcr"},
+        {"method": "surgical", "name": "folded", "on": "dcr", "rule": {"weights": True}},
+        {"method": "self_cd", "name": "folded + self_cd", "on": "folded"},
+    ]
+    stacked = parse_recipe(content, "stacked")
+    summary = run_recipe(stacked, tmp_path / "run")
+    manifest = read_json(tmp_path / "run/manifest.json")
+    stages = {name: m["stages"] for name, m in manifest["methods"].items()}
+    kinds = {name: [s.partition("-")[0] for s in of[2:]] for name, of in stages.items()}
+    assert kinds == {
+        "dcr": ["evaluate"],
+        "dcr + self_cd": ["evaluate"],
+        "adacd": ["evaluate"],
+        "scans": ["vectors", "evaluate"],
+        "surgical": ["false_refusal", "evaluate"],
+        "folded": ["false_refusal", "fold", "evaluate"],
+        "folded + self_cd": ["false_refusal", "fold", "evaluate"],
+    }
+    assert all(of[:2] == stages["dcr"][:2] for of in stages.values())
+    assert summary.stages_run == 2 + 7 + 3
+    found = {name: [s.rejection_probability for s in samples] for name, samples in summary.samples.items()}
+    assert found["folded"] == pytest.approx(found["surgical"], rel=1e-3)
+    assert len({tuple(v) for name, v in found.items() if name != "folded"}) == len(found) - 1
+    for name, rule in (("scans", "scans"), ("folded", None), ("folded + self_cd", "self_cd")):
+        policy = Policy.load(policy_of(tmp_path / "run", name))
+        assert (policy.rule and policy.rule.name) == rule
+        texts = [s.prompt for s in summary.samples[name]]
+        again = rejection_probability(policy, texts, recipe.evaluate.openings)
+        assert again == pytest.approx(found[name], rel=1e-4)
+    assert run_recipe(stacked, tmp_path / "run").stages_run == 0
+
+
+@pytest.mark.parametrize("below", [{"method": "prompted"}, {"method": "ablated"}, {"method": "surgical"}])
+def test_a_second_rule_is_found_before_anything_runs(recipe, tmp_path, below):
+    content = recipe.model_dump(mode="json", exclude_defaults=True)
+    content["methods"] = [below, {"method": "self_cd", "on": below["method"]}]
+    heard = Stop()
+    with pytest.raises(RecipeError, match=f"acts by '{below['method']}'; 'self_cd' cannot be added"):
+        run_recipe(parse_recipe(content, "two"), tmp_path / "run", heard)
+    assert heard.events == []
+
+
+@pytest.mark.parametrize(("method", "option"), [("ablated", "last_layer"), ("scans", "first_layer")])
+def test_a_layer_that_there_is_not_is_found_before_anything_runs(recipe, tmp_path, method, option):
+    content = recipe.model_dump(mode="json", exclude_defaults=True)
+    content["methods"] = [{"method": method, "rule": {option: 9}}]
+    heard = Stop()
+    with pytest.raises(DiscernmentError, match=f"Layer 9 is out of range: .* change `{option}` of {method}"):
+        run_recipe(parse_recipe(content, "deep"), tmp_path / "run", heard)
+    assert heard.events == []
 
 
 def test_a_run_goes_on_with_kept_adapters(recipe, tmp_path):

@@ -5,8 +5,7 @@ fitted here is tested on sources that it was not fitted on, where only a differe
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from discernment.errors import DataError, ModelError
 from discernment.models.batch import Batch, length_sorted_batches, one_length
+from discernment.models.layer_outputs import layer_outputs
 from discernment.models.layers import LayerList, find_layers
 from discernment.models.logits import why_not_finite
 from discernment.models.self_check import ONE_LENGTH, Probes, Rows, Way, exact_way
@@ -321,25 +321,12 @@ def _states(
 
 
 def _run(layers: LayerList, batch: Batch, pooling: Literal["last", "mean"], **given: Tensor) -> Tensor:
-    """Pooled states of one batch, `[layers, batch, hidden]`; pooled at once, since all tokens would take much room."""
-    found: list[Tensor] = []
+    """Pooled states of one batch, `[layers, batch, hidden]`."""
 
-    def keep(layer: nn.Module, arguments: Any, output: Any) -> None:
-        hidden = (output[0] if isinstance(output, tuple | list) else output).float()
-        if hidden.shape[:-1] != batch.input_ids.shape:
-            raise ModelError(
-                f"The layers of {type(layers.owner).__name__} do not put out one state a token; use another model for "
-                "what needs states of a layer."
-            )
+    def pool(hidden: Tensor) -> Tensor:
         if pooling == "last":
-            pooled = hidden[:, -1]  # the padding is on the left
-        else:
-            mask = batch.attention_mask.unsqueeze(-1)
-            pooled = hidden.masked_fill(mask == 0, 0.0).sum(1) / mask.sum(1)
-        found.append(pooled.cpu())
+            return hidden[:, -1]  # the padding is on the left
+        mask = batch.attention_mask.unsqueeze(-1)
+        return hidden.masked_fill(mask == 0, 0.0).sum(1) / mask.sum(1)
 
-    with ExitStack() as hooks:
-        for layer in layers.layers:
-            hooks.enter_context(layer.register_forward_hook(keep))
-        layers.reader(input_ids=batch.input_ids, use_cache=False, **given)
-    return torch.stack(found)
+    return layer_outputs(layers, batch, pool, **given)

@@ -1,53 +1,51 @@
-"""Ablated: the safety-tuned model with the direction of refusal taken out of its states (Arditi et al. 2024, arXiv 2406.11717).
+"""Ablated: an aligned model with the direction of refusal taken out of its states (Arditi et al. 2024, arXiv 2406.11717).
 
 The direction is the difference of the mean states of toxic and of benign training prompts, at the last prompt token of
 the layer that tells them apart best on sources that it was not fitted on.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from safetensors.torch import save_file
 
 from discernment.cost import StageCost
 from discernment.diagnosis.separability import layer_states, recommend_layer, separability
 from discernment.methods.method import Materials, Method, MethodOptions, Stage
-from discernment.methods.stl import Stl, safety_mix
+from discernment.methods.stl import safety_mix
 from discernment.policies.policy import Policy
-from discernment.policies.policy_spec import PolicySpec, RuleSpec
+from discernment.policies.policy_spec import PolicySpec, RuleSpec, leave_rule
 from discernment.policies.rule import find_rule
 from discernment.prompts import PromptSet
 
 
 class Ablated(Method):
-    """Align as STL does, then steer by a direction that a stage of its own finds."""
+    """Steer what it stands on by a direction that a stage of its own finds."""
 
     name: ClassVar[str] = "ablated"
+    on: ClassVar[str | None] = "stl"
 
     def build(
         self, base: PolicySpec, materials: Materials, options: MethodOptions, stage: Stage
     ) -> PolicySpec:
-        """Align the base model and find its direction of refusal."""
+        """Find the model's direction of refusal."""
         find_rule(self.name, options.rule)  # a wrong option is found before the first stage
-        prompts = safety_mix(materials, self.name)
         return stage(
             "direction",
             find_direction,
-            start=Stl().build(base, materials, options, stage),
-            prompts=prompts,
-            options=dict(options.rule),
+            start=base,
+            prompts=safety_mix(materials, self.name),
+            rule=RuleSpec(name=self.name, options=dict(options.rule)),
         )
 
 
-def find_direction(start: PolicySpec, prompts: PromptSet, options: Mapping[str, Any], out: Path) -> StageCost:
+def find_direction(start: PolicySpec, prompts: PromptSet, rule: RuleSpec, out: Path) -> StageCost:
     """Find the direction of refusal, and leave the policy without it in `out`.
 
     Args:
         start: An aligned model.
         prompts: Toxic and benign prompts.
-        options: Of the rule `ablated`.
+        rule: The rule without its direction.
         out: The stage's directory; gets `rule.safetensors` and `policy.json`.
 
     Raises:
@@ -60,10 +58,7 @@ def find_direction(start: PolicySpec, prompts: PromptSet, options: Mapping[str, 
     toxic = torch.tensor([p.label.should_refuse for p in prompts])
     at_layer = states[found.layer - 1]
     direction = at_layer[toxic].mean(0) - at_layer[~toxic].mean(0)
-    rule = find_rule(Ablated.name, options).with_tensors({"direction": direction})
-    save_file(dict(rule.tensors), out / "rule.safetensors")
-    spec = RuleSpec(name=rule.name, options=dict(options), tensors=str(out / "rule.safetensors"))
-    start.with_rule(spec).write(out)
+    leave_rule(start, rule, {"direction": direction}, out)
     tokens = sum(len(ids) for ids in policy.encode(prompts.asked))
     return StageCost(
         steps=len(prompts), tokens=tokens, notes={"layer": found.layer, "layer_reason": found.reason}

@@ -105,7 +105,9 @@ class Stage(Protocol):
             name: What to call the stage, e.g. `align`.
             work: The stage's function: it trains, merges weights, computes a rule's tensors.
             start: The policy that the stage starts from.
-            **inputs: Prompt sets and options; the stage is done again only when one of them changes.
+            **inputs: Prompt sets and options; the stage is done again only when one of them changes. A stage that
+                leaves `start` with a rule takes it as `rule`, a `RuleSpec`: what cannot act by it is then found before
+                the first stage.
 
         Returns:
             The policy that came out.
@@ -132,10 +134,13 @@ class Method(ABC):
 
     Attributes:
         name: What recipes call it.
+        on: The method that it stands on, for one that does not start from the base model: `build` is given the policy of
+            that one as `base`. A recipe may name another with `on`.
         options_type: The options of its own, which a recipe gives under `options`; without a field, it takes none.
     """
 
     name: ClassVar[str]
+    on: ClassVar[str | None] = None
     options_type: ClassVar[type[Frozen]] = Frozen
 
     @abstractmethod
@@ -145,7 +150,7 @@ class Method(ABC):
         """Make the method's policy.
 
         Args:
-            base: The base model.
+            base: The base model, or the policy of what the method stands on.
             materials: Prompts to train on.
             options: Options of the stages.
             stage: Runs a stage, or finds its result.

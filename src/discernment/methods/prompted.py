@@ -1,4 +1,4 @@
-"""Prompted: the base model under a system message that says what to weigh (the `Prompt` baseline of Self-CD)."""
+"""Prompted: a model under a system message that says what to weigh (the `Prompt` baseline of Self-CD)."""
 
 from typing import ClassVar
 
@@ -8,9 +8,10 @@ from discernment.policies.rule import find_rule
 
 
 class Prompted(Method):
-    """No training: a decoding rule with one context."""
+    """No training: a decoding rule with one context, on the base model unless told otherwise."""
 
     name: ClassVar[str] = "prompted"
+    on: ClassVar[str | None] = "base"
 
     def build(
         self, base: PolicySpec, materials: Materials, options: MethodOptions, stage: Stage

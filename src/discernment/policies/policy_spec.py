@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from discernment.errors import DataError, ModelError, RecipeError
 from discernment.files import content_hash, file_hash, read_json, write_json
@@ -25,6 +26,7 @@ from discernment.models.model_spec import ModelSpec
 from discernment.policies.rule import Rule, find_rule
 
 FILE = "policy.json"
+TENSORS = "rule.safetensors"
 
 
 class RuleSpec(Frozen):
@@ -190,7 +192,7 @@ class PolicySpec(Frozen):
         folder.mkdir(parents=True, exist_ok=True)
         tokenizer = ["tokenizer"] if self.model.tokenizer else []
         adapters = (f"adapter-{n}" for n, _ in enumerate(self.adapters, 1))
-        places = iter(["model", *tokenizer, *adapters, "rule.safetensors"])
+        places = iter(["model", *tokenizer, *adapters, TENSORS])
 
         def copied(path: str) -> str:
             place, source = folder / next(places), Path(path).expanduser()
@@ -215,3 +217,22 @@ class PolicySpec(Frozen):
         if rule is not None and rule.tensors is not None:
             rule = rule.model_copy(update={"tensors": change(rule.tensors)})
         return self.model_copy(update={"model": model, "adapters": adapters, "rule": rule})
+
+
+def leave_rule(start: PolicySpec, rule: RuleSpec, tensors: Mapping[str, Tensor], out: Path) -> None:
+    """Leave a policy with a rule that a stage has found the tensors of.
+
+    Args:
+        start: The policy that the stage started from.
+        rule: The rule without them.
+        tensors: What it has learned, by name.
+        out: The stage's directory: gets `rule.safetensors` and `policy.json`.
+
+    Raises:
+        RecipeError: If the rule cannot act by them, or the policy has a rule already.
+    """
+    found = find_rule(rule.name, rule.options).with_tensors(tensors)
+    file = out / TENSORS
+    left = start.with_rule(rule.model_copy(update={"tensors": str(file)}))
+    save_file({name: tensor.contiguous() for name, tensor in found.tensors.items()}, file)
+    left.write(out)

@@ -146,7 +146,7 @@ def rejection_probability(
     if openings is None:
         openings = load_openings()
     trie = openings if isinstance(openings, OpeningTrie) else OpeningTrie.from_openings(openings, policy.chat)
-    sequences = [sequence.then(policy.chat.lead) for sequence in policy.encode(prompts)]
+    sequences = policy.encode(prompts)
     _check_openings_fit(policy, prompts, sequences, trie)
     measure = _tree_masses if _tree_fits(policy, sequences, trie) else _sequence_masses
     masses = [0.0] * len(prompts)
@@ -183,12 +183,10 @@ def read_once(
     rows, tree = policy.stack(sequences), trie.tree.behind(lead)
     longest = max(map(len, rows), default=0) + max(len(tree.nodes) - 1, max_new_tokens)
     way = reply_way(policy.model, policy.pad_id)
-    # A rule that decides by prompt may decide otherwise once the beginning of a reply stands behind it.
-    decided_behind_lead = bool(lead) and not policy.alike
-    joined = way <= ReplyWay.PADDED and fits_window(policy.model, longest) and not decided_behind_lead
+    joined = way <= ReplyWay.PADDED and fits_window(policy.model, longest)
     if not (prompts and joined and _tree_fits(policy, sequences, trie)):
         return rejection_probability(policy, prompts, trie, batch_size=max(1, len(prompts))), None
-    _check_openings_fit(policy, prompts, [sequence.then(lead) for sequence in sequences], trie)
+    _check_openings_fit(policy, prompts, sequences, trie)
     share = policy.alike and way is ReplyWay.SHARED
     with policy.acting(sequences):
         logits, begun = read_with_tree(policy.model, rows, tree, policy.pad_id, max_new_tokens, share=share)
@@ -199,8 +197,8 @@ def read_once(
 def _check_openings_fit(
     policy: Policy, prompts: Sequence[Asked], sequences: Sequence[Sequence[int]], trie: OpeningTrie
 ) -> None:
-    names = [repr(text_of(prompt)[:60]) for prompt in prompts]
-    check_context(policy, sequences, names, max(map(len, trie.sequences)))
+    names, begun = [repr(text_of(prompt)[:60]) for prompt in prompts], len(policy.chat.lead)
+    check_context(policy, sequences, names, begun + max(map(len, trie.sequences)))
 
 
 def _finite(mass: float, policy: Policy, prompt: Asked) -> float:
@@ -216,7 +214,8 @@ def _combined(policy: Policy, logits: Tensor, prompts: int, trie: OpeningTrie) -
     """Logits at every node, of all contexts, as the policy's rule makes one row a prompt of them."""
     if not isinstance(policy.rule, DecodingRule):
         return logits
-    steps = [policy.combine(logits[:, n], prompts, len(node)) for n, node in enumerate(trie.nodes)]
+    begun = len(policy.chat.lead)  # tokens of the reply like any other
+    steps = [policy.combine(logits[:, n], prompts, begun + len(node)) for n, node in enumerate(trie.nodes)]
     return torch.stack(steps, dim=1)
 
 
@@ -229,14 +228,16 @@ def _tree_fits(policy: Policy, sequences: Sequence[Sequence[int]], trie: Opening
     """
     if policy.rule is not None and not policy.rule.tree:
         return False
-    longest = max(map(len, policy.stack(sequences)), default=0) + len(trie.nodes)
+    longest = max(map(len, policy.stack(sequences)), default=0) + len(policy.chat.lead) + len(trie.nodes)
     return fits_window(policy.model, longest) and takes_tree(policy.model, policy.pad_id)
 
 
 def _tree_masses(
     policy: Policy, sequences: Sequence[Sequence[int]], trie: OpeningTrie, batches: Iterable[list[int]]
 ) -> Iterable[tuple[list[int], Tensor]]:
-    shared = common_prefix([s[:-1] for s in policy.stack(sequences)]) if policy.alike else []
+    lead = policy.chat.lead
+    read = [[*context, *lead] for context in policy.stack(sequences)]
+    shared = common_prefix([row[:-1] for row in read]) if policy.alike else []
     beginning = None
     if shared:
         with policy.acting():
@@ -245,7 +246,7 @@ def _tree_masses(
         shared = []
     for rows in batches:
         prompts = [sequences[r] for r in rows]
-        rest = policy.batch([context[len(shared) :] for context in policy.stack(prompts)])
+        rest = policy.batch([[*context, *lead][len(shared) :] for context in policy.stack(prompts)])
         with policy.acting(prompts):
             logits = tree_logits(policy.model, rest, trie.tree, beginning, len(shared))
         yield rows, trie.mass(_combined(policy, logits, len(rows), trie))
@@ -257,5 +258,5 @@ def _sequence_masses(
     """Slower, for any policy: every prompt once with each node behind it."""
     for rows in batches:
         prompts = [sequences[r] for r in rows]
-        logits = [policy.next_token_logits(prompts, node) for node in trie.nodes]
+        logits = [policy.next_token_logits(prompts, [*policy.chat.lead, *node]) for node in trie.nodes]
         yield rows, trie.mass(torch.stack(logits, dim=1))

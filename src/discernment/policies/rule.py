@@ -20,6 +20,7 @@ from discernment.errors import RecipeError
 from discernment.frozen import Frozen
 from discernment.models.chat import ChatFormat
 from discernment.models.layers import find_layers
+from discernment.policies.gates import Gates
 from discernment.prompts import Asked
 
 if TYPE_CHECKING:
@@ -89,9 +90,11 @@ class SteeringRule(Rule):
 
     Attributes:
         decides: Whether it looks at each prompt first and decides how much it acts; then `strengths` says so.
+        from_last: Whether it leaves a prompt as it is up to its last token, and acts from there on; only where it decides.
     """
 
     decides: ClassVar[bool] = False
+    from_last: ClassVar[bool] = False
 
     @abstractmethod
     def layers(self, depth: int) -> Sequence[int]:
@@ -107,7 +110,9 @@ class SteeringRule(Rule):
         """
 
     def strengths(self, policy: Policy, sequences: Sequence[Sequence[int]]) -> Tensor:
-        """How much of the change each prompt gets, `[batch]`, 0 for none; asked only of a rule that decides.
+        """How much of the change each prompt gets, `[batch]`, 0 for none, below 0 for the opposite.
+
+        Asked only of a rule that decides.
 
         Args:
             policy: The policy; the rule does not act while it is asked.
@@ -123,9 +128,10 @@ class SteeringRule(Rule):
             policy: The policy.
             prompts: The prompts of the batch, row by row; a rule that decides needs them.
         """
-        gates = self.strengths(policy, prompts) if self.decides and prompts is not None else None
-        found = find_layers(policy.model, policy.layer_path)
-        handles = []
+        found, handles, gates = find_layers(policy.model, policy.layer_path), [], None
+        if self.decides and prompts is not None:
+            gates = Gates(self.strengths(policy, prompts), prompts if self.from_last else None)
+            handles.append(policy.model.register_forward_pre_hook(gates.see, with_kwargs=True))
         for number in self.layers(len(found.layers)):
             found.check(number)
             handles.append(found.layers[number - 1].register_forward_hook(self._hook(number, gates)))
@@ -135,12 +141,12 @@ class SteeringRule(Rule):
             for handle in handles:
                 handle.remove()
 
-    def _hook(self, layer: int, gates: Tensor | None) -> Any:
+    def _hook(self, layer: int, gates: Gates | None) -> Any:
         def change(module: nn.Module, given: Any, output: Any) -> Any:
             hidden = output[0] if isinstance(output, tuple) else output
             steered = self.steer(hidden, layer)
             if gates is not None:
-                steered = hidden + gates.to(hidden)[:, None, None] * (steered - hidden)
+                steered = gates.change(hidden, steered)
             return (steered, *output[1:]) if isinstance(output, tuple) else steered
 
         return change

@@ -12,15 +12,15 @@ from discernment.diagnosis.dynamics import DynamicsOptions, Probes
 from discernment.diagnosis.proposition import halves
 from discernment.errors import ModelError, RecipeError
 from discernment.evaluation.attacks import Attacked, attack_benchmarks
-from discernment.methods.method import Materials, find_method
+from discernment.methods.method import Materials, Stage, find_method
 from discernment.models.loading import resolve
 from discernment.models.model_spec import ModelSpec
-from discernment.policies.policy_spec import PolicySpec
+from discernment.policies.policy_spec import PolicySpec, RuleSpec
 from discernment.policies.rejection import load_openings
 from discernment.prompts import PromptSet
 from discernment.prompts.words import normalise
 from discernment.runs.measures import MEASURES, Measure
-from discernment.runs.recipe import Recipe
+from discernment.runs.recipe import MethodEntry, Recipe
 from discernment.training.supervised import AlignOptions
 
 
@@ -78,9 +78,31 @@ def prepare(recipe: Recipe) -> Prepared:
     stage = _DryStage(base)
     for entry in recipe.methods:
         stage.owner = entry.label
-        find_method(entry.method).build(base, materials[entry.label], recipe.options(entry), stage)
+        build_steps(recipe, entry, base, materials, stage)
     seen = _seen_in_training(materials, [*benchmarks, *(s for m in measures for s in m.held_out)])
     return Prepared(base, materials, benchmarks, attacked, skipped, measures, proposition, seen)
+
+
+def build_steps(
+    recipe: Recipe, entry: MethodEntry, base: PolicySpec, materials: Mapping[str, Materials], stage: Stage
+) -> PolicySpec:
+    """Make a method's policy: first what it stands on, whose stages are those of any other method that has them.
+
+    Args:
+        recipe: The recipe.
+        entry: One of its methods.
+        base: The policy that all methods start from.
+        materials: What `Recipe.materials` gives.
+        stage: Runs a stage, or finds its result.
+
+    Raises:
+        RecipeError: If a method lacks prompts or options, or would have a second rule.
+    """
+    policy = base
+    for step in recipe.steps(entry):
+        method = find_method(step.method)
+        policy = method.build(policy, materials[step.label], recipe.options(step), stage)
+    return policy
 
 
 def _seen_in_training(materials: Mapping[str, Materials], held_out: Sequence[PromptSet]) -> dict[str, int]:
@@ -106,7 +128,8 @@ class _DryStage:
         self, name: str, work: Callable[..., StageCost], *, start: PolicySpec, **inputs: Any
     ) -> PolicySpec:
         self._check(inputs)
-        return start
+        rule: RuleSpec | None = inputs.get("rule")
+        return start if rule is None else start.with_rule(rule)
 
     def run(self, name: str, work: Callable[..., StageCost], inputs: Mapping[str, Any]) -> Path:
         """A directory that is not there."""
@@ -130,6 +153,10 @@ class _DryStage:
                     f"The prompt {silent.id!r} has no response, and {self.owner} trains on it; choose sets with "
                     "responses for the alignment."
                 )
+        if (rule := inputs.get("rule")) is not None:
+            for option in ("first_layer", "last_layer"):
+                if (layer := rule.options.get(option)) is not None:
+                    self._check_depth(option, layer)
 
     def _check_depth(self, option: str, layer: int) -> None:
         if self.depth is not None and layer > self.depth:

@@ -14,7 +14,7 @@ from discernment.errors import RecipeError
 from discernment.evaluation.groups import POOLED
 from discernment.files import RepeatedKeyError, read_yaml
 from discernment.frozen import Frozen
-from discernment.methods.method import Materials, MethodOptions, find_method
+from discernment.methods.method import Materials, MethodOptions, find_method, known_methods
 from discernment.models.model_spec import ModelSpec
 from discernment.runs.plans import DiagnosisPlan, EvaluationPlan
 from discernment.runs.problems import first_problem
@@ -28,6 +28,11 @@ class MethodEntry(Frozen):
 
     method: str = Field(description="Name of an installed method: base, stl, stl_aug, dcr, dcr_paper, ...")
     name: str = Field("", description="What to call it in tables; the method's name by default.")
+    on: str | None = Field(
+        None,
+        description="What it stands on, for a method that does not start from the base model: a method of the recipe by "
+        "what tables call it, else any known one.",
+    )
     data: TrainingData = Field(
         default_factory=TrainingData, description="Sets that differ from the recipe's `data`."
     )
@@ -47,12 +52,38 @@ class MethodEntry(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _from_string(cls, value: Any) -> Any:
+        if isinstance(value, dict):  # YAML 1.1 reads a bare `on` as true
+            return {"on" if key is True else key: given for key, given in value.items()}
         return {"method": value} if isinstance(value, str) else value
 
     @property
     def label(self) -> str:
         """What tables call it."""
         return self.name or self.method
+
+
+def _stands_on(entry: MethodEntry) -> str | None:
+    """What an entry stands on; None for the base model itself."""
+    usual = find_method(entry.method).on
+    if usual is None and entry.on is not None:
+        raise RecipeError(
+            f"The method {entry.method!r} starts from the base model, so {entry.label!r} takes no `on`; leave it out."
+        )
+    return entry.on or usual
+
+
+def _below(entry: MethodEntry, below: MethodEntry, *, known: bool) -> MethodEntry:
+    """What an entry stands on, with the sets and options that differ for the entry itself."""
+    own = {"data": entry.data, "refine": entry.refine, "align": entry.align}
+    if known and not any(name in entry.model_fields_set for name in own):
+        return below
+    merged = {
+        "name": f"{below.label} below {entry.label}",
+        "data": below.data.with_own(entry.data),
+        "refine": {**below.refine, **entry.refine},
+        "align": {**below.align, **entry.align},
+    }
+    return below.model_copy(update=merged)
 
 
 class Recipe(Frozen):
@@ -118,12 +149,38 @@ class Recipe(Frozen):
         watched = self.diagnose.watched_prompts() if self.diagnose else None
         common = self.data.load(self.seed)
         return {
-            entry.label: replace(
-                self.data.with_own(entry.data).load(self.seed) if entry.data != TrainingData() else common,
+            step.label: replace(
+                self.data.with_own(step.data).load(self.seed) if step.data != TrainingData() else common,
                 probes=watched,
             )
             for entry in self.methods
+            for step in self.steps(entry)
         }
+
+    def steps(self, entry: MethodEntry) -> list[MethodEntry]:
+        """What is built one on the other for a method: what stands on the base model first, the method itself last.
+
+        Sets and options that differ for the method differ for what it stands on, too.
+
+        Raises:
+            RecipeError: If one of them is no method, stands on one that there is not or takes no `on`, or if they stand
+                on each other in a circle.
+        """
+        steps, seen = [entry], [entry.label]
+        while (wanted := _stands_on(steps[0])) is not None:
+            below = next((m for m in self.methods if m.label == wanted), None)
+            if below is None and wanted not in known_methods():
+                raise RecipeError(
+                    f"{steps[0].label!r} stands on {wanted!r}, which is no method of the recipe and no known one; of the "
+                    f"recipe: {', '.join(m.label for m in self.methods)}; known: {', '.join(known_methods())}."
+                )
+            if wanted in seen:
+                raise RecipeError(
+                    f"The methods {', '.join(map(repr, [*seen, wanted]))} stand on each other in a circle; change an `on`."
+                )
+            seen.append(wanted)
+            steps.insert(0, _below(steps[0], below or MethodEntry(method=wanted), known=below is not None))
+        return steps
 
     def options(self, entry: MethodEntry) -> MethodOptions:
         """The stage options of one method: the recipe's with the method's own on top.
@@ -220,6 +277,7 @@ def parse_recipe(content: dict[str, Any], where: str) -> Recipe:
                     raise RecipeError(f"{where}: {first_problem(error, model, prefix)}") from error
     for number, entry in enumerate(recipe.methods):
         _check_own_options(entry, f"methods.{number}.options", where)
+        recipe.steps(entry)
     return recipe
 
 

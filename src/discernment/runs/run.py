@@ -14,13 +14,12 @@ from discernment.evaluation.sample import Sample, read_samples
 from discernment.files import write_json, write_text
 from discernment.frozen import Frozen
 from discernment.judges import JudgeSpec
-from discernment.methods.method import find_method
 from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import PromptSet
 from discernment.runs.directory import claim, forget_other_recipe
 from discernment.runs.manifest import Manifest, check_version
-from discernment.runs.preparation import Prepared, prepare
+from discernment.runs.preparation import Prepared, build_steps, prepare
 from discernment.runs.proposition import check_refinements
 from discernment.runs.recipe import MethodEntry, Recipe
 from discernment.runs.stages import Quiet, Reporter, StageRunner
@@ -105,8 +104,7 @@ class _Run:
     def build(self, entry: MethodEntry) -> PolicySpec:
         """Make a method's policy."""
         self.stage.owner = entry.label
-        method, materials = find_method(entry.method), self.prepared.materials[entry.label]
-        policy = method.build(self.prepared.base, materials, self.recipe.options(entry), self.stage)
+        policy = build_steps(self.recipe, entry, self.prepared.base, self.prepared.materials, self.stage)
         self.manifest.add(entry, policy)
         return policy
 

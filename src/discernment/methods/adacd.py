@@ -1,0 +1,21 @@
+"""AdaCD: an aligned model under adaptive contrastive decoding (Qi et al. 2026, arXiv 2604.17132)."""
+
+from typing import ClassVar
+
+from discernment.methods.method import Materials, Method, MethodOptions, Stage
+from discernment.policies.policy_spec import PolicySpec, RuleSpec
+from discernment.policies.rule import find_rule
+
+
+class AdaCd(Method):
+    """No training of its own: a decoding rule with two contexts."""
+
+    name: ClassVar[str] = "adacd"
+    on: ClassVar[str | None] = "stl"
+
+    def build(
+        self, base: PolicySpec, materials: Materials, options: MethodOptions, stage: Stage
+    ) -> PolicySpec:
+        """Let the policy reply by the rule."""
+        find_rule(self.name, options.rule)  # a wrong option is found before the first stage
+        return base.with_rule(RuleSpec(name=self.name, options=dict(options.rule)))

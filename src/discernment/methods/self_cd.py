@@ -1,0 +1,21 @@
+"""Self-CD: an aligned model whose safety message is contrasted away while it replies (Shi et al. 2024, arXiv 2401.17633)."""
+
+from typing import ClassVar
+
+from discernment.methods.method import Materials, Method, MethodOptions, Stage
+from discernment.policies.policy_spec import PolicySpec, RuleSpec
+from discernment.policies.rule import find_rule
+
+
+class SelfCd(Method):
+    """No training of its own: a decoding rule with two contexts."""
+
+    name: ClassVar[str] = "self_cd"
+    on: ClassVar[str | None] = "stl"
+
+    def build(
+        self, base: PolicySpec, materials: Materials, options: MethodOptions, stage: Stage
+    ) -> PolicySpec:
+        """Let the policy reply by the rule."""
+        find_rule(self.name, options.rule)  # a wrong option is found before the first stage
+        return base.with_rule(RuleSpec(name=self.name, options=dict(options.rule)))
