@@ -229,6 +229,14 @@ def test_nothing_is_said_where_there_is_nothing_to_set_aside(policy, caplog):
     assert not own_messages(caplog)
 
 
+def test_what_is_put_out_beside_the_tokens_is_not_told(policy, caplog):
+    policy.model.generation_config.output_attentions = False
+    policy.model.generation_config.output_scores = True
+    with caplog.at_level(logging.INFO, logger="discernment"):
+        assert said(policy)
+    assert not own_messages(caplog)
+
+
 def test_the_model_has_its_own_configuration_again_after_a_failure(policy):
     own = policy.model.generation_config
     with pytest.raises(IndexError):

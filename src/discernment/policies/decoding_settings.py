@@ -23,7 +23,15 @@ def set_aside(own: GenerationConfig) -> list[str]:
     asked = {
         key: value for key, value in own.to_diff_dict().items() if key not in KEPT and not key.startswith("_")
     }
-    return sorted(key for key, value in asked.items() if value is not None and value != usual.get(key))
+    # What is switched off, and what is put out beside the tokens, changes no reply.
+    return sorted(
+        key
+        for key, value in asked.items()
+        if value is not None
+        and value != usual.get(key)
+        and not (value is False and usual.get(key) is None)
+        and not key.startswith("output_")
+    )
 
 
 @contextmanager
