@@ -1,10 +1,11 @@
 """What a stage uses: seconds and peak memory."""
 
 import ctypes
+import gc
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import torch
 
@@ -25,6 +26,7 @@ class Meter:
     peak_memory_bytes: int | None = None
 
     def __enter__(self) -> Self:
+        give_back_freed_memory()  # what an earlier stage left would count as this one's
         _reset_peak()
         self._start = time.perf_counter()
         return self
@@ -61,9 +63,23 @@ def keep_freed_memory() -> None:
     fault every 4 KiB (`benchmarks/allocator.py` measures what that is worth).
     """
     trim_threshold, mmap_threshold = -1, -3
+    mallopt = _of_libc("mallopt")
+    if mallopt is not None:
+        mallopt(mmap_threshold, 1 << 30)
+        mallopt(trim_threshold, (1 << 31) - 1)
+
+
+def give_back_freed_memory() -> None:
+    """Give the system back what is freed, between two stages; elsewhere than under glibc only collect it."""
+    gc.collect()
+    trim = _of_libc("malloc_trim")
+    if trim is not None:
+        trim(0)
+
+
+def _of_libc(name: str) -> Any:
+    """A function of the C library, if it has one of this name."""
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        return getattr(ctypes.CDLL(None), name)
     except (OSError, AttributeError):
-        return
-    mallopt(mmap_threshold, 1 << 30)
-    mallopt(trim_threshold, (1 << 31) - 1)
+        return None
