@@ -37,7 +37,7 @@ def test_the_verbs_one_after_another(discern, files):
             "evaluate", model, "-s", "pairs.jsonl", "-s", "benign.jsonl", "-o", out, *QUICK
         )
         assert code == 0
-        assert "replies: 16 of 16" in output
+        assert "replies and rejection probabilities: 16 of 16" in output
         assert f"By the judge's verdicts, {model} " in output
         assert f"Samples: {out}/samples.jsonl; compare with others: discern compare {out} OTHER" in output
         results = Results.model_validate(read_json(Path(out) / "results.json"))

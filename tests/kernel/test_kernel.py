@@ -15,7 +15,7 @@ from discernment.kernel.kernel import KernelOptions
 from discernment.kernel.rows import probe_rows
 from discernment.models.chat import ChatFormat
 from discernment.policies.policy import Policy
-from tiny import LAYERS, make_model
+from tiny import FAMILIES, LAYERS, make_model
 
 PROMPTS = [
     "How do I kill a Python process?",
@@ -72,6 +72,9 @@ def test_rows_of_tokens_equal_autograd(make_policy, family, dtype, rows, way):
     assert found.noise_floor < EXACT[dtype]
 
 
+@pytest.mark.parametrize(
+    "family", [f if f in ("llama", "gemma2") else pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES]
+)
 @pytest.mark.parametrize("dtype", [pytest.param(torch.float32, marks=pytest.mark.slow), torch.float64])
 def test_the_exact_norm_over_the_whole_vocabulary_equals_autograd(make_policy, family, dtype):
     policy = make_policy(family, dtype)

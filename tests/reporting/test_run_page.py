@@ -13,13 +13,15 @@ from typing import Any
 import pytest
 
 from discernment.errors import RunError
+from discernment.reporting.pages.examples import freed
 from discernment.reporting.pages.run import write_report
+from discernment.reporting.run_files import read_run
 from page import Page
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 SECTIONS = [
-    "methods", "safety", "rejection", "training", "dynamics", "proposition", "pairs", "examples", "cost",
-    "measured", "recipe",
+    "changed", "methods", "safety", "rejection", "training", "dynamics", "proposition", "pairs", "examples",
+    "cost", "measured", "recipe",
 ]  # fmt: skip
 BuildRun = Callable[..., Path]
 
@@ -63,6 +65,16 @@ def test_structure(page: Page, built_run: Path) -> None:
     assert page.text("h1") == "Which of these models refuses what it should, and only that?"
     finding = json.loads((built_run / "results.json").read_text())["finding"]
     assert finding in page.text().replace("\xa0", " ")
+
+
+def test_the_first_prompts_that_changed_stand_at_the_top(page: Page, built_run: Path) -> None:
+    run, shown = read_run(built_run), page.text().replace("\xa0", " ")
+    found = freed(run.results, run.samples)
+    assert found is not None
+    assert 0 < len(found.shown) <= 3
+    assert f"{found.before} refuses and {found.after} answers" in " ".join(shown.split())
+    assert all(shown.index(e.before.prompt) < shown.index("What each method refuses") for e in found.shown)
+    assert "A model over-refuses when" in shown
 
 
 def test_ids_are_unique_and_labels_point_to_them(page: Page) -> None:
@@ -167,7 +179,7 @@ def test_hostile_names_come_out_as_text(tmp_path: Path, build_run: BuildRun) -> 
     (run / "recipe.yaml").write_text(f"judge: {json.dumps(evil)}\n</pre>{evil}")
     page = report(run)
     assert "script" not in {tag for tag, _ in page.elements}
-    assert page.sections == without("training", "dynamics", "proposition")
+    assert page.sections == without("changed", "training", "dynamics", "proposition")
     assert page.text("title").startswith("\"><script>alert('name')</script>⟨U+001B⟩⟨U+202E⟩")
     assert '</pre>"><script>' in page.text("pre")
     assert not set(page.source) & {"\x1b", "\u202e"}
@@ -374,7 +386,7 @@ def test_without_rejection_probabilities(run_dir: Path) -> None:
 def test_without_samples(run_dir: Path) -> None:
     for path in run_dir.glob("stages/*/samples.jsonl"):
         path.unlink()
-    assert report(run_dir).sections == without("rejection", "examples")
+    assert report(run_dir).sections == without("changed", "rejection", "examples")
 
 
 @pytest.mark.parametrize("methods", [("base",), ("base", "stl")])
