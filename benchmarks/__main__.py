@@ -9,7 +9,7 @@ import sys
 from discernment.cli.console import prepare_process
 
 NAMES = (
-    "precision", "stage1_step", "held_layers", "rejection", "evaluation", "harness", "allocator", "kernel", "growth",
+    "precision", "stage1_step", "held_layers", "rejection", "evaluation", "harness", "kernel", "growth",
     "startup",
 )  # fmt: skip
 AT_LEAST = {"precision", "held_layers", "evaluation", "harness", "kernel"}

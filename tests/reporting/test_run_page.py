@@ -16,6 +16,7 @@ from discernment.errors import RunError
 from discernment.reporting.pages.examples import freed
 from discernment.reporting.pages.run import write_report
 from discernment.reporting.run_files import read_run
+from discernment.reporting.text import visible
 from page import Page
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -73,7 +74,9 @@ def test_the_first_prompts_that_changed_stand_at_the_top(page: Page, built_run: 
     assert found is not None
     assert 0 < len(found.shown) <= 3
     assert f"{found.before} refuses and {found.after} answers" in " ".join(shown.split())
-    assert all(shown.index(e.before.prompt) < shown.index("What each method refuses") for e in found.shown)
+    assert all(
+        shown.index(visible(e.before.prompt)) < shown.index("What each method refuses") for e in found.shown
+    )
     assert "A model over-refuses when" in shown
 
 

@@ -9,14 +9,14 @@ import pytest
 SCRIPT = """
 from pathlib import Path
 import torch
-from discernment.runs.resources import Meter, keep_freed_memory
+from discernment.runs.resources import Meter
 
 def resident():
     line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmRSS"))
     return int(line.split()[1]) // 1024
 
-keep_freed_memory()
-held = [torch.ones(1 << 18) for _ in range(300)]  # 300 MiB
+held = [torch.ones(1 << 14) for _ in range(4800)]  # 300 MiB in pieces that malloc takes from its heap
+pinned = torch.ones(1 << 14)  # on top of them, so that freeing them gives nothing back
 del held
 kept = resident()
 with Meter() as meter:

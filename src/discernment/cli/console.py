@@ -122,7 +122,7 @@ def _log_level(default: str) -> str:
 
 
 def prepare_process() -> None:
-    """Leave the screen to our own messages (`DISCERNMENT_LOG=info` brings the libraries' back) and keep freed memory."""
+    """Leave the screen to our own messages (`DISCERNMENT_LOG=info` brings the libraries' back)."""
     level = _log_level("error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", level.lower())
@@ -133,9 +133,6 @@ def prepare_process() -> None:
     import datasets
     from transformers.utils import logging as transformers_logging
 
-    from discernment.runs.resources import keep_freed_memory
-
-    keep_freed_memory()
     datasets.disable_progress_bars()
     transformers_logging.disable_progress_bar()
 

@@ -5,7 +5,7 @@ import gc
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import torch
 
@@ -56,30 +56,10 @@ def _peak() -> int | None:
     return int(line.split()[1]) * 1024 + gpu
 
 
-def keep_freed_memory() -> None:
-    """Let glibc keep what is freed instead of giving it back to the system at once; elsewhere do nothing.
-
-    A training step on the CPU frees and takes again hundreds of megabytes. Given back each time, they cost a page
-    fault every 4 KiB (`benchmarks/allocator.py` measures what that is worth).
-    """
-    trim_threshold, mmap_threshold = -1, -3
-    mallopt = _of_libc("mallopt")
-    if mallopt is not None:
-        mallopt(mmap_threshold, 1 << 30)
-        mallopt(trim_threshold, (1 << 31) - 1)
-
-
 def give_back_freed_memory() -> None:
     """Give the system back what is freed, between two stages; elsewhere than under glibc only collect it."""
     gc.collect()
-    trim = _of_libc("malloc_trim")
-    if trim is not None:
-        trim(0)
-
-
-def _of_libc(name: str) -> Any:
-    """A function of the C library, if it has one of this name."""
     try:
-        return getattr(ctypes.CDLL(None), name)
+        ctypes.CDLL(None).malloc_trim(0)
     except (OSError, AttributeError):
-        return None
+        return
