@@ -19,7 +19,7 @@ from discernment.training.adapters import LoraOptions
 from discernment.training.contrastive import RefineOptions, refine
 from discernment.training.supervised import AlignOptions, align
 from stopping import stopped_at
-from tiny import FAMILIES, MOE_FAMILIES, make_benign, make_model, make_prompts
+from tiny import FAMILIES, MOE_FAMILIES, SIZES, make_benign, make_model, make_prompts
 
 PLAIN = {"gpt2"}
 """Their layers have dropout by default, so what they put out is another thing each time."""
@@ -94,6 +94,13 @@ def runs(monkeypatch):
     handle.remove()
 
 
+def felt(name, value):
+    """A parameter without the keys' bias: a softmax does not feel it, so AdamW moves it by what rounding leaves."""
+    if not name.endswith("query_key_value.bias"):  # of GPT-NeoX: queries, keys and values of each head
+        return value
+    return value.view(SIZES["num_attention_heads"], 3, -1)[:, [0, 2]]
+
+
 @pytest.mark.parametrize("stage", ["align", "refine"])
 @pytest.mark.parametrize(("named", "lora"), CASES)
 def test_training_comes_to_the_same(named, stage, lora, model_folder, tmp_path, runs):
@@ -112,8 +119,11 @@ def test_training_comes_to_the_same(named, stage, lora, model_folder, tmp_path, 
     for row, other in zip(found, expected, strict=True):
         assert row == pytest.approx(other, rel=1e-4, abs=1e-5)
     before, after, plain = load_file(base / "model.safetensors"), weights(tmp_path / "once"), weights(tmp_path / "plain")  # fmt: skip
-    for name, value in plain.items():
-        torch.testing.assert_close(after[name], value, rtol=1e-3, atol=1e-4)
+    # States are centred in stage 1, so that it does not feel a bias of the refined layer either.
+    compared = {n: v for n, v in plain.items() if stage == "align" or not n.endswith(".bias")}
+    assert len(compared) > 10
+    for name, value in compared.items():
+        torch.testing.assert_close(felt(name, after[name]), felt(name, value), rtol=1e-3, atol=1e-4)
     path = find_layers(make_model(named)).path
     layers = range(2) if stage == "align" else (0, 3)
     still = [n for n in before if n.startswith(tuple(f"{path}.{layer}." for layer in layers))]
