@@ -15,7 +15,6 @@ from discernment.methods.method import Materials, Method, MethodOptions, Stage
 from discernment.methods.stl import safety_mix
 from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec, RuleSpec, leave_rule
-from discernment.policies.rule import find_rule
 from discernment.prompts import PromptSet
 
 
@@ -29,13 +28,13 @@ class Ablated(Method):
         self, base: PolicySpec, materials: Materials, options: MethodOptions, stage: Stage
     ) -> PolicySpec:
         """Find the model's direction of refusal."""
-        find_rule(self.name, options.rule)  # a wrong option is found before the first stage
+        rule = options.rule_called(self.name)
         return stage(
             "direction",
             find_direction,
             start=base,
             prompts=safety_mix(materials, self.name),
-            rule=RuleSpec(name=self.name, options=dict(options.rule)),
+            rule=rule,
         )
 
 

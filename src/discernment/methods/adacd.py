@@ -3,8 +3,7 @@
 from typing import ClassVar
 
 from discernment.methods.method import Materials, Method, MethodOptions, Stage
-from discernment.policies.policy_spec import PolicySpec, RuleSpec
-from discernment.policies.rule import find_rule
+from discernment.policies.policy_spec import PolicySpec
 
 
 class AdaCd(Method):
@@ -17,5 +16,4 @@ class AdaCd(Method):
         self, base: PolicySpec, materials: Materials, options: MethodOptions, stage: Stage
     ) -> PolicySpec:
         """Let the policy reply by the rule."""
-        find_rule(self.name, options.rule)  # a wrong option is found before the first stage
-        return base.with_rule(RuleSpec(name=self.name, options=dict(options.rule)))
+        return base.with_rule(options.rule_called(self.name))

@@ -11,7 +11,8 @@ from discernment.cost import StageCost
 from discernment.diagnosis.dynamics import DynamicsOptions
 from discernment.errors import RecipeError
 from discernment.frozen import Frozen
-from discernment.policies.policy_spec import PolicySpec
+from discernment.policies.policy_spec import PolicySpec, RuleSpec
+from discernment.policies.rule import find_rule
 from discernment.prompts import PromptSet
 from discernment.training.contrastive import RefineOptions
 from discernment.training.supervised import AlignOptions
@@ -74,6 +75,15 @@ class MethodOptions:
     dynamics: DynamicsOptions | None = None
     rule: Mapping[str, Any] = field(default_factory=dict)
     own: Any = None
+
+    def rule_called(self, name: str) -> RuleSpec:
+        """The rule of that name with these options, which are checked here: before the first stage.
+
+        Raises:
+            RecipeError: If there is no such rule, or an option is wrong.
+        """
+        find_rule(name, self.rule)
+        return RuleSpec(name=name, options=dict(self.rule))
 
     def need_refine(self, method: str) -> RefineOptions:
         """The options of stage 1.

@@ -3,8 +3,7 @@
 from typing import ClassVar
 
 from discernment.methods.method import Materials, Method, MethodOptions, Stage
-from discernment.policies.policy_spec import PolicySpec, RuleSpec
-from discernment.policies.rule import find_rule
+from discernment.policies.policy_spec import PolicySpec
 
 
 class Prompted(Method):
@@ -17,5 +16,4 @@ class Prompted(Method):
         self, base: PolicySpec, materials: Materials, options: MethodOptions, stage: Stage
     ) -> PolicySpec:
         """Put the system message before every prompt."""
-        find_rule(self.name, options.rule)  # a wrong option is found before the first stage
-        return base.with_rule(RuleSpec(name=self.name, options=dict(options.rule)))
+        return base.with_rule(options.rule_called(self.name))

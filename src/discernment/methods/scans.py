@@ -41,7 +41,7 @@ class Scans(Method):
         self, base: PolicySpec, materials: Materials, options: MethodOptions, stage: Stage
     ) -> PolicySpec:
         """Find the model's vectors and threshold."""
-        find_rule(self.name, options.rule)  # a wrong option is found before the first stage
+        rule = options.rule_called(self.name)
         sides = toxic_and_others(materials, self.name, ANCHORS, options.align.seed)
         tuning = materials.contrast_validation or materials.contrast
         if tuning is not None:
@@ -53,7 +53,7 @@ class Scans(Method):
             start=base,
             prompts=PromptSet.concatenate(sides, "anchors"),
             tuning=tuning,
-            rule=RuleSpec(name=self.name, options=dict(options.rule)),
+            rule=rule,
         )
 
 

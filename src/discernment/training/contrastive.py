@@ -26,10 +26,9 @@ from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import Label, PromptSet
 from discernment.training.adapters import add_adapter, check_leaving, leave_policy
-from discernment.training.attention import quick_attention
 from discernment.training.batches import BalancedBatches, Collator, PromptRows
 from discernment.training.checkpoints import latest_checkpoint
-from discernment.training.cut_states import pooled_states, token_states
+from discernment.training.cut_states import batch_states, pooled_states, token_states
 from discernment.training.held import HeldStates, WithStates, held_states
 from discernment.training.history import HistoryCallback, StopWithoutImprovement, watch
 from discernment.training.layer import LayerChoice, find_layer
@@ -45,8 +44,6 @@ HISTORY = {
     "eval_cross_similarity": "cross_similarity",
     "eval_probe_auroc": "probe_auroc",
 }
-READ = ("input_ids", "attention_mask", "held")
-"""What of a batch the cut model reads."""
 RETAINED = -1
 """Label number of prompts that take part in the retention term only."""
 Validation = tuple[list[list[int]], list[bool], list[str]]
@@ -151,8 +148,7 @@ class ContrastiveTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Contrast between the labels, plus the retention term on benign prompts."""
-        with quick_attention(inputs["input_ids"], mixed=self.args.bf16):
-            hidden = model(**{name: inputs[name] for name in READ if name in inputs})
+        hidden = batch_states(model, inputs, mixed=self.args.bf16)
         labels, mask = inputs["labels"], inputs["attention_mask"]
         contrasted = labels != RETAINED
         states = pool(hidden[contrasted], mask[contrasted], self.options.loss.pooling)

@@ -1,6 +1,6 @@
-"""States that a cut model puts out for prompts, measured, not trained on."""
+"""States that a cut model puts out for prompts: of a batch that is trained on, or measured."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -9,7 +9,24 @@ from torch.nn.utils.rnn import pad_sequence
 
 from discernment.models.batch import pad
 from discernment.models.cut import CutModel
+from discernment.training.attention import quick_attention
 from discernment.training.losses import pool
+
+READ = ("input_ids", "attention_mask", "held")
+"""What of a batch a cut model reads."""
+
+
+def batch_states(model: nn.Module, batch: Mapping[str, Tensor], *, mixed: bool) -> Tensor:
+    """States after layer l of every token of a training batch, `[batch, length, hidden]`.
+
+    Args:
+        model: The cut model, as the trainer has it.
+        batch: What the collator made.
+        mixed: Whether training computes in bfloat16.
+    """
+    with quick_attention(batch["input_ids"], mixed=mixed):
+        states: Tensor = model(**{name: batch[name] for name in READ if name in batch})
+    return states
 
 
 @torch.no_grad()

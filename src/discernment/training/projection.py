@@ -26,10 +26,9 @@ from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import Label, PromptSet
 from discernment.training.adapters import add_adapter, check_leaving, leave_policy
-from discernment.training.attention import quick_attention
 from discernment.training.batches import Collator, EpochSampler, PromptRows
 from discernment.training.checkpoints import latest_checkpoint
-from discernment.training.cut_states import pooled_states
+from discernment.training.cut_states import batch_states, pooled_states
 from discernment.training.held import HeldStates, WithStates, held_states
 from discernment.training.history import HistoryCallback, watch
 from discernment.training.layer import LayerChoice, find_layer
@@ -37,8 +36,6 @@ from discernment.training.losses import pool
 from discernment.training.options import OptimizerOptions, trainer_arguments
 
 HISTORY = {"loss": "loss", "learning_rate": "learning_rate"}
-READ = ("input_ids", "attention_mask", "held")
-"""What of a batch the cut model reads."""
 
 
 class ProjectionOptions(OptimizerOptions):
@@ -135,8 +132,7 @@ class ProjectionTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """One minus the cosine of states and targets, averaged over the prompts."""
-        with quick_attention(inputs["input_ids"], mixed=self.args.bf16):
-            hidden = model(**{name: inputs[name] for name in READ if name in inputs})
+        hidden = batch_states(model, inputs, mixed=self.args.bf16)
         states = pool(hidden, inputs["attention_mask"], "last")
         wanted = self.targets[inputs["labels"].cpu()].to(states.device)
         loss = (1 - nn.functional.cosine_similarity(states, wanted)).mean()
