@@ -99,20 +99,19 @@ def test_an_interrupted_evaluation_ends_with_the_same_bytes(policy, tmp_path, st
     assert (broken / "samples.jsonl").read_bytes() == (whole / "samples.jsonl").read_bytes()
 
 
-def test_probabilities_that_were_not_kept_are_computed_again(policy, tmp_path):
+@pytest.mark.parametrize("log", ["completions.jsonl", "rejection.jsonl"])
+def test_what_was_not_kept_is_made_again_and_nothing_is_kept_twice(policy, tmp_path, log):
     evaluate(policy, BENCHMARKS, OPTIONS, tmp_path)
     samples = (tmp_path / "samples.jsonl").read_bytes()
-    log = tmp_path / "rejection.jsonl"
-    lines = log.read_bytes().splitlines(keepends=True)
+    lines = (tmp_path / log).read_bytes().splitlines(keepends=True)
     assert len(lines) == PROMPTS
-    log.write_bytes(
-        b"".join(lines[:8])
-    )  # stopped when the replies of the third batch were kept, and no more of it
+    (tmp_path / log).write_bytes(b"".join(lines[:8]))  # the other file has the third batch
     policy.batches = policy.prompts = 0
     evaluate(policy, BENCHMARKS, OPTIONS, tmp_path)
     assert (policy.batches, policy.prompts) == (2, PROMPTS - 8)
     assert (tmp_path / "samples.jsonl").read_bytes() == samples
-    assert len(log.read_bytes().splitlines()) == PROMPTS
+    for name in ("completions.jsonl", "rejection.jsonl"):
+        assert len((tmp_path / name).read_bytes().splitlines()) == PROMPTS
 
 
 def test_a_batch_that_was_cut_off_is_generated_again_as_a_whole(policy, tmp_path):

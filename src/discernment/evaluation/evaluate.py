@@ -341,7 +341,11 @@ def _complete(
         if any(row.key not in kept for kept in known for row in batch):
             # All of the batch again: its composition decides how floating point rounds.
             for path, kept, values in zip(paths, known, work(batch), strict=False):
-                found = [{"key": row.key, **value} for row, value in zip(batch, values, strict=True)]
+                found = [
+                    {"key": row.key, **value}
+                    for row, value in zip(batch, values, strict=True)
+                    if row.key not in kept  # of two files one may have been lost
+                ]
                 append_json_lines(path, found)
                 kept.update({row["key"]: row for row in found})
         done += len(batch)
