@@ -18,8 +18,14 @@ AT_LEAST = {"precision", "held_layers", "evaluation", "harness", "kernel"}
 def main() -> int:
     """Run what the command line names, or everything."""
     prepare_process()
-    held = True
-    for name in sys.argv[1:] or NAMES:
+    wanted, held = sys.argv[1:] or NAMES, True
+    if unknown := set(wanted) - set(NAMES):
+        print(
+            f"There is no benchmark {', '.join(sorted(unknown))}; take some of {', '.join(NAMES)}.",
+            file=sys.stderr,
+        )
+        return 2
+    for name in wanted:
         found = importlib.import_module(f"benchmarks.{name}").measure()
         for part in (found, *(value for value in found.values() if isinstance(value, dict))):
             if "limit" in part:
