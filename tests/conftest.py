@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -76,3 +77,9 @@ def model_folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Callable
         return folder
 
     return save
+
+
+def pytest_collection_finish() -> None:
+    """Stages and statsmodels collect garbage again and again; what was imported need not be looked at each time."""
+    gc.collect()
+    gc.freeze()
