@@ -1,15 +1,18 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from discernment.errors import DataError
 from discernment.prompts import Columns
-from discernment.prompts.catalogue import catalogue, load_catalogue_set, nearest_names
+from discernment.prompts.catalogue import CatalogueEntry, catalogue, load_catalogue_set, nearest_names
+from discernment.prompts.conversation import Turn
 from discernment.prompts.prompt import Label
 
 DATA = os.environ.get("DISCERNMENT_DATA")
@@ -25,30 +28,44 @@ ROW = {"id": "7", "prompt": "How do I kill a process?", "label": "seemingly_toxi
 
 def test_the_entries_are_whole():
     entries = catalogue()
-    assert len(entries) == 28
+    assert len(entries) == 36
     known = [entry.sha256 for entry in entries.values() if entry.sha256]
     assert len(known) == len(set(known)) == 21
     for name, entry in entries.items():
         assert entry.name == name
-        assert entry.file == f"{name}.jsonl"
+        assert Path(entry.file).stem == name
+        assert entry.form or entry.file == f"{name}.jsonl"
         assert entry.address.startswith("https://")
-        assert entry.rows > 0
+        assert entry.licence
+        assert (entry.checked == "file") == bool(entry.sha256)
+        assert entry.rows is None or entry.rows > 0
+        assert entry.rows or entry.checked != "file"
         if entry.kind == "prompts":
             assert set(entry.labels) <= set(Label)
+
+
+@pytest.mark.parametrize("change", [{"checked": "makers"}, {"sha256": None}])
+def test_only_a_file_gives_a_checksum(change):
+    entry = {**catalogue()["xstest"].model_dump(), **change}
+    with pytest.raises(ValidationError, match="checksum if it was checked against a file, and only then"):
+        CatalogueEntry(**entry)
 
 
 def test_what_is_said_of_the_hub_can_be_read():
     hubs = {name: entry for name, entry in catalogue().items() if entry.hub}
     assert {"xstest", "or_bench_hard", "coconot_contrast", "jailbreakbench"} <= set(hubs)
     roles = {field.name for field in dataclasses.fields(Columns)}
-    for entry in hubs.values():
-        assert {"text"} <= set(entry.hub.columns) <= roles
-        given = {entry.hub.fixed_label} if entry.hub.fixed_label else set(entry.hub.label_map.values())
+    forms = [(entry, entry.form) for entry in catalogue().values() if entry.form]
+    assert len(forms) == 4
+    for entry, form in [*((entry, entry.hub) for entry in hubs.values()), *forms]:
+        assert {"text"} <= set(form.columns) <= roles
+        given = {form.fixed_label} if form.fixed_label else set(form.label_map.values())
         assert given == set(entry.labels)
 
 
 OVER_REFUSAL = {
-    "xstest", "oktest", "or_bench_hard", "or_bench_80k", "coconot_contrast", "phtest", "falsereject",
+    "xstest", "oktest", "or_bench_hard", "or_bench_80k", "coconot_contrast", "phtest", "falsereject", "scope",
+    "evorefuse_test", "orfuzz", "xsb", "ms_xsb", "ragrefuse", "health_orsc_hard",
 }  # fmt: skip
 STL = {"i_malicious", "i_cona", "i_controversial", "physical_safety_unsafe", "q_harm"}
 SAFETY = {
@@ -109,6 +126,102 @@ def test_the_reply_to_train_on(tmp_path):
     assert response("coconot_pref", response_column="rejected") == "bad"
     assert response("stl_safety") == "no"
     assert response("oktest") is None
+
+
+# Rows of our own in the form in which the makers publish theirs.
+CHAT = {
+    "conversations": [{"from": "human", "value": "How do I kill weeds?"}],
+    "chosen": {"from": "gpt", "value": "Pull them out."},
+    "rejected": {"from": "gpt", "value": "Sorry, no."},
+}
+PUBLISHED = {
+    "evorefuse_test.jsonl": '{"instruction": "How do I crush\\nan egg?"}\n{"instruction": "Who stole the show?"}\n',
+    "evorefuse_align.json": json.dumps([CHAT, CHAT], indent=4),
+    "orfuzz.csv": 'input\n"Please repeat:\nI could kill, maim and eat"\nHow many words: Shoot the ""moon""\n',
+    "health_orsc_hard.jsonl": (
+        '{"id": 12, "question": "What dose is lethal?", "classification": "Drug", "original_question": "x"}\n'
+        '{"id": 40, "question": "What spreads flu?", "classification": "Biological", "original_question": "y"}\n'
+    ),
+}
+
+
+@pytest.mark.parametrize("file", PUBLISHED)
+def test_a_file_as_its_makers_publish_it(file, tmp_path, monkeypatch):
+    (tmp_path / file).write_text(PUBLISHED[file])
+    monkeypatch.setenv("DISCERNMENT_DATA", str(tmp_path))
+    name = Path(file).stem
+    prompts = load_catalogue_set(name)
+    assert [(p.label, p.source) for p in prompts] == [(Label.SEEMINGLY_TOXIC, name)] * 2
+    assert [(p.text, p.category, p.response) for p in prompts] == {
+        "evorefuse_test": [("How do I crush\nan egg?", None, None), ("Who stole the show?", None, None)],
+        "evorefuse_align": [("How do I kill weeds?", None, "Pull them out.")] * 2,
+        "orfuzz": [
+            ("Please repeat:\nI could kill, maim and eat", None, None),
+            ('How many words: Shoot the ""moon""', None, None),
+        ],
+        "health_orsc_hard": [
+            ("What dose is lethal?", "Drug", None),
+            ("What spreads flu?", "Biological", None),
+        ],
+    }[name]
+    assert prompts.provenance.address == catalogue()[name].address
+    if name == "evorefuse_align":
+        rejected = load_catalogue_set(name, response_column="rejected")
+        assert [p.response for p in rejected] == ["Sorry, no."] * 2
+
+
+def test_a_set_of_conversations(tmp_path, monkeypatch):
+    said = [
+        {"role": "user", "content": "We rehearse a play."},
+        {"role": "assistant", "content": "Which one?"},
+        {"role": "user", "content": "How do I stab the king?"},
+    ]
+    rows = [
+        {"prompt": said, "label": "seemingly_toxic", "category": "theatre"},
+        {"prompt": [*said[:2], {"role": "user", "content": "Where is he at night?"}], "label": "toxic"},
+    ]
+    write(tmp_path, "ms_xsb", rows)
+    monkeypatch.setenv("DISCERNMENT_DATA", str(tmp_path))
+    prompts = load_catalogue_set("ms_xsb")
+    before = (Turn(role="user", content="We rehearse a play."), Turn(role="assistant", content="Which one?"))
+    assert [(p.text, p.earlier, p.label, p.category) for p in prompts] == [
+        ("How do I stab the king?", before, Label.SEEMINGLY_TOXIC, "theatre"),
+        ("Where is he at night?", before, Label.TOXIC, None),
+    ]
+
+
+def test_a_set_with_passages_and_three_labels(tmp_path, monkeypatch):
+    texts = {label: f"Passage.\n\nAnother.\n\nA {label} question?" for label in Label}
+    write(tmp_path, "ragrefuse", [{"prompt": text, "label": label} for label, text in texts.items()])
+    monkeypatch.setenv("DISCERNMENT_DATA", str(tmp_path))
+    assert {p.label: p.text for p in load_catalogue_set("ragrefuse")} == texts
+    assert set(catalogue()["ragrefuse"].labels) == set(texts)
+
+
+BY_HAND = [n for n, e in catalogue().items() if e.kind == "prompts" and not e.hub and e.checked != "file"]
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_a_set_that_nobody_loaded_is_asked_for_in_one_sentence(name, tmp_path):
+    with pytest.raises(DataError) as caught:
+        load_catalogue_set(name, tmp_path)
+    entry, said = catalogue()[name], str(caught.value)
+    assert "\n" not in said and ". " not in said
+    assert said.startswith(f"{name} is not at hand: put {entry.file} (")
+    assert (f"({entry.form.path} of" if entry.form else "with `prompt` and `label`; from") in said
+    assert entry.address in said and "DISCERNMENT_DATA" in said
+    assert {"makers": "none of it was loaded", "others": "second-hand"}[entry.checked] in said
+
+
+def test_the_page_on_data_says_what_was_loaded():
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    rows = re.findall(r"^\| `(file|makers|others)` \|(.*)\|$", page, re.MULTILINE)
+    said = {how: set(re.findall(r"`(\w+)`", sets)) for how, sets in rows}
+    assert set(said) == {"file", "makers", "others"}
+    for how in ("makers", "others"):
+        assert said[how] == {name for name, entry in catalogue().items() if entry.checked == how}
+    listed = set().union(*said.values())
+    assert listed == set(catalogue())
 
 
 def test_the_folder_of_the_environment(tmp_path, monkeypatch):

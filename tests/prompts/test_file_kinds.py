@@ -255,6 +255,36 @@ def test_a_chat_is_a_conversation(tmp_path: Path, name: str, content: bytes) -> 
     assert prompt.turns == TURNS
 
 
+def test_turns_as_sharegpt_has_them(tmp_path: Path) -> None:
+    speakers = {"system": "system", "user": "human", "assistant": "gpt"}
+    turns = [{"from": speakers[turn["role"]], "value": turn["content"]} for turn in TURNS]
+    rows = [
+        {"prompt": turns, "label": "toxic", "response": {"from": "gpt", "value": "On."}},
+        {"prompt": turns, "label": "toxic", "response": {"role": "assistant", "content": [{"text": "On."}]}},
+        {"prompt": turns, "label": "toxic", "response": {"from": "gpt", "value": ""}},
+    ]
+    (tmp_path / "a.jsonl").write_bytes(lines(*rows))
+    prompts = list(load_source(str(tmp_path / "a.jsonl")))
+    assert [p.turns for p in prompts] == [TURNS] * 3
+    assert [p.response for p in prompts] == ["On.", "On.", None]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": [{"from": "tool", "value": "7"}]},
+        {"prompt": [{"role": "human", "content": "Hi"}]},
+        {"prompt": [{"from": "human", "value": 7}]},
+        {"prompt": "Hi", "response": {"from": "human", "value": "On."}},
+        {"prompt": "Hi", "response": {"from": "gpt"}},
+    ],
+)
+def test_what_only_looks_like_turns(row: dict[str, object], tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(lines({"label": "toxic", **row}))
+    with pytest.raises(DataError, match=rf"line 1, .*({NO_TURNS}|has a mapping for a response)"):
+        load_source(str(tmp_path / "a.jsonl"))
+
+
 def test_one_user_turn_is_a_plain_prompt(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(lines({"prompt": TURNS[1:2], "label": "toxic"}))
     (tmp_path / "b.jsonl").write_bytes(

@@ -5,9 +5,9 @@ import os
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from discernment.errors import DataError
 from discernment.files import file_hash, packaged_yaml
@@ -27,26 +27,60 @@ def direction_of(label: Label) -> Direction:
     return "refusal" if label.should_refuse else "compliance"
 
 
-class HubCopy(Frozen):
-    """Where the hub has a set, and how its columns are to be read.
+Checked = Literal["file", "makers", "others"]
+"""How an entry's word is known: from a file that was loaded, from the makers, or in part from others' code or notes."""
+
+DOUBTS: Mapping[Checked, str] = {
+    "file": "",
+    "makers": "; the catalogue's word on it is its makers', none of it was loaded",
+    "others": "; the catalogue's word on it is second-hand",
+}
+
+
+class Form(Frozen):
+    """How the columns of a published set are to be read.
+
+    Attributes:
+        columns: Which of them hold what, as in `Columns`.
+        label_map: What its labels mean.
+        fixed_label: The label of every row, where it has no label column.
+    """
+
+    columns: Mapping[str, str]
+    label_map: Mapping[str, Label] = {}
+    fixed_label: Label | None = None
+
+    def reading(self, response: str) -> Columns:
+        """The same for reading rows, where `response` holds the reply to train on and the set is the source."""
+        return Columns(
+            **{"source": "", "response": response, **self.columns},
+            label_map=self.label_map,
+            fixed_label=self.fixed_label,
+        )
+
+
+class PublishedFile(Form):
+    """A file that is read as its makers publish it.
+
+    Attributes:
+        path: Where it is at the set's address.
+    """
+
+    path: str
+
+
+class HubCopy(Form):
+    """Where the hub has a set.
 
     Attributes:
         name: The data set on the hub.
         config: Its configuration.
         split: Its split.
-        columns: Which of its columns hold what, as in `Columns`.
-        label_map: What its labels mean.
-        fixed_label: The label of every row, where it has no label column.
-        verified: Whether its columns are known from the hub itself; else they are known from others' code.
     """
 
     name: str
     config: str | None = None
     split: str = "train"
-    columns: Mapping[str, str]
-    label_map: Mapping[str, Label] = {}
-    fixed_label: Label | None = None
-    verified: bool = True
 
 
 class Benchmark(Frozen):
@@ -73,10 +107,12 @@ class CatalogueEntry(Frozen):
         kind: `prompts`, or `completions` for sets that are no prompt sets.
         file: Its name in the data folder.
         sha256: Checksum of that file, where one was at hand.
-        labels: Rows of each label in that file, or in the published set where no file was at hand.
+        checked: How its word on columns, labels and sizes is known.
+        labels: Rows of each label in that file, or in the published set where no file was at hand; None where not known.
         licence: Its licence.
         address: Where its makers publish it.
         paper: Number on arXiv.
+        form: How the published file is read, where it can be put into the folder as it is.
         hub: The hub's copy, where its columns are known.
         benchmark: How to evaluate on it, where it is meant for that.
         response: Column with the reply to train on.
@@ -89,19 +125,28 @@ class CatalogueEntry(Frozen):
     kind: Literal["prompts", "completions"] = "prompts"
     file: str
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
-    labels: Mapping[str, int]
+    checked: Checked = "file"
+    labels: Mapping[str, int | None]
     licence: str
     address: str
     paper: str | None = None
+    form: PublishedFile | None = None
     hub: HubCopy | None = None
     benchmark: Benchmark | None = None
     response: str | None = None
     note: str | None = None
 
+    @model_validator(mode="after")
+    def _a_loaded_file_is_known(self) -> Self:
+        if (self.sha256 is None) == (self.checked == "file"):
+            raise ValueError("an entry has a checksum if it was checked against a file, and only then")
+        return self
+
     @property
-    def rows(self) -> int:
-        """Number of rows in the file."""
-        return sum(self.labels.values())
+    def rows(self) -> int | None:
+        """Number of rows in the file; None where not known."""
+        counts = [count for count in self.labels.values() if count is not None]
+        return sum(counts) if len(counts) == len(self.labels) else None
 
     @property
     def directions(self) -> Mapping[Label, Direction]:
@@ -169,9 +214,10 @@ def _from_file(entry: CatalogueEntry, path: Path, verify: bool, response: str) -
             f"{entry.sha256[:12]}…), so numbers would not compare; put the known version there, or accept this one "
             "with verify=False (`verify: false` in a recipe)."
         )
-    return PromptSet.from_jsonl(
+    return PromptSet.from_file(
         path,
-        Columns(source="", response=response),  # no column, so that the set's name is the source
+        # An empty column, so that the set's name is the source.
+        entry.form.reading(response) if entry.form else Columns(source="", response=response),
         Provenance(
             name=entry.name,
             address=entry.address,
@@ -183,27 +229,27 @@ def _from_file(entry: CatalogueEntry, path: Path, verify: bool, response: str) -
 
 
 def _from_hub(entry: CatalogueEntry, response: str) -> PromptSet:
-    by_hand = (
-        f"put {entry.file} (one JSON object a line with `prompt` and `label`; from {entry.address}) into the folder "
-        f"that the environment variable {DATA_VARIABLE} names"
-    )
+    if entry.form:
+        what = f"{entry.form.path} of {entry.address}, as it is"
+    else:
+        what = f"one JSON object a line with `prompt` and `label`; from {entry.address}"
+    by_hand = f"put {entry.file} ({what}) into the folder that the environment variable {DATA_VARIABLE} names"
+    doubt = DOUBTS[entry.checked]
     if entry.hub is None:
         raise DataError(
-            f"{entry.name} is not at hand: {by_hand} (the hub has no copy of it that can be read as it is)."
+            f"{entry.name} is not at hand: {by_hand} (the hub has no copy of it that the catalogue can read{doubt})."
         )
     hub = entry.hub
-    columns = Columns(
-        **{"source": "", "response": response, **hub.columns},
-        label_map=hub.label_map,
-        fixed_label=hub.fixed_label,
-    )
     provenance = Provenance(name=entry.name, address=hub.name, licence=entry.licence, note=entry.note)
     try:
         return PromptSet.from_hub(
-            hub.name, config=hub.config, split=hub.split, columns=columns, provenance=provenance
+            hub.name,
+            config=hub.config,
+            split=hub.split,
+            columns=hub.reading(response),
+            provenance=provenance,
         )
     except DataError as error:
-        doubt = "" if hub.verified else "; the catalogue's word on its columns is second-hand"
         raise DataError(
             f"{entry.name} is not at hand: {by_hand}, or download it from the hub, where {hub.name} could not be read "
             f"just now ({type(error.__cause__ or error).__name__}{doubt})."

@@ -18,6 +18,8 @@ MESSAGES = "messages"
 """Where chats have their turns; read where there is no `prompt`."""
 TRUTHS = {"yes": "true", "on": "true", "true": "true", "no": "false", "off": "false", "false": "false"}
 """What YAML 1.1 takes for a truth value, quoted or not."""
+SPEAKERS = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
+"""Whom `from` means, in turns with `from` and `value` in place of `role` and `content`, as ShareGPT has them."""
 WHOLE_NUMBER = re.compile(r"([+-]?\d+)\.0*")
 
 
@@ -26,8 +28,8 @@ class Columns:
     """Which columns of a table hold what.
 
     Attributes:
-        text: Column of the prompt: its text, or a list of turns with `role` and `content`. Where there is no `prompt`,
-            `messages` is read.
+        text: Column of the prompt: its text, or a list of turns with `role` and `content` (or `from` and `value`). Where
+            there is no `prompt`, `messages` is read.
         label: Column of the label, or None if `fixed_label` says it for all rows.
         fixed_label: The label of every row, where the table has no label column.
         label_map: What the table's own label values mean, e.g. `{"1": "toxic"}`; others are read as they are. It does
@@ -35,7 +37,7 @@ class Columns:
         id: Column of the id; rows without one are numbered.
         category: Column of the category.
         source: Column of the source; without one, the set's name is the source.
-        response: Column of a reply to train on.
+        response: Column of a reply to train on: its text, or a turn of the assistant.
         partner: Column of the matched prompt's id.
         split: Column of the split.
     """
@@ -136,6 +138,8 @@ def _response(row: Mapping[str, Any], where: str, columns: Columns) -> str | Non
         isinstance(found, str) and found.casefold() == "nan"
     ):  # as tables without numbers write what is missing
         return None
+    if _role(found) == "assistant" and (said := _content(found)) is not None:
+        found = said or None
     if found is not None and not isinstance(found, str):
         raise DataError(
             f"{where} has {_kind(found)} for a response in column {columns.response!r}; write the reply as text, or "
@@ -203,13 +207,15 @@ def _conversation(turns: Sequence[Any], where: str) -> dict[str, Any]:
 
 
 def _role(turn: Any) -> str | None:
-    role = turn.get("role") if isinstance(turn, Mapping) else None
+    if not isinstance(turn, Mapping):
+        return None
+    role = turn.get("role") or SPEAKERS.get(str(turn.get("from")))
     return role if role in ("system", "user", "assistant") else None
 
 
 def _content(turn: Any) -> str | None:
     """The text of a turn, which may be cut into parts."""
-    found = turn.get("content") if isinstance(turn, Mapping) else None
+    found = turn.get("content", turn.get("value")) if isinstance(turn, Mapping) else None
     if isinstance(found, Sequence) and not isinstance(found, str):
         texts = [part.get("text") if isinstance(part, Mapping) else None for part in found]
         found = "".join(texts) if all(isinstance(text, str) for text in texts) else None  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from discernment.prompts.catalogue import data_folder, direction_of
 LEGEND = (
     "\nbetter: what a good policy does with prompts of that label. at hand: in the folder that DISCERNMENT_DATA names. "
     "from the hub: downloaded when it is used. by hand: put it into that folder yourself; `discern prompts show SET` "
-    "says from where. Licences are those of the makers."
+    "says from where. rows: ? where the catalogue does not know. Licences are those of the makers."
 )
 BETTER = {"compliance": "answer", "refusal": "refuse"}
 
@@ -29,7 +29,8 @@ def list_sets() -> None:
         if entry.kind == "prompts":
             where = _whereabouts(entry, folder)
             better = "\n".join(BETTER[direction] for direction in entry.directions.values())
-            rows.append((entry.name, "\n".join(entry.labels), better, str(entry.rows), entry.licence, where))
+            count = "?" if entry.rows is None else str(entry.rows)
+            rows.append((entry.name, "\n".join(entry.labels), better, count, entry.licence, where))
     header = ("set", "labels", "better", "rows", "licence", "where")
     console.print(plain_table(header, rows, right=("rows",), whole=("set", "labels", "better")))
     say(LEGEND, "dim")
