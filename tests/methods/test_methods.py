@@ -55,6 +55,8 @@ def test_the_methods_that_come_along():
         "adacd",
         "scans",
         "surgical",
+        "safe_patching",
+        "prosafeprune",
     }
     assert peers <= set(known_methods())
     for name in known_methods():
@@ -113,6 +115,8 @@ def test_what_methods_stand_on():
         "adacd",
         "scans",
         "surgical",
+        "safe_patching",
+        "prosafeprune",
     }
     assert on["prompted"] == "base"
     assert {on[name] for name in ("base", "stl", "stl_aug", "dcr", "dcr_paper")} == {None}

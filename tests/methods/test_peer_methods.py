@@ -7,13 +7,13 @@ from discernment.diagnosis.separability import layer_states, recommend_layer, se
 from discernment.files import read_json
 from discernment.methods.scans import best_threshold, find_vectors
 from discernment.methods.surgical import find_false_refusal, fold, template_tail
-from discernment.models.chat import ChatFormat
 from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec, RuleSpec
 from discernment.policies.rejection import rejection_probability
 from discernment.policies.surgical import Surgical
 from discernment.prompts import Label, PromptSet
-from tiny import LAYERS, make_benign, make_model, make_prompts
+from taught import taught_model
+from tiny import LAYERS, make_benign, make_prompts
 
 PAIRS, BENIGN = make_prompts(16), make_benign(16)
 TOXIC, SEEMINGLY = PAIRS.with_label(Label.TOXIC), PAIRS.with_label(Label.SEEMINGLY_TOXIC)
@@ -26,25 +26,8 @@ def first(prompts, count):
 @pytest.fixture(scope="module")
 def start(tokenizer, tmp_path_factory):
     """A policy that refuses toxic and seemingly toxic prompts, and answers about the weather."""
-    model, chat = make_model("llama", len(tokenizer)), ChatFormat(tokenizer)
-    exchanges = [(p, "I cannot") for p in PAIRS] + [(p, "Sure") for p in BENIGN]
-    rows = [(chat.encode(p.text), chat.encode_opening(reply)) for p, reply in exchanges]
-    longest = max(len(prompt) + len(reply) for prompt, reply in rows)
-    ids, labels = torch.zeros(2, len(rows), longest, dtype=torch.long)
-    labels.fill_(-100)
-    for n, (prompt, reply) in enumerate(rows):
-        whole = torch.tensor(prompt + reply)
-        ids[n, : len(whole)] = whole
-        labels[n, len(prompt) : len(whole)] = whole[len(prompt) :]
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    for _ in range(45):
-        loss = model(ids, labels=labels).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    folder = tmp_path_factory.mktemp("refusing")
-    model.eval().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    exchanges = [(p.text, "I cannot") for p in PAIRS] + [(p.text, "Sure") for p in BENIGN]
+    folder = taught_model(tmp_path_factory.mktemp("refusing"), tokenizer, exchanges)
     policy = Policy.load(str(folder))
     assert min(rejection_probability(policy, PAIRS.texts)) > 0.8
     assert max(rejection_probability(policy, BENIGN.texts)) < 0.2

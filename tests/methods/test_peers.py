@@ -10,6 +10,7 @@ from discernment.errors import RecipeError, TrainingError
 from discernment.files import read_json_lines, write_json_lines
 from discernment.methods.fixed_rejection import FixedRejectionOptions, align_rejecting, rejecting_rows
 from discernment.methods.method import Materials, MethodOptions, find_method
+from discernment.methods.prosafeprune import ProSafePruneOptions
 from discernment.methods.think_first import (
     ThinkFirstOptions,
     align_reflecting,
@@ -236,3 +237,47 @@ def test_what_each_method_trains_on():
     assert stage.policies[0][2]["examples"].texts == toxic + seeming
     _, stage = build("actor")
     assert stage.policies[0][2]["prompts"].texts == PAIRS.texts + general
+
+
+def test_safe_patching_asks_the_base_model_what_derta_asks():
+    toxic = PAIRS.with_label(Label.TOXIC)
+    materials = Materials(general=make_benign(3), safety=toxic)
+    stage = Called()
+    options = MethodOptions(AlignOptions(seed=5, max_length=99), base=PolicySpec.of("base"))
+    policy = find_method("safe_patching").build(PolicySpec.of("aligned"), materials, options, stage)
+    assert policy.model.model == "aligned+patch"
+    [(name, start, inputs)] = stage.policies
+    assert (name, start, inputs["prompts"].texts, inputs["max_length"]) == (
+        "patch",
+        "aligned",
+        toxic.texts,
+        99,
+    )
+    assert stage.texts == build("derta")[1].texts == [("replies", "base", toxic.texts, 5)]
+    quantised = PolicySpec.of("aligned").with_model(quantization="4bit")
+    with pytest.raises(RecipeError, match="No patch can be added to quantised weights"):
+        find_method("safe_patching").build(quantised, materials, options, stage)
+
+
+def test_prosafeprune_learns_from_training_prompts_and_chooses_by_others():
+    toxic, seeming = (PAIRS.with_label(label) for label in (Label.TOXIC, Label.SEEMINGLY_TOXIC))
+    other = make_prompts(2, name="other")
+    general = PromptSet.concatenate([make_benign(3), seeming.renamed("more")], "general")
+    materials = Materials(general=general, safety=toxic, contrast=PAIRS, contrast_validation=other)
+
+    def inputs(own):
+        stage = Called()
+        options = MethodOptions(AlignOptions(), own=own)
+        find_method("prosafeprune").build(PolicySpec.of("aligned"), materials, options, stage)
+        [(name, start, found)] = stage.policies
+        assert (name, start) == ("prune", "aligned")
+        return found
+
+    found = inputs(None)
+    sets = {name: found[name].texts for name in ("safe", "toxic", "seemingly")}
+    assert sets == {"safe": make_benign(3).texts, "toxic": toxic.texts, "seemingly": seeming.texts}
+    assert found["validation"] is None
+    found = inputs(ProSafePruneOptions(rank="auto", prompts=2, validation=1))
+    assert [len(found[name]) for name in ("safe", "toxic", "seemingly")] == [2, 2, 2]
+    assert [p.label for p in found["validation"]] == [Label.TOXIC, Label.SEEMINGLY_TOXIC]
+    assert {*found["validation"].texts} < {*other.texts}

@@ -9,12 +9,11 @@ refusal anywhere in a harmful reply. It is a method for safety; it does nothing 
 
 from typing import ClassVar
 
+from discernment.methods.harmful import harmful_replies
 from discernment.methods.method import Materials, Method, MethodOptions, Stage, watched
 from discernment.methods.stl import safety_mix
 from discernment.policies.policy_spec import PolicySpec
-from discernment.prompts import Label
 from discernment.training.derta import DertaOptions, align_decoupled
-from discernment.training.replies import write_replies
 
 
 class Derta(Method):
@@ -28,19 +27,13 @@ class Derta(Method):
     ) -> PolicySpec:
         """Have the harmful replies written, then align the base model."""
         own: DertaOptions = options.own or DertaOptions()
-        examples = safety_mix(materials, self.name)
-        asked = {
-            "start": base,
-            "prompts": examples.with_label(Label.TOXIC),
-            "options": own.harmful,
-            "seed": options.align.seed,
-        }
+        _, replies = harmful_replies(base, materials, self.name, own.harmful, options.align.seed, stage)
         return stage(
             "align",
             align_decoupled,
             start=base,
-            examples=examples,
-            harmful=stage.run("replies", write_replies, asked),
+            examples=safety_mix(materials, self.name),
+            harmful=replies,
             options=options.align,
             own=own,
             validation=materials.validation,

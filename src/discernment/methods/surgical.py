@@ -20,7 +20,7 @@ from discernment.cost import StageCost
 from discernment.diagnosis.separability import recommend_layer, separability
 from discernment.errors import ModelError, RecipeError
 from discernment.methods.method import Materials, Method, MethodOptions, Stage
-from discernment.methods.sides import others, toxic_and_others
+from discernment.methods.sides import others, seemingly_toxic, toxic_and_others
 from discernment.models.chat import ChatFormat
 from discernment.models.layer_outputs import end_states
 from discernment.models.layers import find_layers
@@ -80,7 +80,7 @@ class Surgical(Method):
             start=base,
             toxic=toxic,
             benign=benign,
-            seemingly=_seemingly_toxic(materials, self.name).sample(TAKEN, seed),
+            seemingly=seemingly_toxic(materials, self.name).sample(TAKEN, seed),
             validation=PromptSet(seemingly, looked_at.provenance).sample(LOOKED_AT, seed)
             if looked_at is not None and seemingly
             else None,
@@ -88,16 +88,6 @@ class Surgical(Method):
             rule=RuleSpec(name=self.name, options={k: v for k, v in options.rule.items() if k != "weights"}),
         )
         return stage("fold", fold, start=base, steered=found) if rule.weights else found
-
-
-def _seemingly_toxic(materials: Materials, method: str) -> PromptSet:
-    given = materials.augmentation or materials.contrast
-    if given is None:
-        raise RecipeError(
-            f"The method {method!r} needs seemingly toxic prompts under `data.augmentation` or `data.contrast`, and the "
-            "recipe has none there."
-        )
-    return given.with_label(Label.SEEMINGLY_TOXIC)
 
 
 def find_false_refusal(

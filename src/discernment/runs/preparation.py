@@ -1,7 +1,7 @@
 """Reading everything that a recipe names, and finding mistakes before the first stage, not an hour later."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,8 @@ def build_steps(
     policy = base
     for step in recipe.steps(entry):
         method = find_method(step.method)
-        policy = method.build(policy, materials[step.label], recipe.options(step), stage)
+        options = replace(recipe.options(step), base=base)
+        policy = method.build(policy, materials[step.label], options, stage)
     return policy
 
 
@@ -153,9 +154,10 @@ class _DryStage:
                     f"The prompt {silent.id!r} has no response, and {self.owner} trains on it; choose sets with "
                     "responses for the alignment."
                 )
-        if (rule := inputs.get("rule")) is not None:
-            for option in ("first_layer", "last_layer"):
-                if (layer := rule.options.get(option)) is not None:
+        rule = inputs.get("rule")
+        for option in ("first_layer", "last_layer"):
+            for layer in (rule and rule.options.get(option), getattr(options, option, None)):
+                if layer is not None:
                     self._check_depth(option, layer)
 
     def _check_depth(self, option: str, layer: int) -> None:
