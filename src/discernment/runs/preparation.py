@@ -1,7 +1,7 @@
 """Reading everything that a recipe names, and finding mistakes before the first stage, not an hour later."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,8 @@ def build_steps(
     policy = base
     for step in recipe.steps(entry):
         method = find_method(step.method)
-        policy = method.build(policy, materials[step.label], recipe.options(step), stage)
+        options = replace(recipe.options(step), untrained=base)
+        policy = method.build(policy, materials[step.label], options, stage)
     return policy
 
 
