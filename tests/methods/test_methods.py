@@ -51,6 +51,8 @@ def test_the_methods_that_come_along():
         "think_first",
         "triggers",
         "actor",
+        "dpo",
+        "porover",
         "self_cd",
         "adacd",
         "scans",
@@ -111,6 +113,7 @@ def test_what_methods_stand_on():
     assert {name for name, below in on.items() if below == "stl"} == {
         "ablated",
         "actor",
+        "dpo",
         "self_cd",
         "adacd",
         "scans",

@@ -7,7 +7,7 @@ from discernment.files import read_json_lines, write_json_lines
 from discernment.models.model_spec import ModelSpec
 from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec
-from discernment.training.replies import FILE, ReplyOptions, with_replies, write_replies
+from discernment.training.replies import FILE, ReplyOptions, replies_in, with_replies, write_replies
 from tiny import make_prompts
 
 OPTIONS = ReplyOptions(max_tokens=6, batch_size=3)
@@ -67,3 +67,24 @@ def test_refusals_and_silence_are_no_answers(tmp_path):
     refused = prompts.filter(lambda p: p.id == prompts[0].id, "the first id")
     with pytest.raises(TrainingError, match="Of 1 prompts of made, the model answered none"):
         with_replies(refused, tmp_path, refusals=False)
+
+
+def test_several_replies_to_a_prompt_are_drawn_anew(model_folder, tmp_path, monkeypatch):
+    start, prompts = PolicySpec.of(ModelSpec(model=str(model_folder()))), make_prompts(3)
+    options = ReplyOptions(max_tokens=6, temperature=1.0, batch_size=4)
+    cost = write_replies(start, prompts, options, 1, tmp_path / "three", draws=3)
+    found = replies_in(tmp_path / "three")
+    assert (cost.steps, list(found)) == (18, [p.id for p in prompts])
+    assert {len(of_prompt) for of_prompt in found.values()} == {3}
+    assert all(len(set(of_prompt)) == 3 for of_prompt in found.values())
+    write_replies(start, prompts, options, 1, tmp_path / "one")
+    alone = replies_in(tmp_path / "one")
+    assert {key: [of_prompt[0]] for key, of_prompt in found.items()} == alone
+    assert [p.response for p in with_replies(prompts, tmp_path / "three", refusals=True)] == [
+        of_prompt[0] for of_prompt in alone.values()
+    ]
+    torn = (tmp_path / "three" / FILE).read_bytes()
+    (tmp_path / "again").mkdir()
+    (tmp_path / "again" / FILE).write_bytes(torn[: len(torn) // 2])
+    assert write_replies(start, prompts, options, 1, tmp_path / "again", draws=3) == cost
+    assert (tmp_path / "again" / FILE).read_bytes() == torn

@@ -68,8 +68,8 @@ class MethodOptions:
         dynamics: How the probe prompts are watched through the training.
         rule: Options of the rule that the method acts by.
         own: Options of the method's own, of its `options_type`; None stands for their defaults.
-        base: The base model of the recipe, for a method that stands on another and needs both; None where it is called
-            without a recipe.
+        untrained: The policy that all methods of the recipe start from, for one that stands on another method and still
+            asks it; None where it is not known.
     """
 
     align: AlignOptions
@@ -77,7 +77,7 @@ class MethodOptions:
     dynamics: DynamicsOptions | None = None
     rule: Mapping[str, Any] = field(default_factory=dict)
     own: Any = None
-    base: PolicySpec | None = None
+    untrained: PolicySpec | None = None
 
     def rule_called(self, name: str) -> RuleSpec:
         """The rule of that name with these options, which are checked here: before the first stage.

@@ -101,7 +101,7 @@ def build_steps(
     policy = base
     for step in recipe.steps(entry):
         method = find_method(step.method)
-        options = replace(recipe.options(step), base=base)
+        options = replace(recipe.options(step), untrained=base)
         policy = method.build(policy, materials[step.label], options, stage)
     return policy
 

@@ -18,7 +18,7 @@ from discernment.judges.verdict import Verdict
 from discernment.keyed_log import KeyedLog
 from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec
-from discernment.prompts import PromptSet, Provenance
+from discernment.prompts import Prompt, PromptSet, Provenance
 
 FILE = "replies.jsonl"
 
@@ -39,7 +39,7 @@ class Written(NamedTuple):
 
 
 def write_replies(
-    start: PolicySpec, prompts: PromptSet, options: ReplyOptions, seed: int, out: Path
+    start: PolicySpec, prompts: PromptSet, options: ReplyOptions, seed: int, out: Path, draws: int = 1
 ) -> StageCost:
     """Let a policy reply to prompts; an interrupted call goes on where it was.
 
@@ -48,7 +48,9 @@ def write_replies(
         prompts: What it is asked.
         options: How it replies.
         seed: Seed of the draws.
-        out: The stage's directory; gets `replies.jsonl`, a row a prompt with its id as `key` and the `reply`.
+        out: The stage's directory; gets `replies.jsonl`, a row a prompt with its id as `key` and the `reply`. Of several
+            replies to a prompt, the first has its id as `key`, and the others name it as `prompt`.
+        draws: Replies to each prompt, drawn one by one.
 
     Raises:
         ModelError: If the policy cannot be loaded.
@@ -57,21 +59,33 @@ def write_replies(
     """
     out.mkdir(parents=True, exist_ok=True)
     log = KeyedLog(out / FILE, _read, "is no reply; delete the file to have it written anew")
-    todo = [prompt for prompt in prompts if prompt.id not in log]
-    if todo:
-        policy = Policy.load(start)
+    keys = {prompt.id: _keys(prompt, draws) for prompt in prompts}
+    if any(key not in log for of_prompt in keys.values() for key in of_prompt):
+        policy, side_by_side = Policy.load(start), max(1, options.batch_size // draws)
         # The batches are those of an uninterrupted call: neighbours may change the last digits of a logit.
-        for first in range(0, len(prompts), options.batch_size):
-            batch = prompts.prompts[first : first + options.batch_size]
-            if all(prompt.id in log for prompt in batch):
+        for first in range(0, len(prompts), side_by_side):
+            batch = prompts.prompts[first : first + side_by_side]
+            rows = [(prompt, key) for prompt in batch for key in keys[prompt.id]]
+            if all(key in log for _, key in rows):
                 continue
-            asked = policy.encode([prompt.asked for prompt in batch])
+            encoded = policy.encode([prompt.asked for prompt in batch])
+            asked = [sequence for sequence in encoded for _ in range(draws)]  # copies draw anew
             said = policy.generate(asked, options.max_tokens, temperature=options.temperature, seed=seed)
-            for prompt, reply in zip(batch, said, strict=True):
-                if prompt.id not in log:
+            for (prompt, key), reply in zip(rows, said, strict=True):
+                if key not in log:
                     row = {"reply": reply.text, "tokens": reply.tokens}
-                    log.add(prompt.id, _read(row), row)
-    return StageCost(steps=len(prompts), tokens=sum(log[prompt.id].tokens for prompt in prompts))
+                    log.add(key, _read(row), row if key == prompt.id else {"prompt": prompt.id, **row})
+    found = [log[key] for of_prompt in keys.values() for key in of_prompt]
+    return StageCost(steps=len(found), tokens=sum(written.tokens for written in found))
+
+
+def replies_in(folder: Path) -> dict[str, list[str]]:
+    """The replies that `write_replies` left, by the id of their prompt, in the order of the draws; silence is left out."""
+    found: dict[str, list[str]] = {}
+    for _, row in read_json_lines(folder / FILE):
+        if reply := row["reply"].strip():
+            found.setdefault(row.get("prompt", row["key"]), []).append(reply)
+    return found
 
 
 def with_replies(prompts: PromptSet, folder: Path, *, refusals: bool) -> PromptSet:
@@ -85,13 +99,12 @@ def with_replies(prompts: PromptSet, folder: Path, *, refusals: bool) -> PromptS
     Raises:
         TrainingError: If no reply is left.
     """
-    said: Mapping[str, str] = {row["key"]: row["reply"].strip() for _, row in read_json_lines(folder / FILE)}
-    judge = KeywordJudge()
+    said, judge = replies_in(folder), KeywordJudge()
     kept = [
         prompt.model_copy(update={"response": reply})
         for prompt in prompts
-        if (reply := said.get(prompt.id))
-        and (refusals or judge.judge(prompt.text, reply) is not Verdict.REFUSAL)
+        for reply in said.get(prompt.id, [])[:1]
+        if refusals or judge.judge(prompt.text, reply) is not Verdict.REFUSAL
     ]
     if not kept:
         raise TrainingError(
@@ -103,3 +116,8 @@ def with_replies(prompts: PromptSet, folder: Path, *, refusals: bool) -> PromptS
 
 def _read(row: Mapping[str, Any]) -> Written:
     return Written(str(row["reply"]), int(row["tokens"]))
+
+
+def _keys(prompt: Prompt, draws: int) -> list[str]:
+    """Keys of the replies to a prompt."""
+    return [prompt.id, *(f"{prompt.id} (draw {number})" for number in range(2, draws + 1))]

@@ -4,10 +4,8 @@ The model learns general instructions with their answers and a few toxic prompts
 taken on the reply only.
 """
 
-import shutil
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +15,6 @@ from peft import PeftModel
 from pydantic import Field
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.trainer_pt_utils import get_length_grouped_indices
 from trl import SFTConfig, SFTTrainer
 
 from discernment.cost import StageCost
@@ -28,18 +25,16 @@ from discernment.models.held import HeldLayers
 from discernment.models.layers import find_layers
 from discernment.models.model_spec import ModelSpec
 from discernment.models.precision import choose_device, trains_mixed
-from discernment.models.quantised import activate, is_quantised
 from discernment.policies.context import check_context, names_of
 from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec
-from discernment.prompts import PromptSet
-from discernment.training.adapters import add_adapter, check_leaving, leave_policy
+from discernment.prompts import Prompt, PromptSet
+from discernment.training.adapters import add_adapter, check_leaving
 from discernment.training.attention import quick_attention
-from discernment.training.batches import EpochSampler
-from discernment.training.checkpoints import latest_checkpoint
 from discernment.training.held import HeldStates, WithStates, held_states
 from discernment.training.history import HistoryCallback, watch
 from discernment.training.options import OptimizerOptions, trainer_arguments
+from discernment.training.trl_trainer import TrlTrainer, train_and_leave
 
 HISTORY = {"loss": "loss", "eval_loss": "validation_loss", "learning_rate": "learning_rate"}
 IGNORED = -100
@@ -95,42 +90,20 @@ class AlignOptions(OptimizerOptions):
         return self.held == depth and (self.lora is not None or not self.moves_embeddings)
 
 
-class SupervisedTrainer(SFTTrainer):
-    """`SFTTrainer` for the loss on the reply alone, which leaves the model's configurations as they were.
-
-    A mixture of experts is trained without its router loss. Batches are of similar length, and their order depends on
-    seed and epoch alone. Only the reply goes through the head.
+class SupervisedTrainer(TrlTrainer, SFTTrainer):
+    """`SFTTrainer` for the loss on the reply alone; only the reply goes through the head.
 
     Args:
         model: The model, or the adapter that is wrapped around it.
-        args: As for `trl.SFTTrainer`; `router_aux_loss_coef` is set to 0.
-        **kwargs: As for `trl.SFTTrainer`.
+        args: As for `trl.SFTTrainer`.
+        **kwargs: As for `trl.SFTTrainer`; see also `TrlTrainer`.
     """
 
     data_collator: Any
 
     def __init__(self, model: PreTrainedModel | PeftModel, args: SFTConfig, **kwargs: Any) -> None:
-        # The trainers write `use_cache`, token ids and the router loss into what would be saved.
-        self._own: list[tuple[Any, dict[str, Any]]] = [
-            (config, deepcopy(vars(config))) for config in (model.config, model.generation_config)
-        ]
-        args.router_aux_loss_coef = 0.0
         super().__init__(model=model, args=args, **kwargs)
         self.held: HeldLayers | None = None
-        config = model.config.get_text_config()
-        if hasattr(config, "output_router_logits"):
-            config.output_router_logits = False
-        if is_quantised(model):  # whose adapter was made bfloat16, in which small updates are lost
-            for parameter in model.parameters():
-                parameter.data = parameter.data.float() if parameter.requires_grad else parameter.data
-
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train, and put the model's configurations back."""
-        result = super().train(*args, **kwargs)
-        for config, values in self._own:
-            vars(config).clear()
-            vars(config).update(values)
-        return result
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The loss on the reply, of which alone logits are made; from stored states where the batch brings them."""
@@ -160,20 +133,6 @@ class SupervisedTrainer(SFTTrainer):
             states: What they put out, by the number in the column `row` of both data sets.
         """
         self.held, self.data_collator = layers, WithStates(self.data_collator, states)
-
-    def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_checkpoint(*args, **kwargs)
-        if isinstance(self.model, PeftModel):  # it has made the loaded adapter the only one
-            activate(self.model)
-
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> EpochSampler:
-        rows = train_dataset if train_dataset is not None else self.train_dataset
-        lengths = [len(ids) for ids in rows["input_ids"]]
-
-        def order(generator: torch.Generator) -> list[int]:
-            return list(get_length_grouped_indices(lengths, self.args.train_batch_size, generator=generator))
-
-        return EpochSampler(order, len(lengths), self.args.seed)
 
 
 def align(
@@ -244,11 +203,7 @@ def fine_tune(
     trainer, tokens = _make_trainer(start.model, policy, make_rows(policy.chat), options, out, validation)
     _hold(trainer, policy, options, out)
     looks = watch(trainer, policy, probes, out, dynamics)
-    checkpoint = latest_checkpoint(out)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    trained = trainer.accelerator.unwrap_model(trainer.model)
-    leave_policy(start, trained, policy.chat, options.lora, out)
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    train_and_leave(trainer, start, policy, options.lora, out)
     return StageCost(
         steps=trainer.state.global_step, tokens=round(tokens * options.epochs), notes=looks.notes
     )
@@ -270,7 +225,7 @@ def _make_trainer(
         encoded = encode_examples(validation, policy.chat, options.max_length)
         looked_at = _checked(policy, TrainingRows(encoded, names_of(validation)), first=len(rows))
     trainer = SupervisedTrainer(
-        model=_choose_parameters(policy.model, spec, options),
+        model=choose_parameters(policy.model, spec, options),
         args=SFTConfig(
             **trainer_arguments(options, out, steps, choose_device(spec), mixed=trains_mixed(spec)),
             num_train_epochs=options.epochs,
@@ -336,23 +291,40 @@ def encode_examples(examples: PromptSet, chat: ChatFormat, max_length: int) -> D
         TrainingError: If a prompt has no response, or fills `max_length` alone.
     """
     rows: list[dict[str, Any]] = []
-    for example in examples:
+    for example, name in zip(examples, names_of(examples), strict=True):
         if not example.response:
             raise TrainingError(
-                f"The prompt {example.id!r} of {examples.provenance.name} has no response to train on; "
-                "choose sets with responses for the alignment."
+                f"The prompt {name} has no response to train on; choose sets with responses for the alignment."
             )
-        prompt, reply = chat.encode(example.asked), chat.encode_reply(example.asked, example.response)
-        if len(prompt) >= max_length:
-            raise TrainingError(
-                f"The prompt {example.id!r} has {len(prompt)} tokens and leaves no room for its reply; "
-                f"raise max_length (now {max_length}) or leave it out."
-            )
-        ids = (prompt + reply)[:max_length]
-        rows.append({"input_ids": ids, "completion_mask": [0] * len(prompt) + [1] * (len(ids) - len(prompt))})
+        prompt, reply = encode_exchange(example, example.response, name, chat, max_length)
+        rows.append({"input_ids": prompt + reply, "completion_mask": [0] * len(prompt) + [1] * len(reply)})
     if not rows:
         raise TrainingError(f"{examples.provenance.name} has no example to train on.")
     return Dataset.from_list(rows)
+
+
+def encode_exchange(
+    prompt: Prompt, reply: str, name: str, chat: ChatFormat, max_length: int
+) -> tuple[list[int], list[int]]:
+    """Token ids of a prompt and of a reply to it, which is cut where the two are too long.
+
+    Args:
+        prompt: The prompt.
+        reply: The reply.
+        name: What a message calls the prompt.
+        chat: The model's chat format.
+        max_length: Tokens of prompt and reply together.
+
+    Raises:
+        TrainingError: If the prompt fills `max_length` alone.
+    """
+    asked, said = chat.encode(prompt.asked), chat.encode_reply(prompt.asked, reply)
+    if len(asked) >= max_length:
+        raise TrainingError(
+            f"The prompt {name} has {len(asked)} tokens and leaves no room for its reply; "
+            f"raise max_length (now {max_length}) or leave it out."
+        )
+    return asked, said[: max_length - len(asked)]
 
 
 def _checked(policy: Policy, made: TrainingRows, first: int = 0) -> Dataset:
@@ -362,9 +334,15 @@ def _checked(policy: Policy, made: TrainingRows, first: int = 0) -> Dataset:
     return rows.add_column("row", list(range(first, first + len(rows))))
 
 
-def _choose_parameters(
+def choose_parameters(
     network: PreTrainedModel, spec: ModelSpec, options: AlignOptions
 ) -> PreTrainedModel | PeftModel:
+    """Say which weights are trained, and put the adapter on, where that is it.
+
+    Raises:
+        TrainingError: If nothing is left to train.
+        ModelError: If more layers are held than there are.
+    """
     layers = find_layers(network, spec.layers)
     if options.held:
         layers.check(options.held)
