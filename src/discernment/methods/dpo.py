@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from discernment.errors import RecipeError
 from discernment.methods.method import Materials, Method, MethodOptions, Stage, watched
+from discernment.methods.sides import seemingly_toxic
 from discernment.methods.stl import safety_mix
 from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import Label, PromptSet
@@ -63,20 +63,6 @@ class Dpo(Method):
             harmful=None if own.containment == 0 else replies(writer, toxic, own.harmful),
             **watched(materials, options),
         )
-
-
-def seemingly_toxic(materials: Materials, method: str) -> PromptSet:
-    """The seemingly toxic training prompts: those with answers, else those of stage 1.
-
-    Raises:
-        RecipeError: If the recipe has none.
-    """
-    found = materials.augmentation if materials.augmentation is not None else materials.contrast
-    if found is None:
-        raise RecipeError(
-            f"The method {method!r} needs prompts under `data.augmentation` or `data.contrast`, and the recipe has none there."
-        )
-    return found.with_label(Label.SEEMINGLY_TOXIC)
 
 
 def on_pairs(

@@ -15,8 +15,9 @@ from pydantic import Field
 
 from discernment.cost import StageCost
 from discernment.diagnosis.dynamics import DynamicsOptions
-from discernment.methods.dpo import on_pairs, seemingly_toxic
+from discernment.methods.dpo import on_pairs
 from discernment.methods.method import Materials, Method, MethodOptions, Stage, watched
+from discernment.methods.sides import seemingly_toxic
 from discernment.methods.stl import safety_mix
 from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import Label, PromptSet
