@@ -24,7 +24,8 @@ from discernment.models.model_spec import ModelSpec
 from discernment.models.thoughts import split_thought
 from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import Label, Prompt, PromptSet, Provenance
-from discernment.training.supervised import AlignOptions, encode_examples
+from discernment.training.examples import encode_examples
+from discernment.training.supervised import AlignOptions
 from tiny import make_benign, make_prompts
 
 PAIRS = make_prompts(4)
