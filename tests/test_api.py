@@ -20,9 +20,7 @@ from discernment.methods.think_first import ReflectionOptions
 from discernment.policies.rule import find_rule
 from discernment.runs.plans import EvaluationPlan
 from discernment.runs.recipe import MethodEntry, TrainingData
-from discernment.training.adapters import LoraOptions
-from discernment.training.losses import LossOptions
-from discernment.training.options import OptimizerOptions
+from discernment.training.options import LoraOptions, LossOptions, OptimizerOptions
 from discernment.training.replies import ReplyOptions
 
 LAZY = sorted(set(discernment.__all__) - {"__version__"})

@@ -15,7 +15,11 @@ from tiny import make_benign, make_prompts
 def _working_directory(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("discernment.cli.console.console.width", 300)
-    for name in ("TOKENIZERS_PARALLELISM", "HF_HUB_DISABLE_PROGRESS_BARS"):
+    for name in (
+        "TOKENIZERS_PARALLELISM",
+        "HF_HUB_DISABLE_PROGRESS_BARS",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS",
+    ):
         monkeypatch.setenv(name, os.environ.get(name, "1"))  # which the command sets; undone after the test
     monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "error")
     monkeypatch.delenv("DISCERNMENT_DATA", raising=False)

@@ -3,6 +3,8 @@
 import io
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,49 @@ def test_a_run_with_several_seeds(discern, files):
     assert output.endswith("Page: runs/try/seeds.html\n")
     assert "not clearly different" in Path("runs/try/seeds.html").read_text()
     assert discern("run", "seeds.yaml")[1].count("(done before)") == 4
+
+
+TRAINS = {
+    *("trl", "peft", "bitsandbytes", "datasets", "accelerate", "pytorch_metric_learning", "lm_eval"),
+    *("torch._dynamo", "torch._inductor", "transformers.modeling_utils", "transformers.trainer"),
+}
+
+
+def test_a_second_call_loads_nothing_that_trains(discern, files):
+    write_recipe(Path("twice.yaml"), methods=["base", "stl", "dcr"], data={
+        "general": "benign.jsonl", "safety": {"set": "pairs.jsonl", "label": "toxic"}, "contrast": "pairs.jsonl",
+    })  # fmt: skip
+    code, output, _ = discern("run", "twice.yaml")
+    assert (code, output.count("...")) == (0, 6)
+    page = Path("runs/try/report.html").read_text()
+    again = (
+        "import sys; sys.argv = ['discern', 'run', 'twice.yaml']\n"
+        "from discernment.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code\n"
+        "print('loaded:', *sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", again], capture_output=True, text=True, check=True)
+    said, _, loaded = found.stdout.rpartition("loaded: ")
+    assert said.count("(done before)") == 6
+    assert "Nothing to do: every stage was done before." in said
+    assert {"torch", "discernment.training.supervised"} <= set(loaded.split())
+    assert not TRAINS & set(loaded.split())
+    minute = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC")
+    assert minute.sub("", Path("runs/try/report.html").read_text()) == minute.sub("", page)
+
+
+def test_finding_a_method_loads_nothing_that_trains():
+    find = (
+        "import sys; from discernment.methods.method import find_method, known_methods\n"
+        "print(*(find_method(name).name for name in known_methods()))\n"
+        "print(*sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", find], capture_output=True, text=True, check=True)
+    names, loaded = found.stdout.splitlines()
+    assert {"base", "dcr", "derta", "actor", "surgical", "fixed_rejection"} <= set(names.split())
+    assert "discernment.methods.derta" in loaded.split()
+    assert not TRAINS & set(loaded.split())
 
 
 def test_a_run_its_report_and_its_models(discern, files):

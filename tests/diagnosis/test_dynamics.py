@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from discernment.diagnosis.dynamics import DynamicsOptions, Probes, look_steps, undisturbed
+from discernment.diagnosis.dynamics import DynamicsOptions, Probes, look_steps
+from discernment.diagnosis.looks import undisturbed
 from discernment.errors import DataError
 from discernment.files import read_json_lines
 from discernment.kernel.engine import gradient_kernel
@@ -19,10 +20,10 @@ from discernment.models.model_spec import ModelSpec
 from discernment.policies.policy import Policy
 from discernment.policies.rejection import rejection_probability
 from discernment.prompts import Label, PromptSet
-from discernment.training import contrastive as refinement
-from discernment.training import supervised
-from discernment.training.adapters import LoraOptions
+from discernment.training import contrastive_trainer as refinement
+from discernment.training import supervised_trainer
 from discernment.training.contrastive import RefineOptions, refine
+from discernment.training.options import LoraOptions
 from discernment.training.supervised import AlignOptions, align
 from stopping import stopped_at
 from tiny import make_benign, make_model, make_prompts
@@ -198,7 +199,10 @@ def test_a_group_of_one_has_no_pairs_within(model_folder, tmp_path):
 
 @pytest.mark.parametrize(
     ("module", "trainer", "length"),
-    [(refinement, "ContrastiveTrainer", {"steps": 6}), (supervised, "SupervisedTrainer", {"epochs": 3.0})],
+    [
+        (refinement, "ContrastiveTrainer", {"steps": 6}),
+        (supervised_trainer, "SupervisedTrainer", {"epochs": 3.0}),
+    ],
     ids=STAGES,
 )
 def test_an_interrupted_stage_has_the_same_rows(module, trainer, length, model_folder, tmp_path, monkeypatch):
@@ -223,7 +227,7 @@ def test_an_interrupted_stage_has_the_same_rows(module, trainer, length, model_f
 def test_mixed_precision_is_left_out_of_the_looks(model_folder, tmp_path, monkeypatch):
     spec = ModelSpec(model=str(model_folder()))
     run_align(spec, tmp_path / "float32", PROBES)
-    monkeypatch.setattr(supervised, "trains_mixed", lambda spec: True)
+    monkeypatch.setattr(supervised_trainer, "trains_mixed", lambda spec: True)
     run_align(spec, tmp_path / "mixed", PROBES)
     run_align(spec, tmp_path / "unwatched")
     assert rows_of(tmp_path / "mixed")[0] == rows_of(tmp_path / "float32")[0]

@@ -26,7 +26,7 @@ from discernment.policies.policy import Policy
 from discernment.policies.prompted import Prompted
 from discernment.policies.rejection import rejection_probability
 from discernment.prompts import Conversation, PromptSet, Provenance, Turn, find_duplicates
-from discernment.training.supervised import encode_examples
+from discernment.training.examples import encode_examples
 from tiny import make_prompts
 
 SYSTEM = "Be kind to all, and brief."

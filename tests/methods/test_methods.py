@@ -13,7 +13,7 @@ from discernment.methods.surgical import find_false_refusal, fold
 from discernment.policies.policy_spec import PolicySpec, RuleSpec
 from discernment.prompts import Label
 from discernment.training.contrastive import RefineOptions, refine
-from discernment.training.losses import LossOptions
+from discernment.training.options import LossOptions
 from discernment.training.supervised import AlignOptions, align
 from tiny import make_benign, make_prompts
 

@@ -25,7 +25,8 @@ from discernment.models.model_spec import ModelSpec
 from discernment.models.thoughts import split_thought
 from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import Label, Prompt, PromptSet, Provenance
-from discernment.training.supervised import AlignOptions, encode_examples
+from discernment.training.examples import encode_examples
+from discernment.training.supervised import AlignOptions
 from tiny import make_benign, make_prompts
 
 PAIRS = make_prompts(4)
@@ -243,7 +244,7 @@ def test_safe_patching_asks_the_base_model_what_derta_asks():
     toxic = PAIRS.with_label(Label.TOXIC)
     materials = Materials(general=make_benign(3), safety=toxic)
     stage = Called()
-    options = MethodOptions(AlignOptions(seed=5, max_length=99), base=PolicySpec.of("base"))
+    options = MethodOptions(AlignOptions(seed=5, max_length=99), untrained=PolicySpec.of("base"))
     policy = find_method("safe_patching").build(PolicySpec.of("aligned"), materials, options, stage)
     assert policy.model.model == "aligned+patch"
     [(name, start, inputs)] = stage.policies

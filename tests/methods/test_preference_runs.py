@@ -79,7 +79,7 @@ def test_dpo_without_answers_has_the_base_model_answer():
     [(_, _, _, inputs)] = stage.policies
     assert (inputs["answers"], inputs["harmful"]) == (Path("texts-2"), None)
     with pytest.raises(
-        RecipeError, match=r"'dpo' needs prompts under `data.augmentation` or `data.contrast`"
+        RecipeError, match=r"'dpo' needs seemingly toxic prompts under `data.augmentation` or `data.contrast`"
     ):
         build(Dpo(), augmentation=None)
     with pytest.raises(ModelError, match="The training on pairs starts from weights"):

@@ -7,7 +7,8 @@ from discernment.errors import ModelError
 from discernment.models.batch import pad
 from discernment.models.cut import CutModel
 from discernment.models.layers import find_layers
-from discernment.training.adapters import LoraOptions, add_adapter
+from discernment.training.adapters import add_adapter
+from discernment.training.options import LoraOptions
 from tiny import LAYERS, make_model
 
 BATCHES = {

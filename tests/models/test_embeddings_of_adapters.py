@@ -13,7 +13,8 @@ from discernment.models.loading import load_model
 from discernment.models.model_spec import ModelSpec
 from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec
-from discernment.training.adapters import LoraOptions, leave_policy
+from discernment.training.adapters import leave_policy
+from discernment.training.options import LoraOptions
 
 IDS = torch.tensor([[5, 6, 7, 8, 9]])
 SOME = ("llama", "gemma3", "gpt2")

@@ -13,7 +13,8 @@ from discernment.models.chat import ChatFormat
 from discernment.policies.policy import Policy
 from discernment.policies.rejection import rejection_probability
 from discernment.prompts import Label, Prompt, PromptSet, Provenance
-from discernment.training.supervised import AlignOptions, align, encode_examples
+from discernment.training.examples import encode_examples
+from discernment.training.supervised import AlignOptions, align
 from forms import FORMS, PROMPTS, REFUSAL, REPLIES, TODAY, Form
 from tiny import make_model
 

@@ -12,7 +12,7 @@ from discernment.models.model_spec import ModelSpec
 from discernment.policies.policy_spec import PolicySpec, RuleSpec
 from discernment.prompts import PromptSet, Provenance
 from discernment.runs.stages import Quiet, StageRunner, run_into, share_stages
-from discernment.training.adapters import LoraOptions
+from discernment.training.options import LoraOptions
 from tiny import make_benign, make_prompts
 
 

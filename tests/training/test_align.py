@@ -8,9 +8,10 @@ from discernment.files import read_json_lines
 from discernment.models.chat import ChatFormat
 from discernment.models.model_spec import ModelSpec
 from discernment.policies.policy import Policy
-from discernment.training import supervised
-from discernment.training.adapters import LoraOptions
-from discernment.training.supervised import AlignOptions, align, encode_examples
+from discernment.training import supervised_trainer
+from discernment.training.examples import encode_examples
+from discernment.training.options import LoraOptions
+from discernment.training.supervised import AlignOptions, align
 from stopping import stopped_at
 from tiny import LAYERS, make_benign, make_prompts
 
@@ -82,7 +83,7 @@ def test_an_interrupted_stage_ends_with_the_same_bytes(model_folder, tmp_path, m
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     align(spec, make_prompts(6), options, whole)
 
-    with stopped_at(5, supervised, "SupervisedTrainer", monkeypatch):  # in the second epoch
+    with stopped_at(5, supervised_trainer, "SupervisedTrainer", monkeypatch):  # in the second epoch
         align(spec, make_prompts(6), options, broken)
     assert not (broken / "model").exists()
     align(spec, make_prompts(6), options, broken)

@@ -12,9 +12,10 @@ from discernment.models.loading import load_model
 from discernment.models.model_spec import ModelSpec
 from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import Label, PromptSet, Provenance
-from discernment.training.adapters import LoraOptions
 from discernment.training.derta import DertaOptions, align_decoupled, derta_rows
-from discernment.training.supervised import IGNORED, AlignOptions
+from discernment.training.examples import IGNORED
+from discernment.training.options import LoraOptions
+from discernment.training.supervised import AlignOptions
 from tiny import make_benign, make_prompts
 
 TOXIC = make_prompts(6).with_label(Label.TOXIC)

@@ -13,10 +13,12 @@ from discernment.files import read_json_lines
 from discernment.models.held import HeldLayers
 from discernment.models.layers import find_layers
 from discernment.models.model_spec import ModelSpec
+from discernment.policies.policy import Policy
 from discernment.prompts import PromptSet, Provenance
-from discernment.training import contrastive, held, supervised
-from discernment.training.adapters import LoraOptions
+from discernment.training import contrastive_trainer, held, supervised_trainer
 from discernment.training.contrastive import RefineOptions, refine
+from discernment.training.examples import encode_examples
+from discernment.training.options import LoraOptions
 from discernment.training.supervised import AlignOptions, align
 from stopping import stopped_at
 from tiny import FAMILIES, MOE_FAMILIES, SIZES, make_benign, make_model, make_prompts
@@ -136,9 +138,9 @@ def test_the_loss_is_that_of_the_reply(model_folder, tmp_path):
     """By hand: cross-entropy of the tokens of the replies, averaged over those of the batch."""
     base = model_folder()
     align(str(base), EXAMPLES, AlignOptions(**{**ALIGN, "batch_size": len(EXAMPLES)}), tmp_path / "out")
-    policy = supervised.Policy.load(str(base))
+    policy = Policy.load(str(base))
     losses = []
-    for row in supervised.encode_examples(EXAMPLES, policy.chat, 512):
+    for row in encode_examples(EXAMPLES, policy.chat, 512):
         ids, reply = torch.tensor([row["input_ids"]]), torch.tensor(row["completion_mask"][1:]).bool()
         with torch.no_grad():
             found = policy.model(input_ids=ids).logits[0, :-1].log_softmax(-1)
@@ -203,8 +205,8 @@ def test_layers_that_hand_on_more_than_states_are_not_passed_over(shared):
 def test_an_interrupted_stage_ends_with_the_same_bytes(stage, model_folder, tmp_path, monkeypatch, runs):
     base = model_folder()
     module, trainer = {
-        "align": (supervised, "SupervisedTrainer"),
-        "refine": (contrastive, "ContrastiveTrainer"),
+        "align": (supervised_trainer, "SupervisedTrainer"),
+        "refine": (contrastive_trainer, "ContrastiveTrainer"),
     }[stage]
     train(stage, base, tmp_path / "whole", checkpoint_every=2)
     with stopped_at(5, module, trainer, monkeypatch):

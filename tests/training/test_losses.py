@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from discernment.training.losses import ContrastiveLoss, LossOptions, pool
+from discernment.training.losses import ContrastiveLoss, pool
+from discernment.training.options import LossOptions
 
 # Two labels, unit vectors in the plane at 0, 60 degrees (label 0) and 90 degrees (label 1).
 ANGLES = [0.0, 60.0, 90.0]

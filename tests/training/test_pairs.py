@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from discernment.errors import TrainingError
 from discernment.models.chat import ChatFormat
 from discernment.prompts import Label, PromptSet, Provenance
+from discernment.training.examples import encode_examples
 from discernment.training.pairs import Pair, accepted, contained, encode_pairs, find_pairs
 from discernment.training.replies import replies_in
-from discernment.training.supervised import encode_examples
 from said import NO, YES, script
 from tiny import make_prompts
 

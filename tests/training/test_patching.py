@@ -12,6 +12,7 @@ from discernment.models.model_spec import ModelSpec
 from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec, RuleSpec
 from discernment.prompts import Label
+from discernment.training.examples import encode_examples
 from discernment.training.patching import (
     ASCENT,
     DESCENT,
@@ -25,7 +26,6 @@ from discernment.training.patching import (
     patched_weights,
     snip_scores,
 )
-from discernment.training.supervised import encode_examples
 from taught import taught_model
 from tiny import make_prompts
 

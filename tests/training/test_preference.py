@@ -15,10 +15,11 @@ from discernment.models.model_spec import ModelSpec
 from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import Label
-from discernment.training import preference
+from discernment.training import preference_trainer
 from discernment.training.adapters import LoraOptions
 from discernment.training.pairs import Pair
-from discernment.training.preference import PreferenceOptions, make_trainer, prefer
+from discernment.training.preference import PreferenceOptions, prefer
+from discernment.training.preference_trainer import make_trainer
 from said import NO, YES, script
 from stopping import stopped_at
 from tiny import make_prompts
@@ -191,7 +192,7 @@ def test_an_interrupted_stage_ends_with_the_same_bytes(inputs, tmp_path, monkeyp
     options = PreferenceOptions(**OPTIONS, checkpoint_every=2, lora=lora, seed=3)
     whole, broken, other = tmp_path / "whole", tmp_path / "broken", tmp_path / "other"
     prefer(**inputs, options=options, out=whole)
-    with stopped_at(5, preference, "PreferenceTrainer", monkeypatch):  # in the third epoch
+    with stopped_at(5, preference_trainer, "PreferenceTrainer", monkeypatch):  # in the third epoch
         prefer(**inputs, options=options, out=broken)
     assert [p.name for p in sorted((broken / "checkpoints").glob("checkpoint-*"))] == [
         "checkpoint-2",

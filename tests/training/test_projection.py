@@ -11,9 +11,10 @@ from discernment.models.model_spec import ModelSpec
 from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import Label, PromptSet
-from discernment.training import projection
-from discernment.training.adapters import LoraOptions
-from discernment.training.projection import ProjectionOptions, clearest_middle, project, targets
+from discernment.training import projection_trainer
+from discernment.training.options import LoraOptions
+from discernment.training.projection import ProjectionOptions, clearest_middle, project
+from discernment.training.projection_trainer import targets
 from stopping import stopped_at
 from tiny import make_benign, make_prompts
 
@@ -87,7 +88,7 @@ def test_an_interrupted_stage_ends_with_the_same_bytes(model_folder, tmp_path, m
     options = ProjectionOptions(**OPTIONS | {"rounds": 3}, checkpoint_every=1)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     project(spec, PROMPTS, options, whole)
-    with stopped_at(5, projection, "ProjectionTrainer", monkeypatch):  # in the second round
+    with stopped_at(5, projection_trainer, "ProjectionTrainer", monkeypatch):  # in the second round
         project(spec, PROMPTS, options, broken)
     assert [p.name for p in (broken / "checkpoints").iterdir()] == ["checkpoint-3"]
     project(spec, PROMPTS, options, broken)

@@ -16,7 +16,7 @@ from discernment.models.quantised import settings
 from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec
 from discernment.policies.rejection import rejection_probability
-from discernment.training import supervised
+from discernment.training import supervised_trainer
 from discernment.training.contrastive import RefineOptions, refine
 from discernment.training.supervised import AlignOptions, align
 from stopping import stopped_at
@@ -87,7 +87,7 @@ def test_an_interrupted_second_stage_ends_with_the_same_adapter(base, tmp_path, 
     options = AlignOptions(lora=LORA, checkpoint_every=1, epochs=2, **SOME)
     align(refined, make_prompts(8), options, tmp_path / "whole")
 
-    with stopped_at(3, supervised, "SupervisedTrainer", monkeypatch):
+    with stopped_at(3, supervised_trainer, "SupervisedTrainer", monkeypatch):
         align(refined, make_prompts(8), options, tmp_path / "broken")
     assert list((tmp_path / "broken/checkpoints").glob("checkpoint-*"))
     align(refined, make_prompts(8), options, tmp_path / "broken")

@@ -13,10 +13,10 @@ from discernment.files import read_json, read_json_lines, write_json
 from discernment.models.model_spec import ModelSpec
 from discernment.policies.policy import Policy
 from discernment.prompts import Label, PromptSet
-from discernment.training import contrastive as trainer_module
-from discernment.training.adapters import LoraOptions
+from discernment.training import contrastive_trainer as trainer_module
 from discernment.training.contrastive import RefineOptions, refine
 from discernment.training.losses import retention
+from discernment.training.options import LoraOptions
 from stopping import stopped_at
 from tiny import make_benign, make_prompts
 

@@ -15,7 +15,8 @@ from discernment.policies.policy_spec import PolicySpec
 from discernment.policies.rejection import rejection_probability
 from discernment.training.adapters import leave_policy
 from discernment.training.contrastive import RefineOptions, refine
-from discernment.training.supervised import AlignOptions, align, encode_examples
+from discernment.training.examples import encode_examples
+from discernment.training.supervised import AlignOptions, align
 from tiny import FAMILIES, MOE_FAMILIES, make_benign, make_prompts
 
 MAY_DIFFER = {"dtype", "transformers_version"}

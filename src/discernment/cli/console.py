@@ -126,15 +126,11 @@ def prepare_process() -> None:
     level = _log_level("error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", level.lower())
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    for library in ("HUB", "DATASETS"):  # transformers asks what the hub's library does
+        os.environ.setdefault(f"HF_{library}_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.basicConfig(level=level, format="%(message)s")
     logging.getLogger("discernment").setLevel(_log_level("info"))
-    import datasets
-    from transformers.utils import logging as transformers_logging
-
-    datasets.disable_progress_bars()
-    transformers_logging.disable_progress_bar()
 
 
 def train_into(out: Path, stage: str, work: Callable[..., StageCost], inputs: Mapping[str, Any]) -> None:

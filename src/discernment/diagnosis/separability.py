@@ -10,11 +10,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score, silhouette_score
-from sklearn.model_selection import StratifiedGroupKFold
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from discernment.errors import DataError, ModelError
@@ -152,6 +147,8 @@ def separability(states: Tensor, prompts: PromptSet) -> list[LayerSeparation]:
             f"{prompts.provenance.name} needs two toxic prompts and two others at least, to see how far they lie "
             f"apart; {prompts.summary()}."
         )
+    from sklearn.metrics import silhouette_score
+
     folds = probe_folds(labels, [p.source for p in prompts])
     found = []
     for layer, at_layer in enumerate(states.float(), start=1):
@@ -238,6 +235,8 @@ def probe_folds(labels: Sequence[bool] | Flags, sources: Sequence[str], most: in
     Returns:
         The folds; none if a label has only one source.
     """
+    from sklearn.model_selection import StratifiedGroupKFold
+
     flags = np.asarray(labels, dtype=bool)
     groups = np.asarray(sources)
     folds = min(most, len(set(groups[flags])), len(set(groups[~flags])))
@@ -256,6 +255,8 @@ def _held_out(
     """
     if not folds:
         return None, None
+    from sklearn.metrics import roc_auc_score
+
     aurocs, pairs = [], []
     for fit, test in folds:
         aurocs.append(roc_auc_score(labels[test], scores(states[fit], labels[fit], states[test])))
@@ -269,6 +270,10 @@ def _held_out(
 
 
 def _probe_scores(fit: Floats, labels: Flags, test: Floats) -> Floats:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=200))
     scores: Floats = probe.fit(fit, labels).decision_function(test)
     return scores

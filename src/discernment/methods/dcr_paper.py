@@ -11,7 +11,7 @@ from discernment.methods.dcr import Dcr
 from discernment.methods.method import Materials, MethodOptions, Stage
 from discernment.policies.policy_spec import PolicySpec
 from discernment.training.contrastive import RefineOptions
-from discernment.training.losses import LossOptions
+from discernment.training.options import LossOptions
 
 
 class DcrPaper(Dcr):

@@ -9,7 +9,6 @@ import random
 from pathlib import Path
 from typing import ClassVar
 
-from datasets import Dataset
 from pydantic import Field
 
 from discernment.cost import StageCost
@@ -21,7 +20,8 @@ from discernment.models.chat import ChatFormat
 from discernment.policies.context import names_of
 from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import PromptSet
-from discernment.training.supervised import AlignOptions, TrainingRows, encode_examples, fine_tune
+from discernment.training.examples import TrainingRows, encode_examples
+from discernment.training.supervised import AlignOptions, fine_tune
 
 
 class FixedRejectionOptions(Frozen):
@@ -95,6 +95,8 @@ def rejecting_rows(
     Raises:
         TrainingError: If none would be rejected.
     """
+    from datasets import Dataset
+
     count = round(own.share * len(examples))
     if not count:
         raise TrainingError(

@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -11,6 +10,7 @@ from discernment.cost import StageCost
 from discernment.diagnosis.dynamics import DynamicsOptions
 from discernment.errors import RecipeError
 from discernment.frozen import Frozen
+from discernment.plugins import announced
 from discernment.policies.policy_spec import PolicySpec, RuleSpec
 from discernment.policies.rule import find_rule
 from discernment.prompts import PromptSet
@@ -175,7 +175,7 @@ class Method(ABC):
 
 def known_methods() -> list[str]:
     """Names of all installed methods, sorted."""
-    return sorted({entry.name for entry in entry_points(group=GROUP)})
+    return sorted({entry.name for entry in announced(GROUP)})
 
 
 def find_method(name: str) -> Method:
@@ -184,7 +184,7 @@ def find_method(name: str) -> Method:
     Raises:
         RecipeError: If there is none, or its plug-in cannot be loaded.
     """
-    entries = list(entry_points(group=GROUP, name=name))
+    entries = list(announced(GROUP).select(name=name))
     if not entries:
         raise RecipeError(f"There is no method {name!r}; known: {', '.join(known_methods())}.")
     try:

@@ -1,17 +1,21 @@
 """What the layers of a model put out, without running its head."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from discernment.errors import ModelError
 from discernment.models.batch import Batch, one_length, pad
 from discernment.models.layers import LayerList
 from discernment.models.logits import takes_padding
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def layer_outputs(

@@ -4,7 +4,6 @@ import inspect
 from dataclasses import dataclass
 
 from torch import nn
-from transformers import PreTrainedModel
 
 from discernment.errors import ModelError
 
@@ -84,6 +83,8 @@ def find_layers(model: nn.Module, path: str | None = None) -> LayerList:
 
 
 def _hidden_layers(model: nn.Module) -> int | None:
+    from transformers import PreTrainedModel
+
     config = getattr(model, "config", None)
     if isinstance(model, PreTrainedModel):
         config = model.config.get_text_config()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 import torch
-from accelerate.utils import get_max_memory
 
 from discernment.errors import ModelError
 from discernment.models.model_spec import ModelSpec
@@ -56,6 +55,8 @@ def trains_mixed(spec: ModelSpec) -> bool:
 def free_memory(device: torch.device) -> int:
     """Bytes that can still be taken on a device."""
     index = device.type if device.type in ("cpu", "mps") else device.index or 0
+    from accelerate.utils import get_max_memory
+
     return int(get_max_memory().get(index, 0))
 
 

@@ -4,6 +4,8 @@ The file is dequantised once into a cache as safetensors, because reading GGUF t
 The cache is `DISCERNMENT_CACHE`, or `discernment` in the user's cache folder.
 """
 
+from __future__ import annotations
+
 import contextlib
 import logging
 import os
@@ -12,15 +14,19 @@ import shutil
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from discernment.disk import room
 from discernment.errors import DataError, DiskError, ModelError
 from discernment.files import file_hash, read_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 

@@ -4,19 +4,23 @@ Attention and feed-forward blocks are found by structure: the entries of a layer
 that such a block runs writes what it puts out.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from discernment.errors import ModelError
 from discernment.models.layers import LayerList
 from discernment.models.quantised import is_quantised
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Linear = nn.Linear | Conv1D
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import PrivateAttr, ValidationError
@@ -20,6 +19,7 @@ from discernment.errors import RecipeError
 from discernment.frozen import Frozen
 from discernment.models.chat import ChatFormat
 from discernment.models.layers import find_layers
+from discernment.plugins import announced
 from discernment.policies.gates import Gates
 from discernment.prompts import Asked
 
@@ -154,7 +154,7 @@ class SteeringRule(Rule):
 
 def known_rules() -> list[str]:
     """Names of all installed rules, sorted."""
-    return sorted({entry.name for group in GROUPS for entry in entry_points(group=group)})
+    return sorted({entry.name for group in GROUPS for entry in announced(group)})
 
 
 def find_rule(name: str, options: Mapping[str, Any]) -> Rule:
@@ -163,7 +163,7 @@ def find_rule(name: str, options: Mapping[str, Any]) -> Rule:
     Raises:
         RecipeError: If there is none, its plug-in cannot be loaded, or an option is wrong.
     """
-    entries = [entry for group in GROUPS for entry in entry_points(group=group, name=name)]
+    entries = [entry for group in GROUPS for entry in announced(group).select(name=name)]
     if not entries:
         raise RecipeError(f"There is no rule {name!r}; known: {', '.join(known_rules())}.")
     try:

@@ -5,14 +5,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
-
 from discernment.cost import StageCost
 from discernment.diagnosis.dynamics import DynamicsOptions, Probes
 from discernment.diagnosis.proposition import halves
 from discernment.errors import ModelError, RecipeError
 from discernment.evaluation.attacks import Attacked, attack_benchmarks
+from discernment.files import read_json
 from discernment.methods.method import Materials, Stage, find_method
+from discernment.models.adapter_files import find_file
 from discernment.models.loading import resolve
 from discernment.models.model_spec import ModelSpec
 from discernment.policies.policy_spec import PolicySpec, RuleSpec
@@ -22,6 +22,9 @@ from discernment.prompts.words import normalise
 from discernment.runs.measures import MEASURES, Measure
 from discernment.runs.recipe import MethodEntry, Recipe
 from discernment.training.supervised import AlignOptions
+
+TEXT_PARTS = {"text_config", "decoder", "generator"}
+"""Under these keys a configuration of several models has that of its language model."""
 
 
 @dataclass(frozen=True)
@@ -170,8 +173,16 @@ class _DryStage:
 
 def _depth(spec: ModelSpec) -> int | None:
     try:
+        where = resolve(spec)
+        file = find_file(where, "config.json", spec.revision)
+        said = read_json(file) if file is not None else {}
+        # What makes a configuration of it also loads what runs models, which takes longer than all else here.
+        if isinstance(said.get("num_hidden_layers"), int) and not said.keys() & TEXT_PARTS:
+            return int(said["num_hidden_layers"])
+        from transformers import AutoConfig
+
         config = AutoConfig.from_pretrained(
-            resolve(spec), revision=spec.revision, trust_remote_code=spec.trust_remote_code
+            where, revision=spec.revision, trust_remote_code=spec.trust_remote_code
         )
     except Exception:  # custom code raises what it likes; loading the model itself says it better
         return None

@@ -4,23 +4,21 @@ Names in the adapter are those of the whole model, also where only a part of it 
 loads it onto the model that the stage started from.
 """
 
+from __future__ import annotations
+
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
-from peft import LoraConfig, PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer
-from pydantic import Field
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig
 from transformers.pytorch_utils import Conv1D
 
 from discernment.disk import check_room, room
 from discernment.errors import TrainingError
-from discernment.frozen import Frozen
 from discernment.models.adapter_files import merged
 from discernment.models.chat import ChatFormat
 from discernment.models.layers import LayerList
@@ -28,21 +26,15 @@ from discernment.models.loading import resolve
 from discernment.models.model_spec import ModelSpec
 from discernment.models.quantised import NEW, add_beside, is_quantised
 from discernment.policies.policy_spec import PolicySpec
+from discernment.training.options import LoraOptions
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 LINEAR = (torch.nn.Linear, Conv1D)
 GENERATION = "generation_config.json"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-
-
-class LoraOptions(Frozen):
-    """Low-rank adapters on every linear layer that the stage trains."""
-
-    rank: int = Field(16, ge=1)
-    alpha: float = Field(32.0, gt=0)
-    dropout: float = Field(0.0, ge=0, lt=1)
-    keep: Literal["adapter", "merged", "both"] = Field(
-        "both", description="What the stage leaves: the adapter, the model that it is merged into, or both."
-    )
 
 
 def add_adapter(
@@ -56,6 +48,8 @@ def add_adapter(
         numbers: Which of them, counted from 1.
         options: The adapter's size.
     """
+    from peft import LoraConfig
+
     targets = [
         f"{layers.path}.{number - 1}.{name}"
         for number in numbers
@@ -73,6 +67,8 @@ def add_adapter(
 
 def _linear(layer: torch.nn.Module) -> list[str]:
     """Names of the linear modules of a layer, also of those that other adapters act beside."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     modules = dict(layer.named_modules())
     adapted = [name for name, module in modules.items() if isinstance(module, BaseTunerLayer)]
     return [

@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
 from pydantic import Field
 
 from discernment.cost import StageCost
@@ -26,8 +25,9 @@ from discernment.models.chat import ChatFormat
 from discernment.policies.context import names_of
 from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import Prompt, PromptSet
+from discernment.training.examples import IGNORED, TrainingRows, encode_examples
 from discernment.training.replies import ReplyOptions, with_replies
-from discernment.training.supervised import IGNORED, AlignOptions, TrainingRows, encode_examples, fine_tune
+from discernment.training.supervised import AlignOptions, fine_tune
 
 KEPT_IN_FULL_TRAINING = 0.05
 """Share of the places of a harmful reply that the paper keeps where all parameters are trained; with LoRA it keeps all."""
@@ -116,6 +116,8 @@ def derta_rows(
     Raises:
         TrainingError: If an example has no response, or its prompt fills a row alone.
     """
+    from datasets import Dataset
+
     draw = random.Random(options.seed)  # noqa: S311
     keep = own.keep or (KEPT_IN_FULL_TRAINING if options.lora is None else 1.0)
     target = chat.encode_opening(own.word)[0]

@@ -16,7 +16,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from discernment.diagnosis.dynamics import DynamicsCallback, DynamicsOptions
+from discernment.diagnosis.dynamics import DynamicsOptions
+from discernment.diagnosis.looks import DynamicsCallback
 from discernment.errors import TrainingError
 from discernment.files import append_json_lines, read_json_lines, write_json_lines
 from discernment.policies.policy import Policy

@@ -7,33 +7,10 @@ of different labels a negative one (DCR, Lu et al. 2026, arXiv 2603.03323).
 from typing import Literal
 
 import torch
-from pydantic import Field
 from pytorch_metric_learning import losses as metric_losses
 from torch import Tensor, nn
 
-from discernment.frozen import Frozen
-
-
-class LossOptions(Frozen):
-    """Which contrastive loss, and on what view of the hidden states."""
-
-    name: Literal["circle", "supcon", "ntxent", "triplet"] = Field(
-        "supcon", description="The paper uses Circle loss, which weighs negatives by their difficulty."
-    )
-    margin: float = Field(0.25, ge=0, description="Circle's relaxation m, or the triplet margin.")
-    gamma: float = Field(64.0, gt=0, description="Circle's scale.")
-    temperature: float = Field(0.2, gt=0, description="Temperature of SupCon and NT-Xent.")
-    reduction: Literal["per_anchor", "global"] = Field(
-        "per_anchor",
-        description="Circle only: one term an anchor, averaged, or one term over all pairs of the batch.",
-    )
-    pooling: Literal["last", "mean"] = Field(
-        "last", description="The last token's state, or the mean over tokens."
-    )
-    centre: bool = Field(
-        True,
-        description="Subtract the batch mean: a few huge dimensions of the residual stream dominate plain cosine.",
-    )
+from discernment.training.options import LossOptions
 
 
 def pool(hidden: Tensor, attention_mask: Tensor, how: Literal["last", "mean"]) -> Tensor:

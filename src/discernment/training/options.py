@@ -1,4 +1,4 @@
-"""Options of the optimizer, which all training stages share."""
+"""Options that training stages share: of the optimizer, of adapters, of the contrastive loss."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,17 @@ import torch
 from pydantic import Field
 
 from discernment.frozen import Frozen
-from discernment.training.adapters import LoraOptions
+
+
+class LoraOptions(Frozen):
+    """Low-rank adapters on every linear layer that the stage trains."""
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32.0, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    keep: Literal["adapter", "merged", "both"] = Field(
+        "both", description="What the stage leaves: the adapter, the model that it is merged into, or both."
+    )
 
 
 class OptimizerOptions(Frozen):
@@ -32,6 +42,28 @@ class OptimizerOptions(Frozen):
         "validation number has one at each look anyway.",
     )
     seed: int = 0
+
+
+class LossOptions(Frozen):
+    """Which contrastive loss, and on what view of the hidden states."""
+
+    name: Literal["circle", "supcon", "ntxent", "triplet"] = Field(
+        "supcon", description="The paper uses Circle loss, which weighs negatives by their difficulty."
+    )
+    margin: float = Field(0.25, ge=0, description="Circle's relaxation m, or the triplet margin.")
+    gamma: float = Field(64.0, gt=0, description="Circle's scale.")
+    temperature: float = Field(0.2, gt=0, description="Temperature of SupCon and NT-Xent.")
+    reduction: Literal["per_anchor", "global"] = Field(
+        "per_anchor",
+        description="Circle only: one term an anchor, averaged, or one term over all pairs of the batch.",
+    )
+    pooling: Literal["last", "mean"] = Field(
+        "last", description="The last token's state, or the mean over tokens."
+    )
+    centre: bool = Field(
+        True,
+        description="Subtract the batch mean: a few huge dimensions of the residual stream dominate plain cosine.",
+    )
 
 
 def trainer_arguments(

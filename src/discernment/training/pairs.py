@@ -6,13 +6,13 @@
 What is rejected may be harmful; it is read, and no token of it is ever a target.
 """
 
+from __future__ import annotations
+
 import random
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
-
-from datasets import Dataset
+from typing import TYPE_CHECKING, NamedTuple
 
 from discernment.errors import TrainingError
 from discernment.judges import KeywordJudge
@@ -20,7 +20,10 @@ from discernment.judges.verdict import Verdict
 from discernment.models.chat import ChatFormat
 from discernment.prompts import Prompt, PromptSet
 from discernment.training.replies import replies_in
-from discernment.training.supervised import encode_exchange
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+from discernment.training.examples import encode_exchange
 
 
 class Pair(NamedTuple):
@@ -133,6 +136,8 @@ def encode_pairs(pairs: Sequence[Pair], chat: ChatFormat, max_length: int) -> Da
     Raises:
         TrainingError: If a prompt fills `max_length` alone.
     """
+    from datasets import Dataset
+
     rows = []
     for pair, name in zip(pairs, names_of_pairs(pairs), strict=True):
         (prompt, chosen), (_, rejected) = (

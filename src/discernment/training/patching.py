@@ -33,8 +33,8 @@ from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import PromptSet
 from discernment.training.adapters import check_leaving, leave_policy
 from discernment.training.attention import quick_attention
+from discernment.training.examples import IGNORED, encode_examples
 from discernment.training.replies import ReplyOptions, with_replies
-from discernment.training.supervised import IGNORED, encode_examples
 
 ASCENT, DESCENT = -1.0, 1.0
 """What the loss is multiplied by for the safety patch, and for the over-safety patch."""

@@ -12,30 +12,21 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from discernment.cost import StageCost
 from discernment.diagnosis.dynamics import DynamicsOptions
 from discernment.diagnosis.separability import LayerSeparation, Recommendation
 from discernment.errors import TrainingError
 from discernment.models.cut import CutModel
-from discernment.models.precision import choose_device, trains_mixed
 from discernment.policies.context import check_context, names_of
 from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import Label, PromptSet
 from discernment.training.adapters import add_adapter, check_leaving, leave_policy
-from discernment.training.batches import Collator, EpochSampler, PromptRows
+from discernment.training.batches import PromptRows
 from discernment.training.checkpoints import latest_checkpoint
-from discernment.training.cut_states import batch_states, pooled_states
-from discernment.training.held import HeldStates, WithStates, held_states
-from discernment.training.history import HistoryCallback, watch
 from discernment.training.layer import LayerChoice, find_layer
-from discernment.training.losses import pool
-from discernment.training.options import OptimizerOptions, trainer_arguments
-
-HISTORY = {"loss": "loss", "learning_rate": "learning_rate"}
+from discernment.training.options import OptimizerOptions
 
 
 class ProjectionOptions(OptimizerOptions):
@@ -54,24 +45,6 @@ class ProjectionOptions(OptimizerOptions):
     benign: int = Field(50, ge=2, description="At most so many of the general prompts stand for the benign.")
 
 
-def targets(states: Tensor, labels: Sequence[Label], alpha: float) -> Tensor:
-    """What states are to become.
-
-    Args:
-        states: States of prompts at one layer, `[prompts, hidden]`.
-        labels: Their labels; toxic and benign ones make the direction.
-        alpha: How far they are turned.
-
-    Returns:
-        `[prompts, hidden]`.
-    """
-    toxic = torch.tensor([label.should_refuse for label in labels], device=states.device)
-    benign = torch.tensor([label is Label.BENIGN for label in labels], device=states.device)
-    direction = nn.functional.normalize(states[toxic].mean(0) - states[benign].mean(0), dim=0)
-    along = (states @ direction)[:, None] * direction
-    return states + torch.where(toxic, alpha, -alpha)[:, None] * along
-
-
 def clearest_middle(found: Sequence[LayerSeparation]) -> Recommendation:
     """The layer with the best silhouette of the labels, of the middle half of all layers.
 
@@ -85,76 +58,6 @@ def clearest_middle(found: Sequence[LayerSeparation]) -> Recommendation:
         f"Layer {best.layer} has the highest silhouette of the labels ({best.silhouette:.3f}) of the middle half of the "
         "layers.",
     )
-
-
-class ProjectionTrainer(Trainer):
-    """Trains the last layer of a cut model towards targets that are made anew before each pass.
-
-    Args:
-        model: The cut model.
-        rows: The training rows, whose label is their number.
-        labels: What each prompt is.
-        options: How to train.
-        pad_id: The padding token.
-        held: What the layers in front put out for the rows.
-        **kwargs: As for `transformers.Trainer`.
-    """
-
-    def __init__(
-        self,
-        model: CutModel,
-        rows: PromptRows,
-        labels: Sequence[Label],
-        options: ProjectionOptions,
-        pad_id: int,
-        held: HeldStates | None,
-        **kwargs: Any,
-    ) -> None:
-        collate: Any = Collator(pad_id) if held is None else WithStates(Collator(pad_id), held)
-        super().__init__(model=model, data_collator=collate, train_dataset=rows, **kwargs)
-        self.cut, self.rows, self.labels, self.options = model, rows, labels, options
-        self.pad_id, self.held = pad_id, held
-        self.targets = torch.empty(0)
-        self.add_callback(_Aim(self))
-
-    def aim(self) -> None:
-        """Make the targets from what the states are now."""
-        sequences = [row["input_ids"] for row in self.rows.rows]
-        held = None if self.held is None else [self.held[n] for n in range(len(sequences))]
-        states = pooled_states(self.cut, sequences, self.pad_id, self.options.batch_size, held=held)
-        self.targets = targets(states, self.labels, self.options.alpha)
-
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
-        """One minus the cosine of states and targets, averaged over the prompts."""
-        hidden = batch_states(model, inputs, mixed=self.args.bf16)
-        states = pool(hidden, inputs["attention_mask"], "last")
-        wanted = self.targets[inputs["labels"].cpu()].to(states.device)
-        loss = (1 - nn.functional.cosine_similarity(states, wanted)).mean()
-        return (loss, hidden) if return_outputs else loss
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
-        def order(generator: torch.Generator) -> list[int]:
-            found: list[int] = torch.randperm(len(self.rows), generator=generator).tolist()
-            return found
-
-        return EpochSampler(order, len(self.rows), self.options.seed)
-
-
-class _Aim(TrainerCallback):
-    """Makes the targets before each pass."""
-
-    def __init__(self, trainer: ProjectionTrainer) -> None:
-        self.trainer = trainer
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Aim anew."""
-        self.trainer.aim()
 
 
 def project(
@@ -182,6 +85,9 @@ def project(
         DataError: If a prompt has more tokens than the model has positions, or there are too few to find the layer.
         DiskError: If there is no room for what is left; that is seen before the first step.
     """
+    from discernment.training.history import watch
+    from discernment.training.projection_trainer import make_trainer
+
     start = start.without_rule("The training of one layer")
     poles = [p for p in prompts if p.label is not Label.SEEMINGLY_TOXIC]
     if len({p.label for p in poles}) < 2:
@@ -202,7 +108,7 @@ def project(
     with CutModel(network, layer, path=policy.layer_path, held=layer - 1) as cut:
         if options.lora is not None:
             network = add_adapter(network, cut.found, [layer], options.lora)
-        trainer = _make_trainer(start, policy, cut, rows, [p.label for p in prompts], options, out)
+        trainer = make_trainer(start, policy, cut, rows, [p.label for p in prompts], options, out)
         looks = watch(trainer, policy, probes, out, dynamics, cut.whole)
         checkpoint = latest_checkpoint(out)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -212,42 +118,4 @@ def project(
         steps=trainer.state.global_step,
         tokens=round(options.rounds * len(rows) * rows.mean_length),
         notes={**notes, "layer": layer, **looks.notes},
-    )
-
-
-def _make_trainer(
-    start: PolicySpec,
-    policy: Policy,
-    cut: CutModel,
-    rows: PromptRows,
-    labels: Sequence[Label],
-    options: ProjectionOptions,
-    out: Path,
-) -> ProjectionTrainer:
-    mixed, held = trains_mixed(start.model), None
-    if cut.layer > 1 and cut.takes_states(policy.pad_id):
-        held = held_states(
-            policy.model,
-            cut.found.path,
-            cut.layer - 1,
-            {row["row"]: row["input_ids"] for row in rows.rows},
-            batch_size=options.batch_size,
-            pad_id=policy.pad_id,
-            folder=out,
-            mixed=mixed,
-        )
-    steps = max(1, round(options.rounds * len(rows) / (options.batch_size * options.gradient_accumulation)))
-    settings = trainer_arguments(options, out, steps, choose_device(start.model), mixed=mixed)
-    # A checkpoint within a pass would lack the states that its targets were made of.
-    settings["save_strategy"] = "epoch" if options.checkpoint_every else "no"
-    settings["gradient_checkpointing"] = False  # of one layer
-    return ProjectionTrainer(
-        cut,
-        rows,
-        labels,
-        options,
-        policy.pad_id,
-        held,
-        args=TrainingArguments(**settings, num_train_epochs=options.rounds),
-        callbacks=[HistoryCallback(out / "history.jsonl", HISTORY)],
     )
