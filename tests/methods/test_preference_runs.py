@@ -14,7 +14,7 @@ from discernment.policies.policy_spec import PolicySpec, RuleSpec
 from discernment.prompts import Label, PromptSet
 from discernment.runs.recipe import parse_recipe
 from discernment.runs.run import run_recipe
-from discernment.training.adapters import LoraOptions
+from discernment.training.options import LoraOptions
 from discernment.training.preference import prefer
 from discernment.training.replies import FILE, write_replies
 from discernment.training.supervised import AlignOptions

@@ -16,7 +16,7 @@ from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import Label
 from discernment.training import preference_trainer
-from discernment.training.adapters import LoraOptions
+from discernment.training.options import LoraOptions
 from discernment.training.pairs import Pair
 from discernment.training.preference import PreferenceOptions, prefer
 from discernment.training.preference_trainer import make_trainer

@@ -14,9 +14,10 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from discernment.models.quantised import activate, is_quantised
 from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec
-from discernment.training.adapters import LoraOptions, leave_policy
+from discernment.training.adapters import leave_policy
 from discernment.training.batches import EpochSampler
 from discernment.training.checkpoints import latest_checkpoint
+from discernment.training.options import LoraOptions
 
 
 class TrlTrainer(Trainer):
