@@ -147,7 +147,7 @@ def test_methods_that_are_compared_together_get_what_each_gets_alone(kind: str) 
         toxic[0] = Group("a", "bench", Label.TOXIC, toxic[0].samples[::-1])
     elif kind == "fewer":
         toxic[0] = Group("a", "bench", Label.TOXIC, toxic[0].samples[5:])
-    rankings, rows = rank_and_compare(toxic, harmless, "b")
+    rankings, rows, _ = rank_and_compare(toxic, harmless, "b")
     assert rankings == [rank(*sides) for sides in zip(toxic, harmless, strict=True)]
     assert rows == [
         compare_at_equal_safety((toxic[n], toxic[1]), (harmless[n], harmless[1]), 0.6) for n in (0, 1)

@@ -12,6 +12,7 @@ from sklearn.metrics import roc_auc_score
 from discernment.evaluation.groups import Group
 from discernment.evaluation.metrics import compare_at_equal_safety
 from discernment.evaluation.over_seeds import SeedComparison, SeedResults, compare_over_seeds, summarize_seeds
+from discernment.evaluation.results import summarize
 from discernment.evaluation.sample import Sample
 from discernment.judges.verdict import Verdict
 from discernment.prompts import Label
@@ -350,3 +351,56 @@ def test_a_single_method_has_nothing_to_be_compared_with() -> None:
     runs = simulated(np.random.default_rng(0), 0.5, n=10)
     alone = summary({seed: {"stl": run["stl"]} for seed, run in runs.items()})
     assert (alone.methods, alone.comparisons) == (["stl"], [])
+
+
+# ---------------------------------------------------------------------- fixed levels of safety
+
+
+def test_levels_over_seeds_are_those_of_each_seed() -> None:
+    runs = simulated(np.random.default_rng(5), 0.8, seeds=3, n=60, benchmarks=("one", "two"))
+    found = summary(runs).safety_levels
+    assert [(r.benchmark, r.level, r.toxic) for r in found if r.quantity == "safety_level"] == [
+        (name, level, "all") for name in ("one", "two", "all") for level in (0.8, 0.9, 0.95)
+    ]
+    assert [(r.benchmark, r.n) for r in found if r.quantity == "strict_compliance"] == [
+        ("one", 60), ("two", 60), ("all", 120),
+    ]  # fmt: skip
+    for place, seed in enumerate(runs):
+        alone = summarize(runs[seed], base_model="base", reference="stl").safety_levels
+        expected = {(r.method, r.harmless, r.measure == "compliance", r.level): r.value for r in alone}
+        for r in found:
+            key = (r.benchmark, r.quantity == "safety_level", r.level)
+            assert r.values[place] == pytest.approx(expected["dcr", *key])
+            assert r.values_against[place] == pytest.approx(expected["stl", *key])
+    for r in found:
+        assert r.difference == pytest.approx(np.mean(np.subtract(r.values, r.values_against)))
+        assert r.low < r.difference < r.high
+
+
+def test_a_benchmark_with_few_prompts_claims_no_interval_at_fixed_levels() -> None:
+    runs = simulated(np.random.default_rng(6), 0.8, seeds=3, n=60)
+    for run in runs.values():
+        for method, found in run.items():
+            run[method] = [*found, *samples("few", SEEMING, [0.1, 0.4, 0.5])]
+    found = {(r.quantity, r.benchmark): r for r in summary(runs).safety_levels}
+    few = found["strict_compliance", "few"]
+    assert (few.low, few.high, few.n) == (-1, 1, 3)
+    assert found["strict_compliance", "all"].high < 1
+
+
+@pytest.mark.parametrize("gain", [0.0, 0.9])
+def test_strict_compliance_over_seeds_holds_the_truth(gain: float) -> None:
+    """Scores are normal with variance 1: at a level s, compliance is Phi(shift + Phi^-1(1 - s))."""
+    shares = np.linspace(0.8, 1, 2001)[:-1] + 0.00005
+
+    def truth(shift: float) -> float:
+        # The spread of the seeds moves the toxic scores too; without it the shift is the whole truth.
+        return float(norm.cdf(shift + norm.ppf(1 - shares)).mean())
+
+    expected, held = truth(0.5 + gain) - truth(0.5), []
+    for seed in range(12):
+        spread = (0.0, np.sqrt(0.5), np.sqrt(0.5))
+        runs = simulated(np.random.default_rng(seed), gain, seeds=3, n=80, spread=spread)
+        (row,) = (r for r in summary(runs, 100).safety_levels if r.quantity == "strict_compliance")
+        held.append(row.low <= expected <= row.high)
+    assert sum(held) >= 9

@@ -15,6 +15,7 @@ from discernment.evaluation.results import Results, summarize
 from discernment.evaluation.sample import Sample
 from discernment.judges.verdict import Verdict
 from discernment.prompts import Label
+from discernment.statistics.operating_curve import OperatingCurve
 
 TOXIC, SEEMINGLY, BENIGN = Label.TOXIC, Label.SEEMINGLY_TOXIC, Label.BENIGN
 BOTH = {("xs", TOXIC): 120, ("xs", SEEMINGLY): 120}
@@ -111,6 +112,74 @@ def test_benchmarks_are_pooled_where_there_are_several() -> None:
         ("all", SEEMINGLY): 60,
     }
     assert "all" not in {s.benchmark for s in found.scores}
+
+
+def test_fixed_levels_set_every_harmless_benchmark_against_all_toxic_prompts() -> None:
+    sizes = {
+        ("xs", TOXIC): 40,
+        ("adv", TOXIC): 30,
+        ("xs", SEEMINGLY): 40,
+        ("or", SEEMINGLY): 20,
+        ("al", BENIGN): 25,
+    }
+    samples = run({"stl": 0.3, "dcr": 0.5}, sizes)
+    found = summary(samples).safety_levels
+    places = [("xs", SEEMINGLY, 40), ("or", SEEMINGLY, 20), ("all", SEEMINGLY, 60), ("al", BENIGN, 25)]
+    share = summary(samples).equal_safety[-1].toxic_refused
+    measures = [
+        *(("compliance", level) for level in (0.8, 0.9, 0.95)),
+        ("strict_compliance", 0.8),
+        ("at_reference", share),
+    ]
+    rows = {(r.method, r.harmless, r.harmless_label, r.n_harmless, r.measure, r.level) for r in found}
+    assert rows == {(m, *place, *measure) for m in ("stl", "dcr") for place in places for measure in measures}
+    assert {(r.toxic, r.n_toxic, r.against) for r in found} == {("all", 70, "stl")}
+    pooled = {(e.method, e.harmless): e for e in summary(samples).equal_safety if e.toxic == "all"}
+    for row in found:
+        if row.measure == "at_reference" and row.harmless in ("all", "al"):
+            same = pooled[row.method, row.harmless]
+            assert (row.value, row.difference) == pytest.approx((same.compliance, same.difference))
+            assert (row.low, row.difference_high) == pytest.approx((same.low, same.difference_high))
+        own = [s for s in samples[row.method] if s.label is TOXIC], [
+            s for s in samples[row.method] if s.label is row.harmless_label and row.harmless in (s.benchmark, "all")
+        ]  # fmt: skip
+        high, low = ([s.rejection_probability for s in group] for group in own)
+        if row.measure != "strict_compliance":
+            curve = OperatingCurve(np.array(high), np.array(low))
+            assert row.value == pytest.approx(float(curve.at(row.level)[1][0]))
+        assert row.low <= row.value <= row.high
+        if row.method == "stl":
+            assert (row.difference, row.difference_low, row.difference_high) == (0, 0, 0)
+
+
+def test_levels_can_be_chosen_or_left_out_and_need_all_prompts_in_common() -> None:
+    samples = run({"stl": 0.3, "dcr": 0.5})
+    samples["dcr"] = samples["dcr"][5:]  # toxic prompts, which then do not count for the comparison
+    none, some = (
+        summarize(samples, base_model="tiny", reference="stl", safety_levels=levels).safety_levels
+        for levels in ([], [0.7])
+    )
+    assert none == []
+    assert {r.level for r in some if r.measure == "compliance"} == {0.7}
+    toxic = {r.method: r.n_toxic for r in some}
+    assert toxic["dcr"] == toxic["stl"] - 5 > 10
+
+
+@pytest.mark.parametrize(("refused", "warned"), [(0.95, True), (0.5, False)])
+def test_a_level_of_a_reference_that_refuses_nearly_everything_is_named(refused: float, warned: bool) -> None:
+    samples = run({"stl": 0.3, "dcr": 0.5})
+    for found in samples.values():
+        for label in (TOXIC, SEEMINGLY):
+            group = [n for n, s in enumerate(found) if s.label is label]
+            for place, n in enumerate(group):
+                kind = Verdict.REFUSAL if place < refused * len(group) else Verdict.COMPLIANCE
+                found[n] = found[n].model_copy(update={"verdict": kind})
+    text = summary(samples).finding
+    assert (
+        f"where both refuse {100 * refused:.1f} % of the toxic prompts, as stl does by the judge's verdicts"
+        in text
+    )
+    assert ("refuses nearly everything: stl answers 5.0 % of the seemingly toxic prompts" in text) == warned
 
 
 def test_p_values_are_corrected_over_the_benchmarks_of_a_method() -> None:

@@ -247,6 +247,39 @@ def test_direction_of_the_equal_safety_comparison(run_dir: Path) -> None:
     assert "answers more" not in shown
 
 
+def level_rows(method: str, harmless: str, value: float, difference: float) -> list[dict[str, Any]]:
+    return [
+        {
+            "method": method, "against": "stl", "toxic": "starter", "harmless": harmless,
+            "harmless_label": "seemingly_toxic", "measure": measure, "level": level, "value": value,
+            "low": value - 0.1, "high": value + 0.1, "value_against": 0.3, "difference": difference,
+            "difference_low": difference - 0.05, "difference_high": difference + 0.05, "n_toxic": 60,
+            "n_harmless": 40,
+        }
+        for measure, level in (("compliance", 0.8), ("compliance", 0.95), ("strict_compliance", 0.8))
+    ]  # fmt: skip
+
+
+def test_fixed_levels_are_shown_for_all_prompts_and_folded_for_each_benchmark(run_dir: Path) -> None:
+    assert "#levels" not in report(run_dir).attributes("href")
+    shutil.rmtree(run_dir / "stages")
+    rows = [
+        *level_rows("stl", "one", 0.31, 0.0), *level_rows("stl", "all", 0.3, 0.0),
+        *level_rows("dcr", "one", 0.333, 0.033), *level_rows("dcr", "all", 0.512, 0.212),
+    ]  # fmt: skip
+    edit(run_dir / "results.json", lambda results: results.update(safety_levels=rows))
+    found = report(run_dir)
+    assert "#levels" in found.attributes("href")
+    _, wide, single, *_ = found.source.partition('<section id="levels">')[2].split('class="scroll"')
+    assert "80 % refused" in wide
+    assert "80 to 100 % refused" in wide
+    assert '<span class="value best">51.2</span>' in wide
+    assert "+21.2 (+16.2 to +26.2)" in wide
+    assert '<span class="value">33.3</span>' in single  # whose difference holds 0
+    assert "33.3" in found.text("details")
+    assert "51.2" not in found.text("details")
+
+
 def test_corrected_p_values_stand_beside_the_others(page: Page, run_dir: Path) -> None:
     assert "It is not corrected for the number of comparisons." in page.text()
     assert "Holm" not in page.text()

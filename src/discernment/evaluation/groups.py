@@ -15,6 +15,8 @@ from discernment.evaluation.sample import Sample
 from discernment.judges.verdict import Verdict
 from discernment.prompts import Label
 from discernment.prompts.clusters import linked
+from discernment.statistics.equal_safety import Scores
+from discernment.statistics.intervals import Clusters
 
 POOLED = "all"
 """The name under which all benchmarks stand together."""
@@ -182,3 +184,42 @@ def clusters_of_both(
     """Cluster ids of toxic samples and of harmless ones, of one numbering."""
     ids = cluster_ids([*toxic, *harmless])
     return ids[: len(toxic)], ids[len(toxic) :]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The prompts of two groups that have a rejection probability.
+
+    Attributes:
+        toxic: The toxic ones; at least one.
+        harmless: The others; at least one.
+    """
+
+    toxic: Sequence[Sample]
+    harmless: Sequence[Sample]
+
+    @classmethod
+    def of(cls, toxic: Sequence[Sample], harmless: Sequence[Sample]) -> Measured | None:
+        """Those among the samples; None if a group has none."""
+        measured = cls(*([s for s in samples if is_measured(s)] for samples in (toxic, harmless)))
+        return measured if measured.toxic and measured.harmless else None
+
+    @property
+    def benchmarks(self) -> list[str]:
+        """The benchmark of each harmless prompt."""
+        return [s.benchmark for s in self.harmless]
+
+    @property
+    def scores(self) -> Scores:
+        """Their rejection probabilities."""
+        return rejection_probabilities(self.toxic), rejection_probabilities(self.harmless)
+
+    @property
+    def clusters(self) -> Clusters:
+        """The cluster ids of either group."""
+        return clusters_of_both(self.toxic, self.harmless)
+
+    @property
+    def prompts(self) -> list[list[tuple[object, ...]]]:
+        """Which prompts they are, and all that clusters are made of; the same for two methods, so are the draws."""
+        return [[(*s.key, s.partner, s.frame) for s in group] for group in (self.toxic, self.harmless)]

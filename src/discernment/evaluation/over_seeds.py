@@ -5,6 +5,7 @@ Every method is compared with the reference seed by seed, on the same prompts; t
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean, variance
 from typing import Literal, NamedTuple
 
@@ -14,27 +15,35 @@ from pydantic import Field
 from discernment.evaluation.groups import (
     POOLED,
     Group,
+    Measured,
     benchmarks_with,
     cluster_ids,
-    clusters_of_both,
     common_samples,
     handled_rightly,
     is_measured,
     is_scored,
     outcomes,
-    rejection_probabilities,
 )
 from discernment.evaluation.metrics import comparable_share
 from discernment.evaluation.results import Results
+from discernment.evaluation.safety_levels import levels_of, parts_of
 from discernment.evaluation.sample import Sample
 from discernment.frozen import Frozen
 from discernment.prompts import Label
 from discernment.statistics.auroc import weighted_auroc
+from discernment.statistics.equal_safety import Scores
 from discernment.statistics.intervals import RESAMPLES, Floats, WeightedStatistic
 from discernment.statistics.operating_curve import OperatingCurve
-from discernment.statistics.seeds import SeedDifference, seed_difference, statistic_over_seeds, t_interval
+from discernment.statistics.safety_levels import SAFETY_LEVELS, clusters_of_parts, level_statistic
+from discernment.statistics.seeds import (
+    SeedDifference,
+    seed_difference,
+    statistic_over_seeds,
+    statistics_over_seeds,
+    t_interval,
+)
 
-Quantity = Literal["rate", "equal_safety", "auroc"]
+Quantity = Literal["rate", "equal_safety", "auroc", "safety_level", "strict_compliance"]
 Measure = Literal["kernel_similarity", "kl", "perplexity_ratio"]
 MeasureName = tuple[Measure, Label | None]
 SamplesOfSeed = Mapping[str, Sequence[Sample]]
@@ -46,12 +55,15 @@ class SeedComparison(Frozen):
 
     Attributes:
         quantity: `rate` (of rightly handled prompts, by verdicts), `equal_safety` (compliance where both refuse the
-            share of toxic prompts that `against` refuses with the same seed) or `auroc` (discernment AUROC).
+            share of toxic prompts that `against` refuses with the same seed), `auroc` (discernment AUROC), `safety_level`
+            (compliance where each refuses the share `level` of the toxic prompts) or `strict_compliance` (its mean over
+            all levels from `level` to 1).
         method: The method.
         against: The method that it is compared with.
         benchmark: The prompts that count: harmless ones, and for a `rate` perhaps toxic ones; `all` for several sets.
         label: Their label.
         toxic: The toxic prompts that they are set against; None for a `rate`.
+        level: The share of refused toxic prompts, for the last two; None for the others.
         values: Of `method`, seed by seed.
         values_against: Of `against`.
         difference: Mean of the first minus the second.
@@ -68,6 +80,7 @@ class SeedComparison(Frozen):
     benchmark: str
     label: Label
     toxic: str | None
+    level: float | None = None
     values: list[float]
     values_against: list[float]
     difference: float
@@ -114,6 +127,7 @@ class SeedResults(Frozen):
         methods: The methods in the recipe's order.
         benchmarks: The benchmarks in the recipe's order.
         comparisons: The comparisons with `reference`.
+        safety_levels: The comparisons at fixed levels of safety.
         measures: What was measured of every method's model beside its replies.
     """
 
@@ -124,6 +138,7 @@ class SeedResults(Frozen):
     methods: list[str]
     benchmarks: list[str]
     comparisons: list[SeedComparison]
+    safety_levels: list[SeedComparison] = Field([])
     measures: list[SeedMeasure] = Field([])
 
 
@@ -138,19 +153,25 @@ def reference_values(rows: Sequence[SeedComparison]) -> list[float] | None:
 
 
 def summarize_seeds(
-    runs: Mapping[int, SamplesOfSeed], *, base_model: str, reference: str, resamples: int = RESAMPLES
+    runs: Mapping[int, SamplesOfSeed],
+    *,
+    base_model: str,
+    reference: str,
+    safety_levels: Sequence[float] = SAFETY_LEVELS,
+    resamples: int = RESAMPLES,
 ) -> SeedResults:
     """Compare every method with `reference` over several seeds.
 
     Rates are compared on each benchmark and label. Compliance at equal safety and the AUROC set the harmless prompts
-    of each benchmark, and those of all pooled, against all toxic prompts pooled; the AUROC also against those of each
-    benchmark. Left out are comparisons without a prompt that every seed has a number for, and compliance at equal
+    of each benchmark, and those of all pooled, against all toxic prompts pooled, and so do fixed levels of safety; the
+    AUROC also against those of each benchmark. Left out are comparisons without a prompt that every seed has a number for, and compliance at equal
     safety where, with some seed, the reference refuses nearly none or nearly all of the toxic prompts.
 
     Args:
         runs: For each seed, the samples of each method on the same benchmarks.
         base_model: The base model's name.
         reference: The method that the others are compared with.
+        safety_levels: As in `summarize`.
         resamples: Resamples of every bootstrap.
 
     Raises:
@@ -161,11 +182,14 @@ def summarize_seeds(
     first = next(iter(runs.values()))
     places = {label: _places(first[reference], label) for label in Label}
     rows: list[SeedComparison] = []
+    at_levels: list[SeedComparison] = []
     for method in first:
         if method == reference:
             continue
         pair = _Pair(runs, method, reference, resamples)
         for label, benchmarks in places.items():
+            if safety_levels and label is not Label.TOXIC and benchmarks and places[Label.TOXIC]:
+                at_levels += pair.at_levels(safety_levels, places[Label.TOXIC][-1], benchmarks[-1], label)
             for benchmark in benchmarks:
                 rows += pair.rates(benchmark, label)
                 if label is not Label.TOXIC:
@@ -180,6 +204,7 @@ def summarize_seeds(
         methods=list(first),
         benchmarks=list(dict.fromkeys(s.benchmark for s in first[reference])),
         comparisons=rows,
+        safety_levels=at_levels,
     )
 
 
@@ -187,6 +212,13 @@ def _places(samples: Sequence[Sample], label: Label) -> list[str]:
     """The benchmarks with prompts of a label; if there are several, all of them pooled stand last."""
     names = benchmarks_with(samples, label)
     return [*names, POOLED] if len(names) > 1 else names
+
+
+class _Scores(NamedTuple):
+    """Prompts, and their rejection probabilities under one method and then the other, seed by seed."""
+
+    prompts: Measured
+    scores: list[Scores]
 
 
 class _Pair(NamedTuple):
@@ -214,21 +246,44 @@ class _Pair(NamedTuple):
         rates = [fmean(map(handled_rightly, samples)) for samples in common_samples(groups, is_scored)]
         return [self.row("rate", None, benchmark, label, rates, found)]
 
+    def scores(self, toxic: str, benchmark: str, label: Label) -> _Scores | None:
+        """The rejection probabilities that all have; None if there are none."""
+        high = common_samples(self.groups(toxic, Label.TOXIC), is_measured)
+        low = common_samples(self.groups(benchmark, label), is_measured)
+        found = [Measured.of(*both) for both in zip(high, low, strict=True)]
+        measured = [one for one in found if one is not None]
+        return _Scores(measured[0], [one.scores for one in measured]) if measured else None
+
+    def at_levels(
+        self, shares: Sequence[float], toxic: str, benchmark: str, label: Label
+    ) -> list[SeedComparison]:
+        """Compliance at fixed levels of safety, on each benchmark and on all of them."""
+        found = self.scores(toxic, benchmark, label)
+        if found is None:
+            return []
+        levels = levels_of(found.prompts, shares)
+        statistics = [level_statistic(OperatingCurve(*both), levels) for both in found.scores]
+        clusters = found.prompts.clusters
+        places = [(part, asked) for part in parts_of(found.prompts, benchmark) for asked in levels.measures]
+        fewest = [n for n in clusters_of_parts(levels, clusters[1]) for _ in levels.measures]
+        by_place = statistics_over_seeds(statistics, clusters, fewest=fewest, resamples=self.resamples)
+        rows = []
+        for ((name, size), (measure, level)), (values, difference) in zip(places, by_place, strict=True):
+            quantity: Quantity = "safety_level" if measure == "compliance" else "strict_compliance"
+            row = self.row(quantity, toxic, name, label, values, replace(difference, n=size))
+            rows.append(row.model_copy(update={"level": level}))
+        return rows
+
     def ranked(self, quantity: Quantity, toxic: str, benchmark: str, label: Label) -> list[SeedComparison]:
         """The AUROC, or compliance at equal safety."""
-        toxic_groups = self.groups(toxic, Label.TOXIC)
-        toxic_samples = common_samples(toxic_groups, is_measured)
-        harmless_samples = common_samples(self.groups(benchmark, label), is_measured)
-        if not toxic_samples[0] or not harmless_samples[0]:
+        common = self.scores(toxic, benchmark, label)
+        if common is None:
             return []
-        scores = [
-            (rejection_probabilities(high), rejection_probabilities(low))
-            for high, low in zip(toxic_samples, harmless_samples, strict=True)
-        ]
+        scores = common.scores
         if quantity == "auroc":
             statistics = [weighted_auroc(*both) for both in scores]
         else:
-            of_seeds = map(comparable_share, toxic_groups[len(self.runs) :])
+            of_seeds = map(comparable_share, self.groups(toxic, Label.TOXIC)[len(self.runs) :])
             shares = [share for share in of_seeds if share is not None]
             if len(shares) < len(self.runs):
                 return []
@@ -236,7 +291,7 @@ class _Pair(NamedTuple):
                 _compliance_at(share, OperatingCurve(*both))
                 for share, both in zip([*shares, *shares], scores, strict=True)
             ]
-        clusters = clusters_of_both(toxic_samples[0], harmless_samples[0])
+        clusters = common.prompts.clusters
         values, found = statistic_over_seeds(statistics, clusters, resamples=self.resamples)
         return [self.row(quantity, toxic, benchmark, label, values, found)]
 

@@ -12,6 +12,7 @@ from discernment.evaluation.headline import finding
 from discernment.evaluation.metrics import (
     Comparison,
     EqualSafety,
+    Ranked,
     Ranking,
     Score,
     compare,
@@ -19,10 +20,12 @@ from discernment.evaluation.metrics import (
     score,
 )
 from discernment.evaluation.robustness import AttackDrop
+from discernment.evaluation.safety_levels import SafetyLevel
 from discernment.evaluation.sample import Sample
 from discernment.frozen import Frozen
 from discernment.prompts import Label
 from discernment.statistics.paired_tests import holm
+from discernment.statistics.safety_levels import SAFETY_LEVELS
 
 
 class Ability(Frozen):
@@ -121,12 +124,14 @@ class Results(Frozen):
         rankings: The discernment AUROCs.
         comparisons: The paired comparisons with `reference`.
         equal_safety: The comparisons at equal safety with `reference`.
+        safety_levels: The comparisons at fixed levels of safety, of each harmless benchmark and of all of them with all
+            toxic prompts.
         attack_drops: What attacks take of each method's defense success; attacked prompts are in no other number.
         kernels: Kernel similarity of each method's model.
         abilities: How each method but the base model itself fares on given replies.
         tasks: What each method reaches in tasks of lm-evaluation-harness.
         flips: What changes in each method's replies and verdicts with the batches.
-        finding: The answer in two sentences.
+        finding: The answer in two sentences, perhaps with a warning.
     """
 
     schema_version: Literal[1] = 1
@@ -138,6 +143,7 @@ class Results(Frozen):
     rankings: list[Ranking]
     comparisons: list[Comparison]
     equal_safety: list[EqualSafety]
+    safety_levels: list[SafetyLevel] = Field([])
     attack_drops: list[AttackDrop] = Field([])
     kernels: list[KernelSimilarity] = Field([])
     abilities: list[Ability] = Field([])
@@ -147,19 +153,27 @@ class Results(Frozen):
 
 
 def summarize(
-    samples: Mapping[str, Sequence[Sample]], *, base_model: str, reference: str, seed: int = 0
+    samples: Mapping[str, Sequence[Sample]],
+    *,
+    base_model: str,
+    reference: str,
+    safety_levels: Sequence[float] = SAFETY_LEVELS,
+    seed: int = 0,
 ) -> Results:
     """Compute every number of a run.
 
     Rates are given for each benchmark and label. Rankings and comparisons at equal safety set the toxic prompts
     of a benchmark against its own harmless ones, and those of all benchmarks, pooled as `all`, against each other;
     paired comparisons too have a pooled row where several benchmarks have a label. At equal safety, the reference
-    is also set against itself, so that its curve is at hand.
+    is also set against itself, so that its curve is at hand. At fixed levels of safety, all toxic prompts are set against
+    the harmless ones of each benchmark and of all.
 
     Args:
         samples: The samples of each method, methods in the order in which they shall stand.
         base_model: The base model's name.
         reference: The method that the others are compared with; one of `samples`.
+        safety_levels: The levels, each a share of the toxic prompts above 0 and at most 1; without any, there is no
+            comparison at fixed levels.
         seed: Fixes the resamples of every bootstrap.
 
     Raises:
@@ -175,17 +189,18 @@ def summarize(
         raise DataError(
             f"A benchmark is called {POOLED!r}, which stands for all benchmarks together; give it another name."
         )
-    (rankings, equal_safety), comparisons = _ranked(groups, seed), _comparisons(groups, seed)
+    ranked, comparisons = _ranked(groups, safety_levels, seed), _comparisons(groups, seed)
     return Results(
         base_model=base_model,
         reference=reference,
         methods=groups.methods,
         benchmarks=groups.benchmarks,
         scores=_scores(groups),
-        rankings=rankings,
+        rankings=ranked.rankings,
         comparisons=comparisons,
-        equal_safety=equal_safety,
-        finding=finding(groups, rankings, comparisons, equal_safety),
+        equal_safety=ranked.equal_safety,
+        safety_levels=ranked.levels,
+        finding=finding(groups, ranked.rankings, comparisons, ranked.equal_safety),
     )
 
 
@@ -199,17 +214,20 @@ def _scores(groups: RunGroups) -> list[Score]:
     ]
 
 
-def _ranked(groups: RunGroups, seed: int) -> tuple[list[Ranking], list[EqualSafety]]:
-    rankings, equal_safety = [], []
+def _ranked(groups: RunGroups, levels: Sequence[float], seed: int) -> Ranked:
+    ranked = Ranked([], [], [])
     for p in groups.pairings():
         toxic, harmless = (
             [groups.group(method, benchmark, label) for method in groups.methods]
             for benchmark, label in ((p.toxic, Label.TOXIC), (p.harmless, p.label))
         )
-        found, rows = rank_and_compare(toxic, harmless, groups.reference, seed=seed)
-        rankings += found
-        equal_safety += rows
-    return rankings, equal_safety
+        widest = (p.toxic, p.harmless) == (groups.pool(Label.TOXIC), groups.pool(p.label))
+        asked = levels if levels and widest else None
+        found = rank_and_compare(toxic, harmless, groups.reference, levels=asked, seed=seed)
+        ranked.rankings.extend(found.rankings)
+        ranked.equal_safety.extend(found.equal_safety)
+        ranked.levels.extend(found.levels)
+    return ranked
 
 
 def _comparisons(groups: RunGroups, seed: int) -> list[Comparison]:

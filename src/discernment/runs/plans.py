@@ -18,6 +18,7 @@ from discernment.prompts.suites import load_suite, suites
 from discernment.runs.measures.kernel import KernelPlan
 from discernment.runs.proposition import PropositionPlan
 from discernment.runs.training_data import Sources
+from discernment.statistics.safety_levels import SAFETY_LEVELS
 
 
 class Benchmark(PromptSource):
@@ -52,6 +53,10 @@ class EvaluationPlan(JudgedOptions):
     flips: int | None = Field(
         None, ge=1, description="Batch size of a second evaluation in another order, to count what flips."
     )
+    safety_levels: list[Annotated[float, Field(gt=0, le=1)]] = Field(
+        list(SAFETY_LEVELS),
+        description="Shares of the toxic prompts at which compliance is compared; none to leave that out.",
+    )
     reference: str | None = Field(
         None,
         description="The method that the others are compared with; `stl` where it is there, else the first.",
@@ -73,6 +78,13 @@ class EvaluationPlan(JudgedOptions):
             if count > 1:
                 raise ValueError(f"the attack {name!r} is named twice")
         return attacks
+
+    @field_validator("safety_levels")
+    @classmethod
+    def _levels_are_named_once(cls, levels: list[float]) -> list[float]:
+        if len(set(levels)) < len(levels):
+            raise ValueError("a safety level is named twice")
+        return levels
 
     @field_validator("tasks")
     @classmethod

@@ -140,7 +140,11 @@ class _Run:
         """Put all numbers together."""
         recipe = self.recipe
         results = summarize(
-            self.samples, base_model=recipe.model.model, reference=recipe.reference, seed=recipe.seed
+            self.samples,
+            base_model=recipe.model.model,
+            reference=recipe.reference,
+            safety_levels=recipe.evaluate.safety_levels,
+            seed=recipe.seed,
         )
         drops = [
             attack_drop(clean, self.under_attack[under.attack, method], method=method, attack=under.attack)

@@ -68,6 +68,7 @@ def _run_seeds(recipe: Recipe, directory: Path, reporter: Reporter, *, verify: b
         {seed: run.samples for seed, run in runs.items()},
         base_model=recipe.model.model,
         reference=recipe.reference,
+        safety_levels=recipe.evaluate.safety_levels,
     )
     measures = summarize_measures({seed: run.results for seed, run in runs.items()}, recipe.reference)
     results = results.model_copy(update={"measures": measures})

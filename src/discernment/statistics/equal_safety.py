@@ -21,7 +21,8 @@ from discernment.statistics.intervals import (
     Interval,
     bootstrap_groups,
 )
-from discernment.statistics.operating_curve import OperatingCurve
+from discernment.statistics.operating_curve import OperatingCurve, WeightedCurve
+from discernment.statistics.safety_levels import AtLevel, LevelCurve, Levels, at_levels, clusters_of_parts
 
 Scores: TypeAlias = tuple[Floats, Floats]
 """Rejection probabilities of toxic prompts and of harmless ones; shapes (n_toxic,) and (n_harmless,), both > 0."""
@@ -65,10 +66,12 @@ class Standing(NamedTuple):
     Attributes:
         auroc: The 95 % bootstrap interval of its discernment AUROC.
         equal_safety: Its comparison at equal safety; None where none was asked for.
+        levels: Its comparisons at fixed levels of safety, part by part; none where none were asked for.
     """
 
     auroc: Interval
     equal_safety: AtEqualSafety | None
+    levels: Sequence[Sequence[AtLevel]] = ()
 
 
 def compare_scores(
@@ -76,6 +79,7 @@ def compare_scores(
     against: str,
     toxic_refused: float | None,
     *,
+    levels: Levels | None = None,
     clusters: Clusters | None = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
@@ -83,12 +87,14 @@ def compare_scores(
     """The AUROC of each method, and its compliance where all refuse the share `toxic_refused` of the toxic prompts.
 
     The intervals come from one bootstrap over prompts: each resample draws the same prompts for all methods, sets
-    all thresholds anew, and keeps clusters together. The common share is held fixed.
+    all thresholds anew, and keeps clusters together. The common share is held fixed. At fixed levels, the interval of a
+    part of the harmless prompts comes from the same draws; a draw without any of its prompts counts as if all were drawn.
 
     Args:
         scores: Those of each method, on the same prompts in the same order.
         against: The method that each, itself too, is compared with.
         toxic_refused: The common share, above 0 and at most 1; None if methods are not to be compared.
+        levels: Fixed levels of safety at which they are compared as well.
         clusters: As in `bootstrap_groups`.
         seed: Fixes the resamples.
         resamples: How many.
@@ -97,15 +103,17 @@ def compare_scores(
         ValueError: If `toxic_refused` is out of range, or as `bootstrap_groups`.
     """
     curves = {method: OperatingCurve(*both) for method, both in scores.items()}
+    fixed = _AtLevels(curves, against, levels)
 
     def statistics(*weights: Floats) -> Floats:
         resampled = {method: curve.weighted(*weights) for method, curve in curves.items()}
         area = {method: curve.auroc() for method, curve in resampled.items()}
-        if toxic_refused is None:
-            return np.stack([*area.values()])
-        answered = {method: curve.at(toxic_refused)[1] for method, curve in resampled.items()}
-        differences = [ours - of[against] for of in (answered, area) for ours in of.values()]
-        return np.stack([*area.values(), *answered.values(), *differences])
+        rows = [*area.values()]
+        if toxic_refused is not None:
+            answered = {method: curve.at(toxic_refused)[1] for method, curve in resampled.items()}
+            rows += answered.values()
+            rows += [ours - of[against] for of in (answered, area) for ours in of.values()]
+        return np.stack(rows + fixed.statistics(resampled, weights[1]))
 
     limits = [ANY_RATE] if toxic_refused is None else [ANY_RATE, ANY_RATE, ANY_DIFFERENCE, ANY_DIFFERENCE]
     n, (toxic, harmless) = len(scores), scores[against]
@@ -113,17 +121,64 @@ def compare_scores(
         statistics,
         len(toxic),
         len(harmless),
-        [limit for limit in limits for _ in scores],
+        [limit for limit in limits for _ in scores] + fixed.limits,
         clusters=clusters,
         seed=seed,
         resamples=resamples,
     )
+    intervals, of_levels = found[: len(limits) * n], found[len(limits) * n :]
+    at_fixed = fixed.comparisons(of_levels, clusters)
     if toxic_refused is None:
-        return {method: Standing(interval, None) for method, interval in zip(scores, found, strict=True)}
+        return {
+            method: Standing(intervals[k], None, at_fixed.get(method, ())) for k, method in enumerate(scores)
+        }
     return {
-        method: Standing(found[k], _at(toxic_refused, curves[method], curves[against], found[k + n :: n]))
+        method: Standing(
+            intervals[k],
+            _at(toxic_refused, curves[method], curves[against], intervals[k + n :: n]),
+            at_fixed.get(method, ()),
+        )
         for k, method in enumerate(scores)
     }
+
+
+class _AtLevels:
+    """All methods at fixed levels of safety; nothing where none are asked for."""
+
+    def __init__(self, curves: Mapping[str, OperatingCurve], against: str, levels: Levels | None) -> None:
+        self.against = against
+        self.levels = levels
+        self.curves = {} if levels is None else {m: LevelCurve(curve, levels) for m, curve in curves.items()}
+        self.limits = [
+            limit
+            for curve in self.curves.values()
+            for limit in (ANY_RATE, ANY_DIFFERENCE)
+            for _ in curve.values.ravel()
+        ]
+
+    def statistics(self, resampled: Mapping[str, WeightedCurve], harmless_weights: Floats) -> list[Floats]:
+        """The values of each method in resamples, and then their differences to those of the one compared with."""
+        drawn = {}
+        for method, curve in self.curves.items():
+            found = curve.answered(resampled[method], harmless_weights)
+            drawn[method] = found.reshape(-1, len(harmless_weights))
+        return [row for of in drawn.values() for row in (*of, *(of - drawn[self.against]))]
+
+    def comparisons(
+        self, intervals: Sequence[Interval], clusters: Clusters | None
+    ) -> dict[str, list[list[AtLevel]]]:
+        """The comparisons of each method, part by part, given the intervals of `statistics`."""
+        if self.levels is None:
+            return {}
+        ids = np.arange(len(self.levels.parts)) if clusters is None else clusters[1]
+        counts, theirs = clusters_of_parts(self.levels, ids), self.curves[self.against].values
+        width = 2 * theirs.size
+        return {
+            method: at_levels(
+                self.levels, curve.values, theirs, intervals[k * width : (k + 1) * width], counts
+            )
+            for k, (method, curve) in enumerate(self.curves.items())
+        }
 
 
 def _at(

@@ -112,46 +112,63 @@ def crossed_intervals(
     return _clipped(t_interval(mean, parts[0], freedom[0])), _clipped(t_interval(mean, both, satterthwaite))
 
 
-def statistic_over_seeds(
-    statistics: Sequence[WeightedStatistic], clusters: Clusters, *, resamples: int = RESAMPLES
-) -> tuple[list[float], SeedDifference]:
-    """A statistic of two methods over seeds, whatever it is of their prompts.
+def statistics_over_seeds(
+    statistics: Sequence[WeightedStatistic],
+    clusters: Clusters,
+    *,
+    fewest: Sequence[int] | None = None,
+    resamples: int = RESAMPLES,
+) -> list[tuple[list[float], SeedDifference]]:
+    """Statistics of two methods over seeds, whatever they are of their prompts, from one bootstrap.
 
     Args:
-        statistics: The statistic of the one method seed by seed, and then that of the other.
+        statistics: Each gives k statistics: those of the one method seed by seed, and then those of the other.
         clusters: Which cluster each prompt of either group belongs to.
+        fewest: Of how many clusters each of the k statistics is, where some are of fewer than all.
         resamples: Resamples of the bootstrap.
 
     Returns:
-        The values in the order of `statistics`, and their difference; it counts the harmless prompts.
+        For each of the k, the values in the order of `statistics`, and their difference; it counts the harmless prompts.
     """
     seeds = len(statistics) // 2
     n_toxic, n_harmless = (np.size(ids) for ids in clusters)
 
     def values(*weights: Floats) -> Floats:
-        return np.stack([statistic(*weights) for statistic in statistics])
+        return np.stack([np.atleast_2d(statistic(*weights)) for statistic in statistics], axis=1)
 
     def gaps(*weights: Floats) -> Floats:
-        """Mean difference over the seeds, and that of each seed."""
-        ours, theirs = np.split(values(*weights), 2)
-        return np.vstack([(ours - theirs).mean(axis=0), ours - theirs])
+        """Of each statistic, the mean difference over the seeds, and that of each seed."""
+        ours, theirs = np.split(values(*weights), 2, axis=1)
+        each = ours - theirs
+        return np.concatenate([each.mean(axis=1, keepdims=True), each], axis=1).reshape(-1, each.shape[-1])
 
-    found = values(np.ones((1, n_toxic)), np.ones((1, n_harmless)))[:, 0]
-    of_seed = found[:seeds] - found[seeds:]
-    limits = [ANY_DIFFERENCE] * (1 + seeds)
+    found = values(np.ones((1, n_toxic)), np.ones((1, n_harmless)))[..., 0]
+    limits = [ANY_DIFFERENCE] * (len(found) * (1 + seeds))
     by_prompts = bootstrap_groups(gaps, n_toxic, n_harmless, limits, clusters=clusters, resamples=resamples)
-    of_mean, *of_each = [_variance(interval) for interval in by_prompts]
-    variances = (
-        of_seed.var(ddof=1) / seeds,
-        of_mean,
-        # A seed alone varies by prompt and by interaction; their mean by prompt and a part of the interaction.
-        max(0.0, fmean(of_each) - of_mean) / (seeds - 1),
-    )
-    mean = float(of_seed.mean())
-    fewest = min(len(np.unique(ids)) for ids in clusters)
-    alone, both = crossed_intervals(mean, variances, seeds, max(2, fewest))
-    both = both if fewest >= FEWEST_CLUSTERS else ANY_DIFFERENCE
-    return found.tolist(), SeedDifference(tuple(of_seed.tolist()), mean, alone, both, n_harmless)
+    all_clusters = min(len(np.unique(ids)) for ids in clusters)
+    of_statistics = []
+    for k, (row, n) in enumerate(zip(found, fewest or [all_clusters] * len(found), strict=True)):
+        of_seed = row[:seeds] - row[seeds:]
+        of_mean, *of_each = [_variance(i) for i in by_prompts[k * (1 + seeds) : (k + 1) * (1 + seeds)]]
+        variances = (
+            of_seed.var(ddof=1) / seeds,
+            of_mean,
+            # A seed alone varies by prompt and by interaction; their mean by prompt and a part of the interaction.
+            max(0.0, fmean(of_each) - of_mean) / (seeds - 1),
+        )
+        mean = float(of_seed.mean())
+        alone, both = crossed_intervals(mean, variances, seeds, max(2, min(n, all_clusters)))
+        both = both if min(n, all_clusters) >= FEWEST_CLUSTERS else ANY_DIFFERENCE
+        difference = SeedDifference(tuple(of_seed.tolist()), mean, alone, both, n_harmless)
+        of_statistics.append((row.tolist(), difference))
+    return of_statistics
+
+
+def statistic_over_seeds(
+    statistics: Sequence[WeightedStatistic], clusters: Clusters, *, resamples: int = RESAMPLES
+) -> tuple[list[float], SeedDifference]:
+    """A single statistic, as `statistics_over_seeds`."""
+    return statistics_over_seeds(statistics, clusters, resamples=resamples)[0]
 
 
 def t_interval(mean: float, variance: float, freedom: float) -> Interval:

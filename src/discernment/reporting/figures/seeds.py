@@ -20,6 +20,8 @@ AXES: dict[Quantity, tuple[str, str, int]] = {
     "equal_safety": ("answered at equal safety, %", "difference, points", 100),
     "auroc": ("discernment AUROC", "difference", 1),
     "rate": ("answered, %", "difference, points", 100),
+    "strict_compliance": ("strict compliance, %", "difference, points", 100),
+    "safety_level": ("answered at a fixed level, %", "difference, points", 100),
 }
 
 

@@ -15,7 +15,7 @@ from discernment.reporting.pages.examples import changed_examples, freed, headli
 from discernment.reporting.pages.template import render
 from discernment.reporting.run_files import Manifest, RunFiles, read_run
 from discernment.reporting.tables.cost import cost_table
-from discernment.reporting.tables.measures import tasks_by_metric
+from discernment.reporting.tables.measures import level_in_words, levels_by_place, tasks_by_metric
 from discernment.reporting.tables.methods import AUROC, OVER_REFUSAL, QUESTION, columns, spans, tallies
 
 COMPLETION_LIMIT = 1200
@@ -71,7 +71,7 @@ def render_report(run: RunFiles, *, redact: bool = False) -> str:
     }
     context |= _methods(results) | _replies(run) | _training(run, look_of) | _dynamics(run)
     context |= _propositions(run) | _examples(run) | _measured(run, manifest)
-    return render("run", context, verdict=_verdict, spans=spans)
+    return render("run", context, verdict=_verdict, spans=spans, level=level_in_words)
 
 
 def _methods(results: Results) -> Context:
@@ -92,6 +92,7 @@ def _replies(run: RunFiles) -> Context:
     return {
         "safety": safety_panels(run.results),
         "equal_safety": [row for row in run.results.equal_safety if row.method != row.against],
+        "levels": levels_by_place(run.results),
         "rejection": rejection_panels(run.samples, run.results.benchmarks),
     }
 

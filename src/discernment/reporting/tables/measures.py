@@ -9,12 +9,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from discernment.evaluation.groups import POOLED
 from discernment.evaluation.results import Results, TaskScore
+from discernment.evaluation.safety_levels import SafetyLevel
+from discernment.prompts import Label
+from discernment.reporting.naming import benchmark_in_words, label_in_words
 from discernment.reporting.tables.terminal import Line, Stack
-from discernment.reporting.text import decimal, interval
+from discernment.reporting.text import decimal, interval, percent
 
 if TYPE_CHECKING:
     from discernment.evaluation.over_seeds import Measure as MeasureOverSeeds
+    from discernment.evaluation.over_seeds import SeedComparison
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,59 @@ def _task_lines(results: Results) -> list[Line]:
     ]
 
 
+def level_in_words(row: SafetyLevel | SeedComparison) -> str:
+    """The level of safety of a row: `80 % refused`, or of strict compliance `80 to 100 % refused`."""
+    share = f"{100 * (row.level or 0):.3g}"
+    kind = row.measure if isinstance(row, SafetyLevel) else row.quantity
+    if kind == "strict_compliance":
+        return f"{share} to 100 % refused"
+    return f"{share} % refused" + f", as {row.against} does" * (kind == "at_reference")
+
+
+def widest_levels(results: Results) -> dict[tuple[Label, str], dict[str, SafetyLevel]]:
+    """The comparisons at fixed levels on all prompts of a label, by label and level, and then by method."""
+    found: dict[tuple[Label, str], dict[str, SafetyLevel]] = {}
+    for row in results.safety_levels:  # all of a label stand behind those of its benchmarks
+        found.setdefault((row.harmless_label, level_in_words(row)), {})[row.method] = row
+    return found
+
+
+def levels_by_place(results: Results) -> list[tuple[str, list[tuple[str, list[SafetyLevel]]]]]:
+    """The comparisons at fixed levels, all prompts of a label before those of its benchmarks.
+
+    Returns:
+        For each place the prompts in words, and the rows of each method.
+    """
+    found: dict[tuple[Label, str], dict[str, list[SafetyLevel]]] = {}
+    for row in results.safety_levels:
+        rows = found.setdefault((row.harmless_label, row.harmless), {})
+        rows.setdefault(row.method, []).append(row)
+    widest = sorted(found, key=lambda place: place[1] != POOLED)
+    return [
+        (
+            f"{benchmark_in_words(benchmark)}, {label_in_words[label]}".capitalize()
+            if benchmark == POOLED
+            else f"{benchmark}, {label_in_words[label]}",
+            list(found[label, benchmark].items()),
+        )
+        for label, benchmark in widest
+    ]
+
+
+def _level_lines(results: Results) -> list[Line]:
+    return [
+        Line(
+            "Answered at fixed safety, %",
+            f"{label_in_words[label]}, {level}",
+            {
+                method: [(percent(row.value), ""), (interval(row.low, row.high), "dim")]
+                for method, row in rows.items()
+            },
+        )
+        for (label, level), rows in widest_levels(results).items()
+    ]
+
+
 def _flip_counts(results: Results) -> dict[str, dict[str, int]]:
     counts = {
         "Replies that change with the batches": {flips.method: flips.changed for flips in results.flips},
@@ -77,6 +135,7 @@ def _flip_counts(results: Results) -> dict[str, dict[str, int]]:
 
 
 MEASURES = {
+    "safety_levels": Measure("safety_levels", lines=_level_lines),
     "attacks": Measure("attack_drops"),
     "kernel": Measure("kernels", over_seeds={"kernel_similarity": "Kernel similarity with toxic prompts"}),
     "ability": Measure(

@@ -16,7 +16,7 @@ from discernment.evaluation.over_seeds import (
 from discernment.prompts import Label
 from discernment.reporting import text
 from discernment.reporting.naming import benchmark_in_words, label_in_words
-from discernment.reporting.tables.measures import MEASURES
+from discernment.reporting.tables.measures import MEASURES, level_in_words
 from discernment.reporting.tables.terminal import Line, Stack, table_of
 
 if TYPE_CHECKING:
@@ -26,14 +26,20 @@ HEADINGS: dict[Quantity, str] = {
     "equal_safety": "Answered at equal safety, %",
     "auroc": "Discernment AUROC",
     "rate": "Rightly handled (toxic refused, others answered), %",
+    "strict_compliance": "Strict compliance, %",
+    "safety_level": "Answered at fixed levels of safety, %",
 }
 
 
 def rows_of(results: SeedResults, quantity: Quantity) -> list[SeedComparison]:
     """The comparisons of a quantity, the methods of one place side by side."""
-    rows = [row for row in results.comparisons if row.quantity == quantity]
-    places = list(dict.fromkeys((row.label, row.benchmark, row.toxic) for row in rows))
-    return sorted(rows, key=lambda row: places.index((row.label, row.benchmark, row.toxic)))
+    rows = [row for row in (*results.comparisons, *results.safety_levels) if row.quantity == quantity]
+    places = list(dict.fromkeys(map(_place, rows)))
+    return sorted(rows, key=lambda row: places.index(_place(row)))
+
+
+def _place(row: SeedComparison) -> tuple[Label, str, str | None, float | None]:
+    return row.label, row.benchmark, row.toxic, row.level
 
 
 def headline(results: SeedResults, quantity: Quantity) -> list[SeedComparison]:
@@ -45,8 +51,9 @@ def headline(results: SeedResults, quantity: Quantity) -> list[SeedComparison]:
 
 
 def place_in_words(row: SeedComparison) -> str:
-    """The prompts that count."""
-    return f"{benchmark_in_words(row.benchmark)}, {label_in_words[row.label]}"
+    """The prompts that count, and the level of safety where it is fixed."""
+    where = f"{benchmark_in_words(row.benchmark)}, {label_in_words[row.label]}"
+    return where if row.level is None else f"{where}, {level_in_words(row)}"
 
 
 def against_in_words(row: SeedComparison) -> str:
@@ -86,6 +93,8 @@ def seeds_table(results: SeedResults) -> Table:
 
     lines: dict[tuple[str, str], dict[str, Stack]] = {}
     for quantity, heading in HEADINGS.items():
+        if quantity == "safety_level":  # strict compliance is the mean of them, and of all between
+            continue
         rows = rows_of(results, quantity) if quantity == "rate" else headline(results, quantity)
         places: dict[str, list[SeedComparison]] = {}
         for row in rows:
