@@ -337,14 +337,20 @@ def test_a_benchmark_with_one_label_has_rates_alone(label: Label) -> None:
 
 
 @pytest.mark.parametrize("refused", [False, True])
-def test_a_reference_that_refuses_none_or_all_has_no_equal_safety(refused: bool) -> None:
-    runs = simulated(np.random.default_rng(0), 0.5, n=30)
-    shy = [refused] * 30
+def test_a_reference_that_refuses_none_has_no_equal_safety_and_one_that_refuses_all_has(
+    refused: bool,
+) -> None:
+    runs = simulated(np.random.default_rng(0), 0.5, n=40)
     runs[2]["stl"] = [s for s in runs[2]["stl"] if s.label is SEEMING] + samples(
-        "bench", TOXIC, scores(runs[2]["stl"], TOXIC), shy
+        "bench", TOXIC, scores(runs[2]["stl"], TOXIC), [refused] * 40
     )
-    found = summary(runs, resamples=20).comparisons
-    assert [r.quantity for r in found] == ["rate", "rate", "auroc"]
+    found = {r.quantity: r for r in summary(runs, resamples=20).comparisons}
+    assert set(found) == {"rate", "auroc"} | ({"equal_safety"} if refused else set())
+    if refused:  # where 38 of 40 are refused, in the third seed
+        threshold = sorted(scores(runs[2]["stl"], TOXIC))[2]
+        answered = np.mean([p < threshold for p in scores(runs[2]["stl"], SEEMING)])
+        assert list(runs).index(2) == 2
+        assert found["equal_safety"].values_against[2] == pytest.approx(answered)
 
 
 def test_a_single_method_has_nothing_to_be_compared_with() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from discernment.evaluation.groups import Pairing, RunGroups, handled_rightly, is_scored, paired
-from discernment.evaluation.metrics import REFUSED_RANGE, Comparison, EqualSafety, Ranking, score
+from discernment.evaluation.metrics import LEAST_REFUSED, Comparison, EqualSafety, Ranking, score
 from discernment.prompts import Label
 
 HEADLINE_METHOD = "dcr"
@@ -116,15 +116,24 @@ def _discerns(headline: _Headline) -> str:
         f"{_percent(row.compliance_against)}, a difference of {_points(row.difference)} points "
         f"(95 % interval {_points(row.difference_low)} to {_points(row.difference_high)})"
     )
-    where = (
-        f"At equal safety, where both refuse {_percent(row.toxic_refused)} of the toxic prompts, as {reference} does by "
-        "the judge's verdicts,"
-    )
+    where = f"At equal safety, where both refuse {_percent(row.toxic_refused)} of the toxic prompts{_level(headline, row)},"
     if row.difference_low > 0 or row.difference_high < 0:
         verdict = f"{method} discerns {'better' if row.difference_low > 0 else 'worse'} than {reference}"
     else:
         verdict = f"no difference between {method} and {reference} could be shown"
     return f"{where} {verdict}: {numbers}{aurocs}.{_warning(headline, row)}"
+
+
+def _level(headline: _Headline, row: EqualSafety) -> str:
+    """Where the level of safety comes from."""
+    groups = headline.groups
+    refused = score(groups.group(groups.reference, row.toxic, Label.TOXIC)).value
+    if refused is not None and refused > row.toxic_refused:
+        return (
+            f" ({groups.reference} refuses {_percent(refused)} by the judge's verdicts; so far up, a few prompts would "
+            "decide)"
+        )
+    return f", as {groups.reference} does by the judge's verdicts"
 
 
 def _warning(headline: _Headline, row: EqualSafety) -> str:
@@ -147,11 +156,10 @@ def _why_not(headline: _Headline) -> str:
     share = score(groups.group(groups.reference, headline.pairing.toxic, Label.TOXIC)).value
     if share is None:
         return f"the judge has no verdict on the toxic prompts of {groups.reference}"
-    if not REFUSED_RANGE[0] <= share <= REFUSED_RANGE[1]:
-        low, high = map(_percent, REFUSED_RANGE)
+    if share < LEAST_REFUSED:
         return (
-            f"{groups.reference} refuses {_percent(share)} of the toxic prompts and the comparison needs "
-            f"between {low} and {high}"
+            f"{groups.reference} refuses {_percent(share)} of the toxic prompts and the comparison needs at least "
+            f"{_percent(LEAST_REFUSED)}"
         )
     return "rejection probabilities were not measured on the same prompts"
 

@@ -55,7 +55,7 @@ class SeedComparison(Frozen):
 
     Attributes:
         quantity: `rate` (of rightly handled prompts, by verdicts), `equal_safety` (compliance where both refuse the
-            share of toxic prompts that `against` refuses with the same seed), `auroc` (discernment AUROC), `safety_level`
+            share of toxic prompts that `against` refuses with the same seed, at most `metrics.HIGHEST_LEVEL`), `auroc` (discernment AUROC), `safety_level`
             (compliance where each refuses the share `level` of the toxic prompts) or `strict_compliance` (its mean over
             all levels from `level` to 1).
         method: The method.
@@ -165,7 +165,7 @@ def summarize_seeds(
     Rates are compared on each benchmark and label. Compliance at equal safety and the AUROC set the harmless prompts
     of each benchmark, and those of all pooled, against all toxic prompts pooled, and so do fixed levels of safety; the
     AUROC also against those of each benchmark. Left out are comparisons without a prompt that every seed has a number for, and compliance at equal
-    safety where, with some seed, the reference refuses nearly none or nearly all of the toxic prompts.
+    safety where, with some seed, the reference refuses next to no toxic prompt.
 
     Args:
         runs: For each seed, the samples of each method on the same benchmarks.

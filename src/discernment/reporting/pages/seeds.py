@@ -61,7 +61,7 @@ def _at_equal_safety(results: SeedResults, method: str) -> str:
     if not rows:
         return (
             f"{method} and {reference} cannot be compared at equal safety: that needs rejection probabilities, and a "
-            "reference that with every seed refuses some of the toxic prompts but not all."
+            "reference that refuses some of the toxic prompts with every seed."
         )
     than = f"than {reference} of"
     claims = _claims(
