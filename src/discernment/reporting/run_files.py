@@ -34,8 +34,10 @@ class Stage(_Lenient):
 
 
 class Method(_Lenient):
-    """One method of the manifest: the ids of its stages in order, and its options."""
+    """One method of the manifest: its name among the installed ones, what its recipe puts it on, its stages, its options."""
 
+    method: str | None = None
+    on: str | None = None
     stages: list[str] = Field(default_factory=list)
     options: dict[str, Any] = Field(default_factory=dict)
 

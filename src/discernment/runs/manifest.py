@@ -128,6 +128,7 @@ class Manifest:
         options = self.recipe.options(entry)
         self.methods[entry.label] = {
             "method": entry.method,
+            "on": entry.on,
             "policy": policy.relative_to(self.directory).model_dump(mode="json", exclude_defaults=True),
             "options": {
                 "refine": options.refine and options.refine.model_dump(mode="json"),

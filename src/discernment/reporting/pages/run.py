@@ -15,6 +15,7 @@ from discernment.reporting.pages.examples import changed_examples, freed, headli
 from discernment.reporting.pages.template import render
 from discernment.reporting.run_files import Manifest, RunFiles, read_run
 from discernment.reporting.tables.cost import cost_table
+from discernment.reporting.tables.field import field_table
 from discernment.reporting.tables.measures import level_in_words, levels_by_place, tasks_by_metric
 from discernment.reporting.tables.methods import AUROC, OVER_REFUSAL, QUESTION, columns, spans, tallies
 
@@ -67,9 +68,17 @@ def render_report(run: RunFiles, *, redact: bool = False) -> str:
         "look_of": look_of,
         "corrected": any(row.p_holm is not None for row in results.comparisons),
         "tasks": tasks_by_metric(results),
+        "field": field_table(results, manifest),
+        "over_seeds": False,
         "costs": cost_table(results.methods, manifest),
     }
-    context |= _methods(results) | _replies(run) | _training(run, look_of) | _dynamics(run)
+    context |= (
+        _methods(results)
+        | _frontier(results, manifest)
+        | _replies(run)
+        | _training(run, look_of)
+        | _dynamics(run)
+    )
     context |= _propositions(run) | _examples(run) | _measured(run, manifest)
     return render("run", context, verdict=_verdict, spans=spans, level=level_in_words)
 
@@ -83,6 +92,12 @@ def _methods(results: Results) -> Context:
         "rankings": [] if few else rankings,
         "tallies": tallies(results),
     }
+
+
+def _frontier(results: Results, manifest: Manifest) -> Context:
+    from discernment.reporting.figures.frontier import frontier_panels
+
+    return {"frontier": frontier_panels(results, manifest)}
 
 
 def _replies(run: RunFiles) -> Context:

@@ -10,6 +10,7 @@ from discernment.reporting.marks import mark
 from discernment.reporting.naming import benchmark_in_words, label_in_words
 from discernment.reporting.pages.template import render
 from discernment.reporting.tables import seeds as numbers
+from discernment.reporting.tables.field import field_over_seeds
 from discernment.reporting.tables.seeds import HEADINGS, difference_in_words, headline, interval_in_words
 
 
@@ -30,6 +31,8 @@ def render_seeds(results: SeedResults) -> str:
         "findings": findings(results),
         "drawn": drawn,
         "panels": seed_panels(results, headline(results, drawn)),
+        "field": field_over_seeds(results),
+        "over_seeds": True,
         "tables": tables,
         "headings": HEADINGS,
         "looks": {method: mark(number) for number, method in enumerate(results.methods)},
