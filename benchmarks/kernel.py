@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.timing import seconds
-from discernment.kernel.capture import is_linear
 from discernment.kernel.engine import gradient_kernel
 from discernment.kernel.kernel import Kernel, KernelOptions
 from discernment.models.batch import common_prefix
 from discernment.models.layers import find_layers
+from discernment.models.linear import is_linear
 from discernment.models.model_spec import ModelSpec
 from discernment.policies.policy import Policy
 from discernment.prompts.sources import PromptSource, load_source

@@ -91,7 +91,7 @@ def test_a_run_with_several_seeds(discern, files):
 
 TRAINS = {
     *("trl", "peft", "bitsandbytes", "datasets", "accelerate", "pytorch_metric_learning", "lm_eval"),
-    *("torch._dynamo", "torch._inductor", "transformers.modeling_utils", "transformers.trainer"),
+    *("transformers", "torch._dynamo", "torch._inductor"),
 }
 
 
@@ -139,7 +139,11 @@ def test_a_run_its_report_and_its_models(discern, files):
     assert re.search("^stl align", output, re.MULTILINE)
     assert "Caution: 12 prompts of pairs.jsonl are also in the training data." in output
     assert "Report: runs/try/report.html; tables: runs/try/tables" in output
-    assert [p.name for p in sorted(Path("runs/try/tables").iterdir())] == ["comparisons.csv", "scores.csv"]
+    assert [p.name for p in sorted(Path("runs/try/tables").iterdir())] == [
+        "comparisons.csv",
+        "safety_levels.csv",
+        "scores.csv",
+    ]
     finding = Results.model_validate(read_json(Path("runs/try/results.json"))).finding
     assert finding.split(".")[0] in " ".join(output.split())
     code, output, _ = discern("run", "good.yaml")

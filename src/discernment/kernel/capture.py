@@ -7,11 +7,11 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from discernment.kernel.experts import Routing, run_experts
 from discernment.kernel.survey import Rules
 from discernment.kernel.watch import ParameterWatch, Use
+from discernment.models.linear import is_transposed
 
 
 class Call(NamedTuple):
@@ -98,7 +98,7 @@ def scattered_maps(modules: Mapping[str, nn.Module], rules: Rules) -> dict[str, 
     for (owner, parameters), regular in rules.linear.items():
         if owner in modules and not regular:
             shape = getattr(modules[owner], parameters[0]).shape
-            inputs, outputs = shape if isinstance(modules[owner], Conv1D) else shape[::-1]
+            inputs, outputs = shape if is_transposed(modules[owner]) else shape[::-1]
             found[_map_name(owner, parameters)] = inputs, outputs, len(parameters) > 1
     return found
 
@@ -131,11 +131,6 @@ def parameter_owners(model: nn.Module) -> dict[str, nn.Module]:
         for name, module in model.named_modules()
         if any(True for _ in module.parameters(recurse=False))
     }
-
-
-def is_linear(module: nn.Module) -> bool:
-    """Whether the module is y = x W (+ b) and nothing else."""
-    return isinstance(module, nn.Linear | Conv1D)
 
 
 def parameter_gradients(call: Call, gradients: Sequence[Tensor], prompts: int) -> Tensor:

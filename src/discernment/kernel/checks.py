@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from discernment.errors import ModelError
-from discernment.kernel.capture import is_linear
 from discernment.kernel.collect import Block
 from discernment.kernel.gram import Storage
 from discernment.kernel.survey import Rules
+from discernment.models.linear import is_linear
 
 
 def check_covered(model: nn.Module, head: Any, layers: Sequence[Mapping[str, nn.Module]]) -> None:

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - as everybody calls it
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from transformers.pytorch_utils import Conv1D
+
+from discernment.models.linear import is_linear
 
 _CASTS = frozenset({Tensor.to, Tensor.type, Tensor.type_as, Tensor.float, Tensor.double, Tensor.contiguous})
 """What gives a parameter in another type, as routers do that compute in float32."""
@@ -81,7 +82,7 @@ class ParameterWatch(TorchFunctionMode):
         else:
             return None, []
         kind: Literal["linear", "lookup"] = "lookup" if func is F.embedding else "linear"
-        owner, name = self._owner(weight, nn.Embedding if kind == "lookup" else (nn.Linear, Conv1D))
+        owner, name = self._owner(weight, _looks_up if kind == "lookup" else is_linear)
         if owner is None:
             return None, []
         if bias is None or id(bias) not in self._known:
@@ -91,12 +92,16 @@ class ParameterWatch(TorchFunctionMode):
             return None, []
         return Use(kind, owner, (name, names[0]), given, output), [weight, bias]
 
-    def _owner(self, weight: Any, kinds: Any) -> tuple[str | None, str]:
+    def _owner(self, weight: Any, does: Callable[[nn.Module], bool]) -> tuple[str | None, str]:
         """Whose the weight is: of several modules that share it, the one that does such things."""
         places = self._known.get(id(weight), [])
-        fitting = [place for place in places if isinstance(self._owners[place[0]], kinds)]
+        fitting = [place for place in places if does(self._owners[place[0]])]
         found = fitting or places
         return found[0] if found else (None, "")
+
+
+def _looks_up(module: nn.Module) -> bool:
+    return isinstance(module, nn.Embedding)
 
 
 def _bound(names: tuple[str, ...], args: Any, kwargs: Any) -> list[Any]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, model_validator
@@ -29,13 +29,15 @@ from discernment.models.linear_outputs import (
     linear_outputs,
     take_product_out,
 )
-from discernment.models.writes import Linear
 from discernment.policies.context import check_context, names_of
 from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec
 from discernment.policies.rejection import rejection_probability
 from discernment.prompts import Label, PromptSet
 from discernment.training.adapters import check_leaving, leave_policy
+
+if TYPE_CHECKING:
+    from discernment.models.linear import Linear
 
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 RANKS = (1, 2, 4, 8, 16)
@@ -239,7 +241,7 @@ def omega(bases: Sequence[Tensor], rank: int) -> Product:
 
 def choose(
     policy: Policy,
-    modules: Mapping[str, Linear],
+    modules: "Mapping[str, Linear]",
     bases: Mapping[str, Sequence[Tensor]],
     validation: PromptSet,
     options: ProSafePruneOptions,
@@ -281,7 +283,7 @@ def choose(
 
 
 @contextmanager
-def _as_they_were(modules: Mapping[str, Linear]) -> Iterator[None]:
+def _as_they_were(modules: "Mapping[str, Linear]") -> Iterator[None]:
     """Puts weights back that are changed within."""
     kept = {name: [p.detach().clone() for p in module.parameters()] for name, module in modules.items()}
     try:

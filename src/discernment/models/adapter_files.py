@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
-from transformers.utils.hub import cached_file
 
 from discernment.errors import ModelError
 from discernment.files import read_json
@@ -26,6 +25,8 @@ def find_file(where: str, name: str, revision: str | None = None) -> Path | None
     """A file of a folder or of a hub repository, None where there is none."""
     if Path(where).is_dir():
         return Path(where, name) if Path(where, name).is_file() else None
+    from transformers.utils.hub import cached_file
+
     try:
         found = cached_file(
             where,

@@ -1,19 +1,22 @@
 """From prompts and replies to the tokens that a model was taught, the same in training, diagnosis and evaluation."""
 
+from __future__ import annotations
+
 import contextlib
 import copy
 import datetime
 import re
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, Self
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from discernment.errors import ModelError
 from discernment.models.model_spec import DATE
 from discernment.models.thoughts import closing_of, opening_of, split_thought
 from discernment.prompts import Asked, Conversation, Turn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PLAIN_TEMPLATE = "### Instruction:\n{prompt}\n\n### Response:\n"
 """For base models, which have no chat template."""

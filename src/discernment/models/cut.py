@@ -8,7 +8,6 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
 
 from discernment.errors import ModelError
 from discernment.models.batch import one_length, pad
@@ -22,20 +21,6 @@ APART = 2
 """The place of the safe way among those of `CutModel`."""
 WORTH_SHARING = 4
 """Tokens from which running a common beginning on its own pays."""
-
-
-class _LateCache(DynamicCache):
-    """A cache of which the first layers keep nothing, since they are not run; how full it is, a later one says."""
-
-    def __init__(self, first: int) -> None:
-        super().__init__()
-        self._first = first
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        return super().get_seq_length(max(layer_idx, self._first))
-
-    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
-        return super().get_mask_sizes(query_length, max(layer_idx, self._first))
 
 
 class CutModel(nn.Module):
@@ -168,7 +153,11 @@ class CutModel(nn.Module):
         shared = self._shared_prefix(input_ids, attention_mask)
         if shared < WORTH_SHARING:
             return self._pad(input_ids, attention_mask, held)
-        cache = DynamicCache() if held is None else _LateCache(len(self._held.layers))
+        from transformers import DynamicCache
+
+        from discernment.models.late_cache import LateCache
+
+        cache = DynamicCache() if held is None else LateCache(len(self._held.layers))
         common = self._last_layer(
             None if held is None else held[:1, :shared],
             input_ids=input_ids[:1, :shared],

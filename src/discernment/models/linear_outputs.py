@@ -1,21 +1,26 @@
 """What the linear modules within layers put out at the end of prompts, and projections of it, folded into their weights."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from discernment.errors import ModelError
 from discernment.models.batch import Batch, one_length, pad
 from discernment.models.layers import LayerList
+from discernment.models.linear import is_linear
 from discernment.models.logits import takes_padding
 from discernment.models.quantised import is_quantised
-from discernment.models.writes import Linear
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from discernment.models.linear import Linear
 
 
 class Product(NamedTuple):
@@ -50,7 +55,7 @@ def linear_modules(model: PreTrainedModel, layers: LayerList, numbers: Sequence[
         f"{number - 1}.{name}": module
         for number in numbers
         for name, module in layers.layers[number - 1].named_modules()
-        if isinstance(module, nn.Linear | Conv1D)
+        if is_linear(module)
     }
     held = {id(module.weight) for module in found.values()}
     others = [

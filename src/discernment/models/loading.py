@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
-from transformers.utils.hub import extract_commit_hash
 
 from discernment.errors import ModelError
 from discernment.files import content_hash, file_hash, read_json
@@ -106,6 +104,8 @@ def load_model(spec: ModelSpec, adapters: Sequence[str] = (), *, training: bool 
 
 def _from_pretrained(where: str, revision: str | None, **options: Any) -> PreTrainedModel:
     """Load a model, also one whose generation configuration contradicts itself: only its end tokens are heard."""
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
     try:
         return AutoModelForCausalLM.from_pretrained(where, revision=revision, **options)
     except ValueError:
@@ -134,6 +134,8 @@ def load_tokenizer(spec: ModelSpec, adapters: Sequence[str] = ()) -> PreTrainedT
     Raises:
         ModelError: If it cannot be found, or has no token to pad with.
     """
+    from transformers import AutoTokenizer
+
     where, template = (_locate(spec.tokenizer, "tokenizer"), None) if spec.tokenizer else _own(spec, adapters)
     name = spec.tokenizer or where or spec.model
     try:
@@ -253,6 +255,8 @@ def _tokenizer_content(name: str) -> object:
     where = _locate(name, "tokenizer")
     if Path(where).is_dir():
         return folder_hashes(Path(where))
+    from transformers.utils.hub import extract_commit_hash
+
     files = [adapter_files.find_file(where, file) for file in adapter_files.TOKENIZER]
     return [where, next((extract_commit_hash(str(file), None) for file in files if file), None)]
 

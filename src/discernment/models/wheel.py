@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 import torch
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from discernment.disk import room
 from discernment.errors import DataError, DiskError, ModelError
@@ -137,6 +136,8 @@ def _joined(parts: Sequence[Path], whole: Path) -> Iterator[Path]:
 
 
 def _read(gguf: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     try:
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)

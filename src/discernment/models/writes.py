@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from discernment.errors import ModelError
 from discernment.models.layers import LayerList
+from discernment.models.linear import is_linear
 from discernment.models.quantised import is_quantised
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Linear = nn.Linear | Conv1D
+    from discernment.models.linear import Linear
 
 
 def writers(model: PreTrainedModel, layers: LayerList) -> list[nn.Module]:
@@ -106,13 +106,13 @@ def _projections(model: PreTrainedModel, layers: LayerList, ids: Sequence[int]) 
 
     def note(module: nn.Module, given: Any, output: Tensor, *, block: int) -> None:
         if output.shape[-1] == width:
-            assert isinstance(module, nn.Linear | Conv1D)
+            assert is_linear(module)
             last[block] = module
 
     with ExitStack() as hooks, torch.no_grad():
         for number, block in enumerate(_blocks(layers)):
             for module in block.modules():
-                if isinstance(module, nn.Linear | Conv1D):
+                if is_linear(module):
                     hooks.enter_context(module.register_forward_hook(partial(note, block=number)))
         layers.reader(input_ids=torch.tensor([list(ids)], device=model.device), use_cache=False)
     return list(last.values())

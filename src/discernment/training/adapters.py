@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
-from transformers import GenerationConfig
-from transformers.pytorch_utils import Conv1D
 
 from discernment.disk import check_room, room
 from discernment.errors import TrainingError
 from discernment.models.adapter_files import merged
 from discernment.models.chat import ChatFormat
 from discernment.models.layers import LayerList
+from discernment.models.linear import is_linear
 from discernment.models.loading import resolve
 from discernment.models.model_spec import ModelSpec
 from discernment.models.quantised import NEW, add_beside, is_quantised
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-LINEAR = (torch.nn.Linear, Conv1D)
 GENERATION = "generation_config.json"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
@@ -74,7 +72,7 @@ def _linear(layer: torch.nn.Module) -> list[str]:
     return [
         name
         for name, module in modules.items()
-        if isinstance(module.get_base_layer() if name in adapted else module, LINEAR)
+        if is_linear(module.get_base_layer() if name in adapted else module)
         and not any(name.startswith(f"{around}.") for around in adapted)
     ]
 
@@ -144,6 +142,8 @@ def _whole_or_not_at_all(*folders: Path) -> Iterator[None]:
 
 
 def _save_model(spec: ModelSpec, network: PreTrainedModel, chat: ChatFormat, out: Path) -> None:
+    from transformers import GenerationConfig
+
     # transformers refuses one that a trainer has changed and that contradicts itself, as some published ones do.
     own, network.generation_config = network.generation_config, GenerationConfig()
     network.save_pretrained(out)
