@@ -82,7 +82,8 @@ def model_folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Callable
     return save
 
 
-def pytest_collection_finish() -> None:
-    """Stages and statsmodels collect garbage again and again; what was imported need not be looked at each time."""
+@pytest.fixture(scope="module", autouse=True)
+def _imports_are_not_garbage() -> None:
+    """Stages and statsmodels collect garbage again and again; what was imported so far is not looked at each time."""
     gc.collect()
     gc.freeze()

@@ -146,7 +146,13 @@ def test_what_else_was_measured_has_tables_of_its_own(tmp_path, results) -> None
         method="stl", batch_size=8, other_batch_size=1, prompts=9, changed=2, flipped=1, rejection_change=0.25
     )
     write_tables(tmp_path, results.model_copy(update={"tasks": [task], "flips": [flips]}))
-    assert sorted(p.stem for p in tmp_path.iterdir()) == ["comparisons", "flips", "scores", "tasks"]
+    assert sorted(p.stem for p in tmp_path.iterdir()) == [
+        "comparisons",
+        "flips",
+        "safety_levels",
+        "scores",
+        "tasks",
+    ]
     (row,) = rows(tmp_path / "tasks.csv")
     assert (row["policy"], row["task"], row["value"], row["standard_error"]) == ("'=stl", "arc", "0.5", "")
     (row,) = rows(tmp_path / "flips.csv")

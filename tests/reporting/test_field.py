@@ -90,7 +90,7 @@ def test_columns_hold_the_numbers_of_the_results_and_of_the_stages(everything: A
     strict = column(columns, "all benchmarks, seemingly toxic: answered, 80 to 100 % refused, %")
     assert strict.values == {m: row.value for m, row in pooled.items()}
     assert strict.differences["dcr"] == (pooled["dcr"].difference_low, pooled["dcr"].difference_high)
-    assert sum("as stl does" in c.words for c in columns) == 3  # each benchmark, and all
+    assert sum("(equal safety)" in c.words for c in columns) == 3  # each benchmark, and all
     assert column(columns, "Toxic refused, %").values == pytest.approx({m: RIGHT[m] for m in METHODS})
     assert column(columns, "Lost to attacks, points").values == pytest.approx(dict.fromkeys(METHODS, 0.2))
     assert column(columns, "Making it").values["dcr"] == 11 + 12  # what it stands on, too

@@ -321,18 +321,11 @@ def rank_and_compare(
         for name, found in measured.items()
         if found is not None and of_reference is not None and found.prompts == of_reference.prompts
     }
-    standings = (
-        compare_scores(
-            together,
-            reference,
-            share,
-            levels=None if levels is None else levels_of(of_reference, levels, share),
-            clusters=of_reference.clusters,
-            seed=seed,
-        )
-        if of_reference is not None
-        else {}
-    )
+    standings = {}
+    if of_reference is not None:
+        at = None if levels is None else levels_of(of_reference, levels, share)
+        clusters = of_reference.clusters
+        standings = compare_scores(together, reference, share, levels=at, clusters=clusters, seed=seed)
     ranked = Ranked([], [], [])
     for name, (high, low) in sides.items():
         both = (high, sides[reference][0]), (low, sides[reference][1])

@@ -178,9 +178,8 @@ def prune(
     policy = Policy.load(start.without_rule("Pruning"), training=True)
     layers = find_layers(policy.model, policy.layer_path)
     kinds = (safe, toxic, seemingly)
-    notes: dict[str, Any] = {
-        "prompts": dict(zip(("safe", "toxic", "seemingly_toxic"), map(len, kinds), strict=True))
-    }
+    counts = dict(zip(("safe", "toxic", "seemingly_toxic"), map(len, kinds), strict=True))
+    notes: dict[str, Any] = {"prompts": counts}
     linear_modules(policy.model, layers, [1])  # refuses what cannot be changed before anything is measured
     check_leaving(policy.model, None, out)
     numbers, notes["layers_reason"] = _numbers(policy, layers, kinds, options)
@@ -194,14 +193,13 @@ def prune(
         for sequences in encoded
     ]
     bases = {name: [directions(of_kind[name]) for of_kind in outputs] for name in modules}
+    strength, rank = options.strength, options.rank
     if options.chooses:
         assert validation is not None
         strength, rank, tried = choose(policy, modules, bases, validation, options)
         notes["tried"] = [{k: round(v, 4) for k, v in found._asdict().items()} for found in tried]
-    else:
-        assert options.strength != "auto"
-        assert options.rank != "auto"
-        strength, rank = options.strength, options.rank
+    assert strength != "auto"
+    assert rank != "auto"
     for name, module in modules.items():
         take_product_out(module, omega(bases[name], rank), strength)
     leave_policy(start, policy.model, policy.chat, None, out)

@@ -5,14 +5,14 @@ transformers is imported when one is looked for: a run that is done already has 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING, TypeAlias, TypeGuard
 
 from torch import nn
 
 if TYPE_CHECKING:
     from transformers.pytorch_utils import Conv1D
 
-    Linear = nn.Linear | Conv1D
+Linear: TypeAlias = "nn.Linear | Conv1D"
 
 
 def is_linear(module: nn.Module) -> TypeGuard[Linear]:

@@ -112,9 +112,7 @@ def refine(
     start = PolicySpec.of(start).without_rule("Refinement")
     policy = Policy.load(start, training=True)
     check_leaving(policy.model, options.lora, out)
-    for read in (prompts, validation, retained):
-        if read is not None:
-            check_context(policy, policy.encode(read.asked), names_of(read))
+    _check_all_fit(policy, prompts, validation, retained)
     network: Any = policy.model
     layer, notes = _layer(policy, validation or prompts, options, out)
     torch.manual_seed(options.seed)
@@ -138,6 +136,12 @@ def refine(
     rows = options.gradient_accumulation * trainer.sampler.block_size
     notes |= {"layer": layer, **looks.notes, "kept_step": steps if best is None else best}
     return StageCost(steps=steps, tokens=round(steps * rows * trainer.rows.mean_length), notes=notes)
+
+
+def _check_all_fit(policy: Policy, *sets: PromptSet | None) -> None:
+    for prompts in sets:
+        if prompts is not None:
+            check_context(policy, policy.encode(prompts.asked), names_of(prompts))
 
 
 def _layer(

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from discernment.diagnosis.separability import probe_folds, separation
 from discernment.errors import TrainingError
@@ -165,16 +165,7 @@ def make_trainer(
     callbacks: list[Any] = [HistoryCallback(out / "history.jsonl", HISTORY)]
     if validation is not None:
         settings |= {"eval_strategy": "steps", "eval_steps": options.evaluate_every, "eval_on_start": True}
-    if validation is not None and options.stopping != "none":
-        metric, up = f"eval_{options.stopping}", options.stopping == "probe_auroc"
-        settings |= {
-            "save_strategy": "steps",
-            "save_steps": options.evaluate_every,
-            "load_best_model_at_end": True,
-            "metric_for_best_model": metric,
-            "greater_is_better": up,
-        }
-        callbacks.append(StopWithoutImprovement(metric, greater_is_better=up, patience=options.patience))
+        callbacks += _stopping(options, settings)
     looked_at = None if validation is None else _encode_validation(validation, chat, options)
     draws = options.steps * options.gradient_accumulation * sampler.block_size
     return ContrastiveTrainer(
@@ -189,6 +180,21 @@ def make_trainer(
         eval_dataset=PromptRows([], [], []) if validation is not None else None,
         callbacks=callbacks,
     )
+
+
+def _stopping(options: RefineOptions, settings: dict[str, Any]) -> list[TrainerCallback]:
+    """What stops the stage early; the settings are told to keep the best step."""
+    if options.stopping == "none":
+        return []
+    metric, up = f"eval_{options.stopping}", options.stopping == "probe_auroc"
+    settings |= {
+        "save_strategy": "steps",
+        "save_steps": options.evaluate_every,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": metric,
+        "greater_is_better": up,
+    }
+    return [StopWithoutImprovement(metric, greater_is_better=up, patience=options.patience)]
 
 
 def _hold(

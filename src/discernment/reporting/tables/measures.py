@@ -79,13 +79,19 @@ def level_in_words(row: SafetyLevel | SeedComparison) -> str:
     kind = row.measure if isinstance(row, SafetyLevel) else row.quantity
     if kind == "strict_compliance":
         return f"{share} to 100 % refused"
-    return f"{share} % refused" + f", as {row.against} does" * (kind == "at_reference")
+    return f"{share} % refused" + " (equal safety)" * (kind == "at_reference")
+
+
+def _shown(results: Results) -> list[SafetyLevel]:
+    """The comparisons at fixed levels, without those at equal safety where that is one of the levels."""
+    fixed = {row.level for row in results.safety_levels if row.measure == "compliance"}
+    return [row for row in results.safety_levels if row.measure != "at_reference" or row.level not in fixed]
 
 
 def widest_levels(results: Results) -> dict[tuple[Label, str], dict[str, SafetyLevel]]:
     """The comparisons at fixed levels on all prompts of a label, by label and level, and then by method."""
     found: dict[tuple[Label, str], dict[str, SafetyLevel]] = {}
-    for row in results.safety_levels:  # all of a label stand behind those of its benchmarks
+    for row in _shown(results):  # all of a label stand behind those of its benchmarks
         found.setdefault((row.harmless_label, level_in_words(row)), {})[row.method] = row
     return found
 
@@ -97,7 +103,7 @@ def levels_by_place(results: Results) -> list[tuple[str, list[tuple[str, list[Sa
         For each place the prompts in words, and the rows of each method.
     """
     found: dict[tuple[Label, str], dict[str, list[SafetyLevel]]] = {}
-    for row in results.safety_levels:
+    for row in _shown(results):
         rows = found.setdefault((row.harmless_label, row.harmless), {})
         rows.setdefault(row.method, []).append(row)
     widest = sorted(found, key=lambda place: place[1] != POOLED)
