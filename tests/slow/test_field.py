@@ -23,6 +23,10 @@ OWN = {
     "triggers": {"options": {"answers": FEW}},
     "actor": {"options": {"rounds": 1, "layer": 2}},
     "surgical": {"rule": {"positions": 1}},
+    "safe_patching": {"options": {"harmful": FEW, "steps": 1}},
+    # A random model refuses nothing, so that there are toxic pairs alone.
+    "dpo": {"options": {"written": FEW, "harmful": FEW, "containment": None}},
+    "porover": {"options": {"written": FEW, "overgenerated": FEW, "containment": None}},
 }
 
 
