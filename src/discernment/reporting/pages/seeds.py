@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
+from discernment.evaluation.headline import HEADLINE_METHOD
 from discernment.evaluation.over_seeds import Quantity, SeedComparison, SeedResults
 from discernment.files import write_text
 from discernment.reporting.marks import mark
@@ -53,6 +54,7 @@ def findings(results: SeedResults) -> list[str]:
     A difference is claimed only where its interval over seeds and prompts does not hold 0.
     """
     others = [method for method in results.methods if method != results.reference]
+    others.sort(key=lambda method: method != HEADLINE_METHOD)  # the others stay in the recipe's order
     if not others:
         return [f"There is no other method to compare {results.reference} with."]
     return [f"{_at_equal_safety(results, method)} {_in_auroc(results, method)}" for method in others]
