@@ -11,7 +11,6 @@ The over-safety patch by itself undoes an alignment. It is made in memory and ne
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
@@ -349,19 +348,14 @@ def _batches(count: int, options: PatchingOptions) -> Iterator[list[int]]:
 def _loss(model: nn.Module, ids: Tensor, mask: Tensor, labels: Tensor, *, mixed: bool) -> Tensor:
     """Mean negative log-likelihood of the tokens that `labels` names."""
     device = next(model.parameters()).device
-    with ExitStack() as within:
-        within.enter_context(quick_attention(ids.to(device), mixed=mixed))
-        within.enter_context(_precision(device, mixed=mixed))
+    precision = torch.autocast(device.type, torch.bfloat16, enabled=mixed)
+    with quick_attention(ids.to(device), mixed=mixed), precision:
         logits: Tensor = model(
             input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False
         ).logits
     return nn.functional.cross_entropy(
         logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten().to(device), ignore_index=IGNORED
     )
-
-
-def _precision(device: torch.device, *, mixed: bool) -> AbstractContextManager[Any]:
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=mixed)
 
 
 def _vocabulary(model: nn.Module) -> int:

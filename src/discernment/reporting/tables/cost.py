@@ -1,6 +1,6 @@
 """What a run took: seconds, tokens and memory of each method's stages."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from discernment.reporting.run_files import Manifest, Stage
@@ -49,14 +49,14 @@ def cost_table(methods: Iterable[str], manifest: Manifest) -> CostTable | None:
         if ids:
             shared = {i: [m for m in manifest.methods_of(i) if m != method] for i in ids}
             stages = {i: manifest.stages[i] for i in ids}
-            rows.append((method, _by_name(stages, shared), _sum(stages.values(), [])))
+            rows.append((method, _by_name(stages, shared), total(stages.values())))
         for distance, stage_id in enumerate(reversed(ids)):
             name = manifest.stages[stage_id].name
             distance_to_end[name] = max(distance, distance_to_end.get(name, 0))
     if not rows:
         return None
     names = sorted(distance_to_end, key=lambda name: -distance_to_end[name])
-    run = _by_name(manifest.stages, {}), _sum(manifest.stages.values(), [])
+    run = _by_name(manifest.stages, {}), total(manifest.stages.values())
     return CostTable(names, rows, run)
 
 
@@ -65,12 +65,13 @@ def _by_name(stages: Mapping[str, Stage], shared: Mapping[str, list[str]]) -> di
     for stage_id, stage in stages.items():
         ids.setdefault(stage.name, []).append(stage_id)
     return {
-        name: _sum([stages[i] for i in found], [m for i in found for m in shared.get(i, [])])
+        name: total([stages[i] for i in found], [m for i in found for m in shared.get(i, [])])
         for name, found in ids.items()
     }
 
 
-def _sum(stages: Iterable[Stage], shared_with: list[str]) -> Cost:
+def total(stages: Iterable[Stage], shared_with: Sequence[str] = ()) -> Cost:
+    """What stages took together; None of what no stage knows."""
     stages = list(stages)
     seconds = [s.seconds for s in stages if s.seconds is not None]
     tokens = [s.tokens for s in stages if s.tokens is not None]

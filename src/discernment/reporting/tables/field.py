@@ -13,6 +13,7 @@ from discernment.prompts import Label
 from discernment.reporting import text
 from discernment.reporting.naming import benchmark_in_words, label_in_words
 from discernment.reporting.run_files import Manifest, Stage
+from discernment.reporting.tables.cost import total
 from discernment.reporting.tables.measures import level_in_words
 
 FEWEST_METHODS = 5
@@ -184,7 +185,7 @@ def _put_costs(columns: _Columns, results: Results, manifest: Manifest) -> None:
     paces = {method: _pace(stages) for method, stages in of_method.items()}
     against = paces.get(results.reference)
     for method, stages in of_method.items():
-        made = [stage for stage in stages.values() if stage.name not in MEASURED_IN]
+        made = total(stage for stage in stages.values() if stage.name not in MEASURED_IN)
         pace = paces[method]
         columns.put(
             "Evaluation, seconds a token / reference",
@@ -193,19 +194,12 @@ def _put_costs(columns: _Columns, results: Results, manifest: Manifest) -> None:
             pace / against if pace and against else None,
             more_is_better=False,
         )
-        columns.put(
-            "Making it",
-            "duration",
-            method,
-            sum(s.seconds for s in made if s.seconds is not None) if made else None,
-            more_is_better=False,
-        )
-        peaks = [s.peak_memory_bytes for s in made if s.peak_memory_bytes is not None]
-        columns.put("Peak memory", "bytes", method, max(peaks, default=None), more_is_better=False)
-        tokens = [s.tokens for s in made if s.tokens is not None]
-        columns.put(
-            "Tokens of making it", "count", method, sum(tokens) if tokens else None, more_is_better=False
-        )
+        for words, form, value in (
+            ("Making it", "duration", made.seconds),
+            ("Peak memory", "bytes", made.peak_memory_bytes),
+            ("Tokens of making it", "count", made.tokens),
+        ):
+            columns.put(words, form, method, value, more_is_better=False)
 
 
 def _stages(manifest: Manifest, method: str) -> Iterator[tuple[str, Stage]]:
