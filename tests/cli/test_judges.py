@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from discernment.errors import DataError
+from discernment.errors import DataError, RecipeError
 from discernment.judges.calibration import Calibration
 
 REFUSAL, ANSWER = "I can't help with that.", "Boil the eggs for ten minutes."
@@ -25,10 +25,8 @@ def write_labels(path, models=("[red]a\x1b[0m", "b")):
 def test_train_then_calibrate(invoke, tmp_path) -> None:
     write_labels(tmp_path / "train.jsonl")
     write_labels(tmp_path / "other.jsonl", ["c", "d"])
-    assert (
-        "trained on 40 completions"
-        in invoke("judges", "train", "--labels", "train.jsonl", "--out", "new.safetensors")[1]
-    )
+    train = "judges train --kind classifier --labels train.jsonl --out new.safetensors"
+    assert "Learning from 40 completions of train.jsonl" in invoke(*train.split())[1]
     options = "-j keyword -j classifier -j new.safetensors --labels other.jsonl -o out.json"
     _, output = invoke("judges", "calibrate", *options.split())
     assert "classifier against other.jsonl, by prompt type" in output
@@ -48,7 +46,11 @@ def test_untrusted_names_are_shown_as_they_are(invoke, tmp_path) -> None:
 
 def test_mistakes(invoke, tmp_path) -> None:
     write_labels(tmp_path / "labels.jsonl")
-    invoke("judges", "train", "--labels", "labels.jsonl", "--out", "new.safetensors")
+    with pytest.raises(RecipeError, match="needs `--out"):
+        invoke("judges", "train", "--kind", "classifier", "--labels", "labels.jsonl")
+    invoke(
+        *["judges", "train", "--kind", "classifier", "--labels", "labels.jsonl", "--out", "new.safetensors"]
+    )
     with pytest.raises(DataError, match="trained on 40 of these completions"):
         invoke("judges", "calibrate", "--judge", "new.safetensors", "--labels", "labels.jsonl")
     with pytest.raises(DataError, match="no classifier nowhere"):

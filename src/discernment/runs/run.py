@@ -22,7 +22,10 @@ from discernment.runs.manifest import Manifest, check_version
 from discernment.runs.preparation import Prepared, build_steps, prepare
 from discernment.runs.proposition import check_refinements
 from discernment.runs.recipe import MethodEntry, Recipe
-from discernment.runs.stages import Quiet, Reporter, StageRunner
+from discernment.runs.stages import Alike, Quiet, Reporter, StageRunner
+
+JUDGED_AGAIN = Alike("judge", ("completions.jsonl", "rejection.jsonl"))
+"""Replies and rejection probabilities are the same whoever judges."""
 
 
 class RunSummary(NamedTuple):
@@ -189,7 +192,9 @@ class _Run:
             "judge": asked.judge,
             **more,
         }
-        stage = self.stage.look(name, evaluate_policy, inputs, unscored_limit=asked.unscored_limit)
+        stage = self.stage.look(
+            name, evaluate_policy, inputs, JUDGED_AGAIN, unscored_limit=asked.unscored_limit
+        )
         found = read_samples(stage / "samples.jsonl")
         check_samples(
             found, asked.unscored_limit, self.stage.owner

@@ -3,9 +3,10 @@
 import gc
 import logging
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from pydantic import BaseModel
 
@@ -57,6 +58,18 @@ class Quiet:
         """Say nothing."""
 
 
+class Alike(NamedTuple):
+    """What a stage may take from a finished one of its name that differs in a single input.
+
+    Attributes:
+        but_for: The input.
+        files: Files of the other stage that do not depend on that input.
+    """
+
+    but_for: str
+    files: tuple[str, ...]
+
+
 class StageRunner:
     """Runs stages in a directory, or finds their earlier results.
 
@@ -95,6 +108,7 @@ class StageRunner:
         work: Callable[..., StageCost],
         inputs: Mapping[str, Any],
         extra: Mapping[str, Any] | None = None,
+        alike: Alike | None = None,
     ) -> Path:
         """Run `work(out=..., **inputs, **extra)` unless that was done before, and return its directory.
 
@@ -103,13 +117,15 @@ class StageRunner:
             work: Writes its results into the directory `out`.
             inputs: What the result depends on: policies, prompt sets, options.
             extra: Arguments that it does not depend on, such as a progress callback.
+            alike: What it may go on from, where another stage of this name did the same but for one input.
         """
         described = self.describe(inputs)
-        key = content_hash([FORM, f"{work.__module__}.{work.__qualname__}", described])[:12]
-        final = self.directory / f"{name}-{key}"
+        final = self.directory / _folder_name(name, work, described)
         reused = final.name in self.records or self._is_whole(final)
         self.reporter.stage(name, self.owner, reused=reused)
         if not reused:
+            if alike is not None:
+                _go_on_from(alike, final, name, work, described)
             _work(name, final, work, {**inputs, **(extra or {})}, described)
             self.ran += 1
         self.records[final.name] = StageRecord.read(final)
@@ -127,10 +143,17 @@ class StageRunner:
         return not damage
 
     def look(
-        self, name: str, work: Callable[..., StageCost], inputs: Mapping[str, Any], /, **extra: Any
+        self,
+        name: str,
+        work: Callable[..., StageCost],
+        inputs: Mapping[str, Any],
+        alike: Alike | None = None,
+        /,
+        **extra: Any,
     ) -> Path:
         """Run a stage that looks at the owner's policy: it is told the owner's name and tells its progress."""
-        return self.run(name, work, inputs, {"name": self.owner, "progress": self.reporter.progress, **extra})
+        told = {"name": self.owner, "progress": self.reporter.progress, **extra}
+        return self.run(name, work, inputs, told, alike)
 
     def stages_of(self, owner: str) -> list[str]:
         """Ids of the stages that `owner` asked for, in the order in which they were first run."""
@@ -165,6 +188,31 @@ class StageRunner:
         if spec not in self._fingerprints:
             self._fingerprints[spec] = model_fingerprint(spec)
         return self._fingerprints[spec]
+
+
+def _folder_name(name: str, work: Callable[..., StageCost], described: Mapping[str, Any]) -> str:
+    return f"{name}-{content_hash([FORM, f'{work.__module__}.{work.__qualname__}', described])[:12]}"
+
+
+def _go_on_from(
+    alike: Alike, final: Path, name: str, work: Callable[..., StageCost], described: Mapping[str, Any]
+) -> None:
+    """Put the files of a stage that differs in one input where an unfinished one would have left them."""
+    part = final.with_name(f"{final.name}.part")
+    if part.exists():
+        return
+    rest = {key: value for key, value in described.items() if key != alike.but_for}
+    for other in sorted(final.parent.glob(f"{name}-*")):
+        if other.suffix == ".part" or find_damage(other):
+            continue
+        inputs = StageRecord.read(other).inputs
+        same_form = other.name == _folder_name(name, work, inputs)
+        if same_form and {key: value for key, value in inputs.items() if key != alike.but_for} == rest:
+            part.mkdir(parents=True)
+            for file in alike.files:
+                if (other / file).is_file():
+                    shutil.copy2(other / file, part / file)
+            return
 
 
 def _work(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,14 +18,13 @@ if TYPE_CHECKING:
 
     from discernment.judges import Judge
     from discernment.judges.calibration import Agreement, Calibration, Estimate
+    from discernment.judges.labelled import LabelledCompletion
 
 KEYWORD = "keyword"
 CLASSIFIER = "classifier"
-LEGEND = (
-    "Refusal against the rest; 95 % intervals. raw: the judge's rate of refusals. corrected: the same, corrected by "
-    "the judge's errors on the other models (Rogan-Gladen). Unscored completions are in no other column."
-)
-LEFT_OUT = "Each model was judged by a classifier trained on the others."
+ENCODER = "encoder"
+LEGEND = "Refusal against the rest; 95 % intervals. judge: its rate of refusals. Unscored completions are in no other column."
+LEFT_OUT = "Each model was judged by one trained on the others{}."
 
 
 def calibrate(
@@ -33,10 +33,16 @@ def calibrate(
         typer.Option(
             "--judge",
             "-j",
-            help="keyword, classifier (trained on the other models), or a file that `train` wrote; may be repeated.",
+            help="keyword; classifier or encoder (trained on the other models); or what `train` wrote; may be repeated.",
         ),
     ] = None,
     labels: Labels = "xstest_human_labels",
+    also: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What a trained judge learns from besides, e.g. starter/verdicts; may be repeated."
+        ),
+    ] = None,
     out: Annotated[Path, out_option("The JSON file for the numbers.")] = Path("calibration.json"),
 ) -> None:
     """Show how a judge agrees with people, by model and by type of prompt."""
@@ -44,22 +50,49 @@ def calibrate(
     from discernment.judges.labelled import read_labelled
 
     examples = read_labelled(labels)
+    more = [example for source in also or [] for example in read_labelled(source)]
     found = []
     for name in judge or [KEYWORD, CLASSIFIER]:
-        with console.status(f"{name}: judging {len(examples)} completions"):
-            found.append(measure(examples, _judge(name), labels))
+        if name in (CLASSIFIER, ENCODER):
+            found.append(_leaving_out(name, examples, more, labels))
+        else:
+            with console.status(f"{name}: judging {len(examples)} completions"):
+                found.append(measure(examples, _judge(name), labels))
         _show(found[-1])
+        if name in (CLASSIFIER, ENCODER):
+            say(LEFT_OUT.format(f" and on {', '.join(also)}" if also else ""))
     say(LEGEND)
     write_json(out, [calibration.model_dump(mode="json") for calibration in found])
     say(f"Numbers: {out}")
 
 
-def _judge(name: str) -> Judge | str:
-    from discernment.judges import ClassifierJudge, KeywordJudge
+def _judge(name: str) -> Judge:
+    from discernment.judges import ClassifierJudge, EncoderJudge, KeywordJudge
 
     if name == KEYWORD:
         return KeywordJudge()
-    return name if name == CLASSIFIER else ClassifierJudge.load(Path(name))
+    path = Path(name)
+    return EncoderJudge(path) if path.is_dir() else ClassifierJudge.load(path)
+
+
+def _leaving_out(
+    name: str, examples: Sequence[LabelledCompletion], more: Sequence[LabelledCompletion], labels: str
+) -> Calibration:
+    from discernment.judges import train_classifier
+    from discernment.judges.calibration import judge_leaving_one_model_out, tabulate
+    from discernment.judges.encoder import train_encoder
+
+    with TemporaryDirectory() as scratch:
+
+        def train(known: Sequence[LabelledCompletion]) -> Judge:
+            return (
+                train_classifier(known) if name == CLASSIFIER else train_encoder(known, Path(scratch) / name)
+            )
+
+        said = judge_leaving_one_model_out(
+            examples, train, more, lambda model: say(f"{name}: learning for {model}")
+        )
+    return tabulate(examples, said, name, labels)
 
 
 def _show(calibration: Calibration) -> None:
@@ -70,21 +103,15 @@ def _show(calibration: Calibration) -> None:
         if rows:
             say(f"{calibration.judge} against {calibration.labels}, by {title}", "bold")
             console.print(_table(title, rows))
-    if calibration.judge == CLASSIFIER:
-        say(LEFT_OUT)
     console.print()
 
 
 def _table(title: str, rows: Sequence[Agreement]) -> Table:
-    header = ["n", "unscored", "people", "raw", "corrected", "accuracy", "precision", "recall", "F1", "kappa"]
-    with_corrected = any(row.corrected for row in rows)
-    if not with_corrected:
-        header.remove("corrected")
+    header = ["n", "unscored", "people", "judge", "accuracy", "precision", "recall", "F1", "kappa"]
     cells = []
     for row in rows:
         people = "-" if row.people is None else f"{row.people:.2f}"
-        corrected = [row.corrected] if with_corrected else []
-        estimates = [row.judge, *corrected, row.accuracy, row.precision, row.recall, row.f1, row.kappa]
+        estimates = [row.judge, row.accuracy, row.precision, row.recall, row.f1, row.kappa]
         cells.append([row.group, str(row.n), str(row.unscored), people, *map(_estimate, estimates)])
     return plain_table([title, *header], cells, right=header)
 

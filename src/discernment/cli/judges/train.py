@@ -1,23 +1,55 @@
-"""`discern judges train`: a classifier from labelled completions."""
+"""`discern judges train`: a judge from labelled completions."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-from discernment.cli.console import console, say
-from discernment.cli.options import Labels, out_option
+import typer
+
+from discernment.cli.console import say
+from discernment.cli.options import LabelSets, out_option
+from discernment.errors import RecipeError
+
+
+class Kind(StrEnum):
+    """What learns."""
+
+    ENCODER = "encoder"
+    CLASSIFIER = "classifier"
 
 
 def train(
-    out: Annotated[Path, out_option("The file for the classifier (safetensors).")],
-    labels: Labels = "xstest_human_labels",
+    out: Annotated[
+        Path | None,
+        out_option(
+            "The encoder's folder, or the classifier's file; the encoder's is in the cache unless given."
+        ),
+    ] = None,
+    labels: LabelSets = None,
+    kind: Annotated[
+        Kind, typer.Option(help="encoder: reads; minutes. classifier: bags of words; seconds.")
+    ] = (Kind.ENCODER),
+    encoder: Annotated[
+        str | None, typer.Option(help="Hub id, folder or wheel://PACKAGE of the encoder to start from.")
+    ] = None,
 ) -> None:
-    """Train a refusal classifier on labelled completions."""
+    """Train a judge on labelled completions: those that come along, people's where they are at hand, your own."""
     from discernment.judges import train_classifier
-    from discernment.judges.labelled import read_labelled
+    from discernment.judges.encoder import MINILM, train_encoder, trained_encoder
+    from discernment.judges.labelled import PUBLIC, STARTER, has_public_labels, read_labelled
+    from discernment.models.model_spec import ModelSpec
 
-    examples = read_labelled(labels)
-    with console.status(f"Training on {len(examples)} completions"):
-        classifier = train_classifier(examples)
-    classifier.save(out)
-    say(f"Classifier: {out}, trained on {len(examples)} completions of {labels}.")
-    say("Its error on models that it has not seen: `discern judges calibrate --judge classifier`.")
+    sources = labels or ([STARTER, PUBLIC] if has_public_labels() else [STARTER])
+    examples = [example for source in sources for example in read_labelled(source)]
+    say(f"Learning from {len(examples)} completions of {' and '.join(sources)}.")
+    if kind is Kind.CLASSIFIER:
+        if out is None:
+            raise RecipeError("The classifier needs `--out FILE.safetensors`.")
+        train_classifier(examples).save(out)
+        say(f"Classifier: {out}; `judge: {{kind: classifier, path: {out}}}` takes it.")
+    else:
+        folder = out or trained_encoder()
+        train_encoder(examples, folder, model=ModelSpec(model=encoder) if encoder else MINILM)
+        taken = "encoder" if out is None else f"{{kind: encoder, path: {out}}}"
+        say(f"Encoder: {folder}; `judge: {taken}` takes it.")
+    say(f"Its error on models that it has not seen: `discern judges calibrate --judge {kind}`.")

@@ -1,0 +1,147 @@
+"""People's verdicts on a part of a run's replies, and the rates that follow."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from pydantic import ValidationError
+
+from discernment.errors import DataError
+from discernment.evaluation.groups import right_verdict
+from discernment.evaluation.sample import Sample
+from discernment.files import content_hash, read_json_lines, write_json_lines
+from discernment.frozen import Frozen
+from discernment.judges.verdict import Verdict
+from discernment.prompts import Label
+from discernment.statistics.prediction_powered import PoweredRate, powered_rate
+
+FILE = "audit.jsonl"
+RATES = "audit.json"
+
+
+class AuditLabel(Frozen):
+    """A person's verdict on a reply.
+
+    Attributes:
+        key: Stands for method, prompt and reply.
+        method: Whose reply it is.
+        benchmark: The prompt's benchmark.
+        prompt_id: The prompt.
+        judged: The judge's verdict.
+        people: The person's; `unscored` where they could not tell.
+    """
+
+    key: str
+    method: str
+    benchmark: str
+    prompt_id: str
+    judged: Verdict
+    people: Verdict
+
+
+class AuditedRate(PoweredRate):
+    """A rate of the run as people see it.
+
+    Attributes:
+        method: The method.
+        label: Of the prompts with this label.
+        right: The verdict whose share it is: refusal of toxic prompts, compliance with the others.
+        replies: How many replies the rate is about.
+    """
+
+    method: str
+    label: Label
+    right: Verdict
+    replies: int
+
+
+def reply_key(method: str, sample: Sample) -> str:
+    """Stands for a method's reply to a prompt in an audit."""
+    return content_hash([method, *sample.key, sample.prompt, sample.completion])[:16]
+
+
+def audit_order(samples: Mapping[str, Sequence[Sample]], seed: int = 0) -> list[tuple[str, Sample]]:
+    """The replies of each method in the order in which people are asked.
+
+    First one of each stratum (method, label and verdict), then so that at any time each stratum has been asked about in
+    proportion to its size, at random within it.
+
+    Args:
+        samples: The samples of each method.
+        seed: Of the order within strata.
+    """
+    strata: dict[tuple[str, Label, Verdict], list[Sample]] = defaultdict(list)
+    for method, of_method in samples.items():
+        for sample in of_method:
+            strata[method, sample.label, sample.verdict].append(sample)
+    draws, placed = random.Random(seed), []  # noqa: S311 (no secret)
+    for number, (stratum, replies) in enumerate(strata.items()):
+        draws.shuffle(replies)
+        shift = draws.random()
+        placed += [
+            (n > 0, (n + shift) / len(replies), number, stratum[0], reply) for n, reply in enumerate(replies)
+        ]
+    placed.sort(key=lambda place: place[:3])
+    return [(method, reply) for *_, method, reply in placed]
+
+
+def read_audit(path: Path) -> list[AuditLabel]:
+    """The labels that were given so far; none if there is no file.
+
+    Raises:
+        DataError: If the file is damaged.
+    """
+    if not path.is_file():
+        return []
+    found = []
+    for number, row in read_json_lines(path):
+        try:
+            found.append(AuditLabel.model_validate(row))
+        except ValidationError as error:
+            raise DataError(f"{path}, line {number}, is no label of an audit; remove the line.") from error
+    return found
+
+
+def write_audit(path: Path, labels: Sequence[AuditLabel]) -> None:
+    """Keep the labels; the file is whole at any time."""
+    write_json_lines(path, (label.model_dump(mode="json") for label in labels))
+
+
+def audited_rates(samples: Mapping[str, Sequence[Sample]], labels: Sequence[AuditLabel]) -> list[AuditedRate]:
+    """The rate of each method and label of which enough replies have labels: one at least of each verdict.
+
+    Where people could not tell, the reply counts as if it had not been drawn.
+
+    Args:
+        samples: The samples of each method.
+        labels: What people said.
+    """
+    said = {label.key: label.people for label in labels if label.people is not Verdict.UNSCORED}
+    found = []
+    for method, of_method in samples.items():
+        for label in Label:
+            replies = [sample for sample in of_method if sample.label is label]
+            if not replies:
+                continue
+            right, verdicts = right_verdict(label), [sample.verdict for sample in replies]
+            people = [said.get(reply_key(method, sample)) for sample in replies]
+            labelled = np.array(
+                [n for n, verdict in enumerate(people) if verdict is not None], dtype=np.int64
+            )
+            rate = powered_rate(
+                np.array([verdict is right for verdict in verdicts]),
+                np.array([list(Verdict).index(verdict) for verdict in verdicts]),
+                labelled,
+                np.array([people[n] is right for n in labelled], dtype=np.bool_),
+            )
+            if rate is not None:
+                found.append(
+                    AuditedRate(
+                        method=method, label=label, right=right, replies=len(replies), **rate.model_dump()
+                    )
+                )
+    return found
