@@ -1,7 +1,8 @@
 """What a report reads: the files of a run directory, checked."""
 
 import math
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -9,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
 from discernment.diagnosis.refinement_effect import PropositionResults
 from discernment.errors import DataError, RunError
-from discernment.evaluation.audit import RATES, AuditedRate
+from discernment.evaluation.audit import RATES, AuditedRate, still_valid
 from discernment.evaluation.results import Results
 from discernment.evaluation.sample import Sample, read_samples
 from discernment.files import read_json, read_json_lines
@@ -129,7 +130,7 @@ class RunFiles:
         alignments: The curves of stage 2, one per stage.
         watches: The looks at the probe prompts, one per stage that was watched.
         propositions: Proposition 1 before and after each stage 1; None where it was not measured.
-        audit: The rates that people's labels correct; none where nobody has audited the run.
+        audit: The rates that people's labels correct, as far as the replies are still those that were audited.
     """
 
     directory: Path
@@ -144,8 +145,12 @@ class RunFiles:
     audit: list[AuditedRate]
 
 
-def read_run(directory: Path) -> RunFiles:
+def read_run(directory: Path, *, audit: bool = True) -> RunFiles:
     """Read a run directory; only `results.json` has to be there.
+
+    Args:
+        directory: The run directory.
+        audit: Whether to read what people say of it; an audit, which writes that, does not ask for it.
 
     Raises:
         RunError: If there are no results, or a file is damaged; the message names the file and what makes it again.
@@ -156,9 +161,23 @@ def read_run(directory: Path) -> RunFiles:
             "name a run directory whose evaluation is complete, or finish the run first."
         )
     try:
-        return _read(directory)
+        run = _read(directory)
     except (DataError, RunError) as error:
         raise RunError(f"{what_is_wrong(error)}; {how_to_mend(directory)}.") from error
+    return replace(run, audit=_read_audit(run)) if audit else run
+
+
+def _read_audit(run: RunFiles) -> list[AuditedRate]:
+    path = run.directory / RATES
+    if not path.is_file():
+        return []
+    try:
+        return still_valid(_parse(_Audit, path).root, run.samples)
+    except (DataError, RunError) as error:
+        command = shlex.join(["discern", "judges", "audit", str(run.directory)])
+        raise RunError(
+            f"{what_is_wrong(error)}; give `{command}` again, which writes it from the labels."
+        ) from error
 
 
 def _read(directory: Path) -> RunFiles:
@@ -195,7 +214,7 @@ def _read(directory: Path) -> RunFiles:
         alignments=curves["align"],
         watches=[watch for watch in watches if watch.looks],
         propositions=_parse(PropositionResults, proposition_path) if proposition_path.is_file() else None,
-        audit=_parse(_Audit, directory / RATES).root if (directory / RATES).is_file() else [],
+        audit=[],
     )
 
 

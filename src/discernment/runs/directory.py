@@ -1,14 +1,19 @@
 """A directory for results: made, kept from other processes while one works in it, and free of another recipe's results."""
 
+from __future__ import annotations
+
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
 from discernment.errors import RunError
-from discernment.runs.recipe import Recipe
+
+if TYPE_CHECKING:
+    from discernment.runs.recipe import Recipe
 
 RECIPE = "recipe.yaml"
 OUTCOMES = ("manifest.json", "results.json", "proposition.json", "report.html", "seeds.json", "seeds.html")

@@ -1,7 +1,8 @@
 """A rate by a judge's verdicts on everything and people's on some of it: prediction-powered inference.
 
-Angelopoulos, Bates, Fannjiang, Jordan and Zrnic (Science 2023) and, for the weight that the judge gets, Angelopoulos, Duchi and
-Zrnic (PPI++, arXiv 2311.01453), by their package `ppi-python`.
+Angelopoulos, Bates, Fannjiang, Jordan and Zrnic (Science 2023), by their package `ppi-python`, within strata (Fisch et al.,
+NeurIPS 2024, arXiv 2406.04291). A verdict is taken for what people say of the replies with it, so that it needs no weight
+(the lambda of PPI++): that one supposes that the labelled replies are not among the judged ones, which they are here.
 """
 
 from __future__ import annotations
@@ -19,23 +20,20 @@ PSEUDO_LABELS = 0.5
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 
 
 class PoweredRate(Frozen):
     """A rate that people's labels correct.
 
     Attributes:
-        judged: The rate by the judge's verdicts alone.
         value: The rate.
         low: Lower end of its 95 % interval.
         high: Upper end.
         labels: How many labels there are.
-        to_halve: About how many more of them would halve the interval; None if more labels alone cannot.
+        to_halve: About how many more of them would halve the interval; None where all that could be had would not.
         kappa: Cohen's kappa of judge and people, as in all of the replies; None where one of them always says the same.
     """
 
-    judged: float
     value: float
     low: float
     high: float
@@ -47,61 +45,63 @@ class PoweredRate(Frozen):
 def powered_rate(judged: Bools, strata: Ints, labelled: Ints, people: Bools) -> PoweredRate | None:
     """The rate of which a judge's verdicts are a guess, and people's on a part of them the truth.
 
+    The n are taken for a sample, so that the interval is one of the rate behind them.
+
     Args:
         judged: The judge's verdicts, `[n]`.
-        strata: Within which the labelled ones were drawn at random, `[n]`.
+        strata: Within which the labelled ones were drawn at random, and the judge says the same, `[n]`.
         labelled: Which of the n have labels, `[m]`, each once.
         people: The labels, `[m]`.
 
     Returns:
         The rate, its interval cut to 0 and 1; None as long as a stratum has no label.
     """
-    from ppi_py import ppi_mean_ci, ppi_mean_pointestimate
-    from sklearn.metrics import cohen_kappa_score
+    from ppi_py import ppi_mean_ci
 
-    sizes = {stratum: int((strata == stratum).sum()) for stratum in np.unique(strata).tolist()}
-    of_labelled = strata[labelled]
-    if len(labelled) == 0 or any(stratum not in of_labelled for stratum in sizes):
+    _, stratum, sizes = np.unique(strata, return_inverse=True, return_counts=True)
+    counts = np.bincount(stratum[labelled], minlength=len(sizes))
+    if len(labelled) == 0 or not counts.all():
         return None
-    said, guessed, weights = [people], [judged[labelled]], [np.ones(len(labelled))]
-    where = [of_labelled]
-    for stratum in sizes:
-        guess = judged[strata == stratum]
-        said.append(np.array([True, False]))
-        guessed.append(guess[:1].repeat(2))
-        weights.append(np.full(2, PSEUDO_LABELS))
-        where.append(np.array([stratum, stratum]))
-    y, f = np.concatenate(said).astype(float), np.concatenate(guessed).astype(float)
-    w, s = np.concatenate(weights), np.concatenate(where)
-    for stratum, size in sizes.items():
-        own = s == stratum
-        w[own] *= size / w[own].sum()
-    w /= w.mean()
-    everything = judged.astype(float)
-    low, high = (float(end[0]) for end in ppi_mean_ci(y, f, everything, alpha=1 - LEVEL, w=w))
-    value = float(np.squeeze(ppi_mean_pointestimate(y, f, everything, w=w)))
-    at_labels, one_kind = (
-        w[: len(labelled)],
-        len(set(people.tolist())) == 1 or len(set(f[: len(labelled)])) == 1,
+    pseudo = np.arange(len(sizes)).repeat(2)
+    said = np.concatenate([people, np.tile([True, False], len(sizes))]).astype(float)
+    where = np.concatenate([stratum[labelled], pseudo])
+    weights = np.concatenate([np.ones(len(labelled)), np.full(len(pseudo), PSEUDO_LABELS)])
+    totals = np.bincount(where, weights)
+    expected = np.bincount(where, weights * said) / totals
+    weights *= (sizes / totals)[where]
+    ends = ppi_mean_ci(
+        said,
+        expected[where],
+        expected[stratum],
+        alpha=1 - LEVEL,
+        lam=1,
+        w=weights / weights.mean(),
     )
+    low, high = (float(end[0]) for end in ends)
+    of_replies = float(expected[stratum].std()) / math.sqrt(len(stratum))
+    more = _to_halve(high - low, of_replies, float(totals.sum()))
     return PoweredRate(
-        judged=float(judged.mean()),
-        value=min(1.0, max(0.0, value)),
+        value=float(expected[stratum].mean()),
         low=max(0.0, low),
         high=min(1.0, high),
         labels=len(labelled),
-        to_halve=_to_halve(high - low, float(everything.std()) / math.sqrt(len(everything)), len(labelled)),
-        kappa=None
-        if one_kind
-        else float(cohen_kappa_score(people, judged[labelled], sample_weight=at_labels)),
+        to_halve=more if more is not None and len(labelled) + more <= len(strata) else None,
+        kappa=_kappa(people, judged[labelled], (sizes / counts)[stratum[labelled]]),
     )
 
 
-def _to_halve(width: float, of_judged: float, labels: int) -> int | None:
-    """More labels that halve an interval: what the replies themselves are few for, labels cannot mend."""
+def _to_halve(width: float, of_replies: float, labels: float) -> int | None:
+    """More labels that halve an interval: what the replies themselves are too few for, labels cannot mend."""
     from scipy.stats import norm
 
     variance = (width / 2 / float(norm.ppf((1 + LEVEL) / 2))) ** 2
-    of_labels = max(0.0, variance - of_judged**2)
-    left = variance / 4 - of_judged**2
-    return None if left <= 0 else math.ceil(labels * (of_labels / left - 1))
+    left = variance / 4 - of_replies**2
+    return None if left <= 0 else math.ceil(labels * ((variance - of_replies**2) / left - 1))
+
+
+def _kappa(people: Bools, judged: Bools, weights: npt.NDArray[np.float64]) -> float | None:
+    from sklearn.metrics import cohen_kappa_score
+
+    if min(len(np.unique(people)), len(np.unique(judged))) == 1:
+        return None
+    return float(cohen_kappa_score(people, judged, sample_weight=weights))
