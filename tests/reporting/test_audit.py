@@ -74,7 +74,6 @@ def test_labels_are_kept_undone_and_gone_on_with(run_dir, samples):
     first = Terminal(run_dir)
     first.until(ASKED)
     first.type("rcpsu")
-    first.press("x")  # means nothing, and nothing is asked anew
     first.type("r")
     os.killpg(first.process.pid, signal.SIGKILL)
     first.process.wait()

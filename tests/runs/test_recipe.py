@@ -102,7 +102,7 @@ def test_a_recipe_says_what_every_method_is_to_do():
         (
             "evaluate.judge",
             "keyword",
-            "`evaluate.judge.kind`: Input should be 'keywords', 'classifier', 'hub'",
+            "`evaluate.judge.kind`: Input should be 'keywords', 'encoder', 'classifier', 'hub'",
         ),
         ("evaluate.judge", {"kynd": "llm"}, "`evaluate.judge.kynd` .* did you mean `kind`?"),
         ("evaluate.judge", {"kind": "hub"}, "`evaluate.judge`: the judge `hub` needs `model`."),

@@ -2,6 +2,7 @@
 
 import math
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -142,7 +143,7 @@ class RunFiles:
     alignments: list[History]
     watches: list[Watch]
     propositions: PropositionResults | None
-    audit: list[AuditedRate]
+    audit: Sequence[AuditedRate] = ()
 
 
 def read_run(directory: Path, *, audit: bool = True) -> RunFiles:
@@ -214,7 +215,6 @@ def _read(directory: Path) -> RunFiles:
         alignments=curves["align"],
         watches=[watch for watch in watches if watch.looks],
         propositions=_parse(PropositionResults, proposition_path) if proposition_path.is_file() else None,
-        audit=[],
     )
 
 
