@@ -141,7 +141,7 @@ def of_split(sets, *splits):
 
 
 def test_there_are_enough(everything):
-    pairs, toxic, benign = everything
+    pairs, toxic, benign, _ = everything
     assert all(p.split for s in everything for p in s)
     assert pairs.counts() == {"toxic": len(pairs) // 2, "seemingly_toxic": len(pairs) // 2}
     assert len(pairs) // 2 >= 240
@@ -161,7 +161,7 @@ def test_ids_are_unique_over_all_sets(everything):
 
 
 def test_what_is_trained_on_has_responses(everything):
-    pairs, toxic, benign = everything
+    pairs, toxic, benign, _ = everything
     assert all(p.response for s in (toxic, benign) for p in s)
     safe = [p for p in pairs if p.label is Label.SEEMINGLY_TOXIC and p.split is not Split.TEST]
     assert safe and all(p.response for p in safe)

@@ -1,10 +1,11 @@
-"""The prompt set that comes along, written for this project: matched pairs, toxic prompts, benign instructions.
+"""The prompt sets that come along, written for this project: matched pairs, toxic prompts, benign instructions.
 
 The files in `starter/` are data; this module gives them their form and says what is wrong where they break it.
 
     starter/pairs    frames with one slot, filled so that the prompt is harmless, and so that it is not
     starter/toxic    further toxic prompts with a safe refusal
     starter/benign   everyday instructions with a short answer
+    starter/forms    matched pairs in six forms of writing, both sides with a response; the split is by form
 """
 
 from __future__ import annotations
@@ -30,7 +31,18 @@ STARTER_SETS = {
     "starter/pairs": "Matched minimal pairs, seemingly toxic and toxic, in one wording frame each",
     "starter/toxic": "Toxic prompts with safe refusals that give a reason",
     "starter/benign": "Everyday instructions with short good answers",
+    "starter/forms": "Matched pairs in six forms of writing, with answers and safe refusals",
 }
+
+FORM_SPLITS = {
+    "indirect": Split.TRAIN,
+    "specific": Split.TRAIN,
+    "passage": Split.TRAIN,
+    "sentences": Split.TRAIN,
+    "reported": Split.VALIDATION,
+    "fiction": Split.TEST,
+}
+"""The forms of writing of `starter/forms`, and the split of each."""
 
 SLOT = "{}"
 VALIDATION_SHARE = 0.1
@@ -81,6 +93,14 @@ class _Frame(Frozen):
         return self
 
 
+class _Written(Frozen):
+    category: Text
+    safe: Text
+    toxic: Text
+    answer: Text
+    refusal: Text
+
+
 AnyRow = TypeVar("AnyRow", bound=Frozen)
 
 
@@ -89,25 +109,25 @@ def load_starter(name: str) -> PromptSet:
     """Read one of the sets that come along.
 
     Args:
-        name: `starter/pairs`, `starter/toxic` or `starter/benign`.
+        name: `starter/pairs`, `starter/toxic`, `starter/benign` or `starter/forms`.
 
     Raises:
-        DataError: If there is no such set, or its file breaks its form.
+        DataError: If there is no such set, or one of its files breaks its form.
     """
     if name not in STARTER_SETS:
         raise DataError(f"There is no starter set {name!r}; there are {', '.join(STARTER_SETS)}.")
-    parse, file = {
-        "starter/pairs": (parse_pairs, "frames.yaml"),
-        "starter/toxic": (parse_toxic, "toxic.yaml"),
-        "starter/benign": (parse_benign, "benign.yaml"),
-    }[name]
-    try:
-        text = resources.files("discernment.prompts").joinpath("starter", file).read_text(encoding="utf-8")
-    except OSError as error:
-        raise DataError(
-            f"The installed package lacks prompts/starter/{file} ({error}); install it anew."
-        ) from error
-    return PromptSet(parse(text), Provenance(name=name, licence="Apache-2.0", note=STARTER_SETS[name]))
+    if name == "starter/forms":
+        prompts = [
+            p for written in FORM_SPLITS for p in parse_forms(_shipped("forms", f"{written}.yaml"), written)
+        ]
+    else:
+        parse, file = {
+            "starter/pairs": (parse_pairs, "frames.yaml"),
+            "starter/toxic": (parse_toxic, "toxic.yaml"),
+            "starter/benign": (parse_benign, "benign.yaml"),
+        }[name]
+        prompts = parse(_shipped(file))
+    return PromptSet(prompts, Provenance(name=name, licence="Apache-2.0", note=STARTER_SETS[name]))
 
 
 def parse_pairs(text: str) -> list[Prompt]:
@@ -148,6 +168,53 @@ def parse_benign(text: str) -> list[Prompt]:
     return _prompts(Label.BENIGN, rows, [row.topic for row in rows], [row.split for row in rows])
 
 
+def parse_forms(text: str, written: str) -> list[Prompt]:
+    """The prompts of one file of `forms/`: for each pair the seemingly toxic prompt, then the toxic one.
+
+    The form of writing is the last part of the source, and decides the split.
+
+    Args:
+        text: The YAML.
+        written: The form of writing, one of `FORM_SPLITS`.
+
+    Raises:
+        DataError: If there is no such form, or the text breaks its own; the message names the row.
+    """
+    if written not in FORM_SPLITS:
+        raise DataError(f"There is no form of writing {written!r}; there are {', '.join(FORM_SPLITS)}.")
+    seen: Counter[str] = Counter()
+    prompts = []
+    for row in _rows(text, _Written, f"forms/{written}.yaml"):
+        seen[row.category] += 1
+        key = f"{written}-{_slug(row.category)}-{seen[row.category]:02d}"
+        for side, label, prompt, response in (
+            ("safe", Label.SEEMINGLY_TOXIC, row.safe, row.answer),
+            ("toxic", Label.TOXIC, row.toxic, row.refusal),
+        ):
+            prompts.append(
+                Prompt(
+                    id=f"{key}-{side}",
+                    text=prompt,
+                    label=label,
+                    category=row.category,
+                    source=f"starter/forms/{written}",
+                    partner=_partner(key, side),
+                    split=FORM_SPLITS[written],
+                    response=response,
+                )
+            )
+    return prompts
+
+
+def _shipped(*path: str) -> str:
+    try:
+        return resources.files("discernment.prompts").joinpath("starter", *path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(
+            f"The installed package lacks prompts/starter/{'/'.join(path)} ({error}); install it anew."
+        ) from error
+
+
 def _prompts(
     label: Label, rows: Sequence[_Prompting], categories: Sequence[str], splits: Sequence[Split]
 ) -> list[Prompt]:
@@ -182,12 +249,16 @@ def _fill(frame: _Frame) -> Iterator[Prompt]:
                 label=label,
                 category=frame.category,
                 source=f"starter/{frame.category}",
-                partner=f"{key}-{'toxic' if side == 'safe' else 'safe'}",
+                partner=_partner(key, side),
                 frame=frame.frame,
                 keyword=frame.keyword,
                 split=frame.split,
                 response=response,
             )
+
+
+def _partner(key: str, side: str) -> str:
+    return f"{key}-{'toxic' if side == 'safe' else 'safe'}"
 
 
 def _rows(text: str, form: type[AnyRow], file: str) -> list[AnyRow]:
