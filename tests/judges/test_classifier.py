@@ -155,9 +155,7 @@ def test_labelled_files(tmp_path) -> None:
         '{"prompt": "p", "completion": "c", "label": "unscored"}',
     ):
         path.write_text(row + "\n")
-        with pytest.raises(
-            DataError, match=r"line 1(, is no labelled completion|: a label must be a verdict)"
-        ):
+        with pytest.raises(DataError, match="line 1, is no labelled completion"):
             read_labelled(str(path))
     path.write_text("\n")
     with pytest.raises(DataError, match="holds no labelled completions"):

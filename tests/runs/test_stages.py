@@ -11,7 +11,7 @@ from discernment.files import read_json
 from discernment.models.model_spec import ModelSpec
 from discernment.policies.policy_spec import PolicySpec, RuleSpec
 from discernment.prompts import PromptSet, Provenance
-from discernment.runs.stages import Quiet, StageRunner, run_into, share_stages
+from discernment.runs.stages import Alike, Quiet, StageRunner, run_into, share_stages
 from discernment.training.options import LoraOptions
 from tiny import make_benign, make_prompts
 
@@ -80,6 +80,36 @@ def test_a_stage_is_done_once_and_shared(tmp_path, base, runner):
     assert later("align", train, **inputs) == first
     assert later.ran == 0
     assert later.records == runner.records
+
+
+def reply(out, *, judge, asked, replied, **inputs):
+    """Replies that are not there yet are given; whoever judges, all are judged."""
+    out.mkdir(exist_ok=True)
+    if not (out / "replies.txt").is_file():
+        replied.append(asked)
+        (out / "replies.txt").write_text(f"replies to {asked}")
+    (out / "judged.txt").write_text(judge.fingerprint)
+    return StageCost(steps=1, tokens=1)
+
+
+def test_what_does_not_depend_on_the_input_that_changed_is_not_done_again(runner):
+    replied, alike = [], Alike("judge", ("replies.txt",))
+
+    def run(judge, asked="a"):
+        inputs = {"judge": Judge(judge), "asked": asked}
+        return runner.run("evaluate", reply, inputs, {"replied": replied}, alike)
+
+    first, second = run("one"), run("two")
+    assert first != second
+    assert replied == ["a"]
+    assert (second / "replies.txt").read_text() == "replies to a"
+    assert (second / "judged.txt").read_text() == "two"
+    run("two", "b")  # differs in more than the judge from one, and in another input from two
+    assert replied == ["a", "b"]
+    (first / "replies.txt").write_text("not what it was")
+    (second / "replies.txt").write_text("nor this")
+    run("three")
+    assert replied == ["a", "b", "a"]
 
 
 def test_the_name_changes_with_every_input_and_only_then(tmp_path, base, runner):

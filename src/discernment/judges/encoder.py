@@ -21,7 +21,7 @@ from discernment.models.model_spec import ModelSpec
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder
-    from transformers import PreTrainedTokenizerBase, TrainerCallback
+    from transformers import PreTrainedTokenizerBase
 
 ABOUT = "judge.json"
 VERSION = 1
@@ -116,7 +116,6 @@ def train_encoder(
     languages: Sequence[str] = ("en",),
     epochs: int = EPOCHS,
     seed: int = 0,
-    callbacks: Sequence[TrainerCallback] = (),
 ) -> EncoderJudge:
     """Learn an encoder judge, and leave it in a folder.
 
@@ -127,7 +126,6 @@ def train_encoder(
         languages: The languages that the encoder knows.
         epochs: How often each example is seen.
         seed: Of the order of the examples, and of the new layer's weights.
-        callbacks: Told of the training's progress.
 
     Raises:
         DataError: If the examples do not show at least two verdicts.
@@ -142,7 +140,7 @@ def train_encoder(
             f"An encoder judge needs completions with at least two verdicts in {', '.join(languages)}, not {len(known)} "
             f"with {len(verdicts)}; add labelled completions."
         )
-    encoder = _fitted(known, verdicts, model, epochs, seed, callbacks)
+    encoder = _fitted(known, verdicts, model, epochs, seed)
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = folder.with_name(folder.name + ".part")
     with room(folder.parent, sum(p.numel() * p.element_size() for p in encoder.parameters())):
@@ -165,7 +163,6 @@ def _fitted(
     spec: ModelSpec,
     epochs: int,
     seed: int,
-    callbacks: Sequence[TrainerCallback],
 ) -> CrossEncoder:
     from datasets import Dataset
     from transformers import set_seed
@@ -205,7 +202,6 @@ def _fitted(
             args=arguments,
             train_dataset=rows,
             loss=CrossEntropyLoss(encoder),
-            callbacks=list(callbacks),
         ).train()
     return encoder
 

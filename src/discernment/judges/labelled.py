@@ -128,16 +128,18 @@ def _read(path: Path, categories: Mapping[str, str]) -> list[LabelledCompletion]
         try:
             if row.get("id") in categories:
                 row = {"category": categories[row["id"]], **row}
-            found.append(LabelledCompletion.model_validate(row))
-            if found[-1].verdict is Verdict.UNSCORED:
-                raise DataError(
-                    f"{path}, {table.unit} {number}: a label must be a verdict, not `unscored`; leave the row out."
-                )
+            example = LabelledCompletion.model_validate(row)
+            problem = (
+                "a label must be a verdict, not `unscored`" if example.verdict is Verdict.UNSCORED else None
+            )
         except ValidationError as error:
+            problem = error.errors()[0]["msg"]
+        if problem is not None:
             raise DataError(
-                f"{path}, {table.unit} {number}, is no labelled completion ({error.errors()[0]['msg']}); it needs "
-                "`prompt`, `completion` and `label`."
-            ) from error
+                f"{path}, {table.unit} {number}, is no labelled completion ({problem}); it needs `prompt`, "
+                "`completion` and `label`."
+            )
+        found.append(example)
     if not found:
         raise DataError(f"{path} holds no labelled completions.")
     return found

@@ -13,8 +13,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from importlib import resources
 from typing import Annotated, Literal, TypeVar
 
@@ -116,17 +116,13 @@ def load_starter(name: str) -> PromptSet:
     """
     if name not in STARTER_SETS:
         raise DataError(f"There is no starter set {name!r}; there are {', '.join(STARTER_SETS)}.")
-    if name == "starter/forms":
-        prompts = [
-            p for written in FORM_SPLITS for p in parse_forms(_shipped("forms", f"{written}.yaml"), written)
-        ]
-    else:
-        parse, file = {
-            "starter/pairs": (parse_pairs, "frames.yaml"),
-            "starter/toxic": (parse_toxic, "toxic.yaml"),
-            "starter/benign": (parse_benign, "benign.yaml"),
-        }[name]
-        prompts = parse(_shipped(file))
+    parsers: dict[str, dict[str, Callable[[str], list[Prompt]]]] = {
+        "starter/pairs": {"frames.yaml": parse_pairs},
+        "starter/toxic": {"toxic.yaml": parse_toxic},
+        "starter/benign": {"benign.yaml": parse_benign},
+        "starter/forms": {f"forms/{w}.yaml": partial(parse_forms, written=w) for w in FORM_SPLITS},
+    }
+    prompts = [prompt for file, parse in parsers[name].items() for prompt in parse(_shipped(file))]
     return PromptSet(prompts, Provenance(name=name, licence="Apache-2.0", note=STARTER_SETS[name]))
 
 
@@ -206,12 +202,12 @@ def parse_forms(text: str, written: str) -> list[Prompt]:
     return prompts
 
 
-def _shipped(*path: str) -> str:
+def _shipped(file: str) -> str:
     try:
-        return resources.files("discernment.prompts").joinpath("starter", *path).read_text(encoding="utf-8")
+        return resources.files("discernment.prompts").joinpath("starter", file).read_text(encoding="utf-8")
     except OSError as error:
         raise DataError(
-            f"The installed package lacks prompts/starter/{'/'.join(path)} ({error}); install it anew."
+            f"The installed package lacks prompts/starter/{file} ({error}); install it anew."
         ) from error
 
 

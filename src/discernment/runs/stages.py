@@ -4,7 +4,7 @@ import gc
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -124,8 +124,9 @@ class StageRunner:
         reused = final.name in self.records or self._is_whole(final)
         self.reporter.stage(name, self.owner, reused=reused)
         if not reused:
-            if alike is not None:
-                _go_on_from(alike, final, name, work, described)
+            other = self._like(alike, name, work, described) if alike is not None else None
+            if alike is not None and other is not None:
+                _go_on_from(other, alike.files, final)
             _work(name, final, work, {**inputs, **(extra or {})}, described)
             self.ran += 1
         self.records[final.name] = StageRecord.read(final)
@@ -141,6 +142,24 @@ class StageRunner:
             _say_damage(final, damage)
             salvage(final, damage, not_vouched_for(final))
         return not damage
+
+    def _like(
+        self, alike: Alike, name: str, work: Callable[..., StageCost], described: Mapping[str, Any]
+    ) -> Path | None:
+        """A finished stage that differs in one input; its files are looked at only where all else is the same."""
+
+        def rest(inputs: Mapping[str, Any]) -> dict[str, Any]:
+            return {key: value for key, value in inputs.items() if key != alike.but_for}
+
+        for folder in sorted(self.directory.glob(f"{name}-*")):
+            try:
+                inputs = StageRecord.read(folder).inputs
+            except DataError:  # not finished, or damaged
+                continue
+            same = rest(inputs) == rest(described) and folder.name == _folder_name(name, work, inputs)
+            if same and not find_damage(folder):
+                return folder
+        return None
 
     def look(
         self,
@@ -194,25 +213,16 @@ def _folder_name(name: str, work: Callable[..., StageCost], described: Mapping[s
     return f"{name}-{content_hash([FORM, f'{work.__module__}.{work.__qualname__}', described])[:12]}"
 
 
-def _go_on_from(
-    alike: Alike, final: Path, name: str, work: Callable[..., StageCost], described: Mapping[str, Any]
-) -> None:
-    """Put the files of a stage that differs in one input where an unfinished one would have left them."""
+def _go_on_from(other: Path, files: Sequence[str], final: Path) -> None:
+    """Put files of another stage where an unfinished one would have left them."""
     part = final.with_name(f"{final.name}.part")
     if part.exists():
         return
-    rest = {key: value for key, value in described.items() if key != alike.but_for}
-    for other in sorted(final.parent.glob(f"{name}-*")):
-        if other.suffix == ".part" or find_damage(other):
-            continue
-        inputs = StageRecord.read(other).inputs
-        same_form = other.name == _folder_name(name, work, inputs)
-        if same_form and {key: value for key, value in inputs.items() if key != alike.but_for} == rest:
-            part.mkdir(parents=True)
-            for file in alike.files:
-                if (other / file).is_file():
-                    shutil.copy2(other / file, part / file)
-            return
+    with room(part):
+        part.mkdir(parents=True)
+        for file in files:
+            if (other / file).is_file():
+                shutil.copy2(other / file, part / file)
 
 
 def _work(
