@@ -22,7 +22,7 @@ OWN = {
     "derta": {"options": {"harmful": FEW}},
     "triggers": {"options": {"answers": FEW}},
     "actor": {"options": {"rounds": 1, "layer": 2}},
-    "surgical": {"rule": {"positions": 1}},
+    "dcr_paper": {"refine": {"layer": 2}},
     "safe_patching": {"options": {"harmful": FEW, "steps": 1}},
     # A random model refuses nothing, so that there are toxic pairs alone.
     "dpo": {"options": {"written": FEW, "harmful": FEW, "containment": None}},
