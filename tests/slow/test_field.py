@@ -36,7 +36,8 @@ def reduced(content, model):
     content["model"] = model
     for name, value in content["data"].items():
         listed = value if isinstance(value, list) else [value]
-        content["data"][name] = [{**source, "limit": 8} for source in listed]
+        # `triggers` looks for words that few general prompts hold.
+        content["data"][name] = [{**source, "limit": 40 if name == "general" else 8} for source in listed]
     content["refine"] |= {"layer": 1, "steps": 1, "evaluate_every": 1, "batch_size": 8}
     content["align"] |= {"max_length": 192}
     content["methods"] = [
