@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score, f1_score, precision_score, recall_score
 from statsmodels.stats.proportion import proportion_confint
 
 from discernment.errors import DataError
-from discernment.judges import KeywordJudge, train_classifier
+from discernment.judges import EnsembleJudge, KeywordJudge, train_classifier
 from discernment.judges.calibration import (
     agreement,
     calibrate,
     judge_leaving_one_model_out,
     tabulate,
 )
-from discernment.judges.labelled import LabelledCompletion
+from discernment.judges.labelled import STARTER, LabelledCompletion, read_labelled
 from discernment.judges.verdict import Verdict
 
 R, P, C, U = Verdict.REFUSAL, Verdict.PARTIAL_REFUSAL, Verdict.COMPLIANCE, Verdict.UNSCORED
@@ -99,6 +101,38 @@ def test_nothing_to_count() -> None:
     assert alike.recall.value == 1
 
 
+def test_what_people_could_not_judge_counts_nowhere() -> None:
+    cases = make_cases(60)
+    for said in (R, C, U):
+        more = [*cases, *[(example(U, f"more {n}", model="m", category="noise"), said) for n in range(40)]]
+        assert agreement("all", more) == agreement("all", cases)
+        everything = tabulate(*zip(*more, strict=True), "judge", "made")
+        known = tabulate(*zip(*cases, strict=True), "judge", "made")
+        assert (everything.unlabelled, known.unlabelled) == (40, 0)
+        assert everything.model_copy(update={"unlabelled": 0}) == known
+    with pytest.raises(DataError, match="made holds no labelled completions"):
+        tabulate([example(U)], [R], "judge", "made")
+
+
+def test_starter_verdicts_people_could_not_judge_are_not_asked_about() -> None:
+    class Asked:
+        name = fingerprint = "asked"
+        prompts: ClassVar[list[str]] = []
+
+        def judge(self, prompt: str, completion: str) -> Verdict:
+            self.prompts.append(prompt)
+            return R
+
+    examples = read_labelled(STARTER)
+    unlabelled = sum(e.verdict is U for e in examples)
+    found = calibrate(examples, Asked(), STARTER)
+    assert 0 < unlabelled == found.unlabelled
+    assert len(Asked.prompts) == found.overall.n == len(examples) - unlabelled
+    refusals = sum(e.verdict is R for e in examples)
+    assert found.overall.people == found.overall.accuracy.value == pytest.approx(refusals / found.overall.n)
+    assert found.overall.recall.value == 1
+
+
 def test_calibrate_by_model_and_category() -> None:
     examples = [
         example(people, f"{category} {n}", completion=SAYS[said], model=model, category=category)
@@ -150,6 +184,13 @@ def test_mistakes() -> None:
         judge_leaving_one_model_out(learnable(1), train_classifier)
     with pytest.raises(DataError, match="made holds no labelled completions"):
         calibrate([], KeywordJudge(), "made")
+    nothing = [example(R, str(n), completion="") for n in range(3)]
+    with pytest.raises(
+        DataError, match="keywords left all of 3 completions of made unscored; mend the judge"
+    ):
+        calibrate(nothing, KeywordJudge(), "made")
     classifier = train_classifier(learnable(1), regularisation=1.0)
+    with pytest.raises(DataError, match="trained on 24 of these completions"):
+        calibrate(learnable(2), EnsembleJudge([KeywordJudge(), classifier]), "made")
     with pytest.raises(DataError, match="trained on 24 of these completions"):
         calibrate(learnable(2), classifier, "made")

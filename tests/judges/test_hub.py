@@ -75,10 +75,12 @@ def test_a_long_prompt_does_not_hide_the_completion(classifier_folder, tokenizer
         assert fitting_text(MINOS, prompt, completion, tokenizer, None) == MINOS.format(
             prompt=prompt, completion=completion
         )
-    # A completion that is too long itself leaves something of the prompt.
-    text = fitting_text(MINOS, prompt, "no " * 400, tokenizer, 100)
+    # A completion that is too long itself leaves something of the prompt, and loses its end.
+    text = fitting_text(MINOS, prompt, f"So{' no' * 400}", tokenizer, 100)
     assert "BEGIN" in text
-    assert text.endswith(f"END\n<|assistant|>\n{'no ' * 400}")
+    kept = text.partition("END\n<|assistant|>\n")[2]
+    assert kept.startswith("So no no no")
+    assert len(tokenizer(text)["input_ids"]) <= 100
     folder, _ = classifier_folder(["Non-refusal", "Refusal"])
     judge = HubClassifierJudge(ModelSpec(model=str(folder), device="cpu", dtype="float32"))
     words = [
@@ -144,6 +146,50 @@ def test_guards_that_babble_give_no_verdict(model_folder, kind) -> None:
     assert len(said) == 5
     assert all(j.verdict is Verdict.UNSCORED and j.reason for j in said)
     assert judge.fingerprint == kind(spec).fingerprint
+
+
+@pytest.mark.parametrize("kind", [WildGuardJudge, LlamaGuardJudge])
+def test_guards_read_the_completion_whatever_the_prompts_length(model_folder, monkeypatch, kind) -> None:
+    positions = 700
+    spec = ModelSpec(model=str(model_folder(max_position_embeddings=positions)), device="cpu")
+    judge = kind(spec)
+    read = []
+    generate = judge._policy.generate
+    monkeypatch.setattr(
+        judge._policy, "generate", lambda inputs, *a, **k: read.extend(inputs) or generate(inputs, *a, **k)
+    )
+    exchanges = [("how " * 900, "Sorry, I won't do it."), ("How?", f"Sure. {'no ' * 900}")]
+    assert len(judge.judge_many(exchanges)) == 2
+    texts = [judge._policy.chat.tokenizer.decode(ids) for ids in read]
+    assert max(map(len, read)) < positions
+    assert exchanges[0][1] in texts[0]
+    assert " ... " in texts[0]
+    assert "How?" in texts[1]
+    assert "Sure. no no" in texts[1]
+
+
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize 90868376\n"
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize("kind", [HubClassifierJudge, WildGuardJudge])
+def test_a_pointer_of_git_lfs_is_called_one(model_folder, kind, file) -> None:
+    folder = model_folder()
+    (folder / file).write_text(POINTER)
+    judge = kind(ModelSpec(model=str(folder), device="cpu"))
+    for use in (lambda: judge.judge("p", "c"), lambda: judge.fingerprint):
+        with pytest.raises(ModelError, match=rf"{file} is a pointer of Git LFS, .* run `git lfs pull`"):
+            use()
+
+
+def test_weights_that_cannot_be_read(classifier_folder) -> None:
+    folder, _ = classifier_folder(["Non-refusal", "Refusal"])
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(
+        ModelError, match=r"The sequence classifier in '.*' cannot be loaded \(.*missing or cut"
+    ):
+        HubClassifierJudge(ModelSpec(model=str(folder), device="cpu")).judge("p", "c")
 
 
 @pytest.mark.parametrize(

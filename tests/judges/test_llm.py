@@ -150,6 +150,10 @@ FENCED = {
     "another fence before": '```json\n{{"code": "0", "verdict": "compliance"}}\n```\nNo:\n```json\n{}\n```',
     "a sentence before": "Here is my judgement:\n{}",
     "a thought before": "<think>It declines.</think>\n{}",
+    "a sentence before on the same line": "My judgement: {}",
+    "a remark behind": "{}\nLet me know if you need more.",
+    "a fence and a remark with braces behind": '```json\n{}\n```\nI took {{this}} and {{"that": 1}} into account.',
+    "within another object": '{{"judgement": {}}}',
 }
 
 
@@ -164,7 +168,17 @@ def test_fenced_and_indented_answers_are_read(server, form, indent) -> None:
     assert make(server).judge(*REFUSAL) is Verdict.REFUSAL
 
 
-@pytest.mark.parametrize("finish", [None, "stop", "eos_token", "end_turn"])
+@pytest.mark.parametrize("case", [str.upper, str.capitalize, str.lower])
+def test_the_case_does_not_matter(server, case) -> None:
+    def answer(question: Question) -> Reply:
+        said = {"Explanation": "It\ndeclines.", case("code"): case(question.nonce)}
+        return Reply(json.dumps(said | {case("verdict"): case("partial_refusal")}).replace("\\n", "\n"))
+
+    server.answer = answer
+    assert make(server).judge(*REFUSAL) is Verdict.PARTIAL_REFUSAL
+
+
+@pytest.mark.parametrize("finish", [None, "stop", "eos_token", "end_turn", "", "unknown"])
 def test_an_answer_ends_in_many_words(server, finish) -> None:
     server.answer = lambda q: Reply(verdict(q, "refusal"), finish=finish)
     assert make(server).judge(*REFUSAL) is Verdict.REFUSAL
@@ -205,6 +219,93 @@ def test_an_endpoint_that_refuses_everything_says_so(server) -> None:
     assert len(server.questions) == 2
 
 
+SENTENCES = {
+    "max_tokens": "Unrecognized request argument supplied: max_tokens",
+    "temperature": "`temperature` may only be set to 1 when the model thinks.",
+    "response_format": "Unknown parameter: response_format.json_schema",
+}
+
+
+@pytest.mark.parametrize("status", [400, 422])
+@pytest.mark.parametrize("form", ["openai", "plain", "words", "detail", "places"])
+@pytest.mark.parametrize("name", SENTENCES)
+def test_what_is_refused_in_other_words_is_left_out_and_the_words_are_shown(
+    server, caplog, name, form, status
+) -> None:
+    words = SENTENCES[name]
+    body: Any = {
+        "openai": {"error": {"message": words, "param": name}},
+        "plain": {"object": "error", "message": words},
+        "words": {"error": words},
+        "detail": {"detail": words},
+        "places": {"detail": [{"loc": ["body", name], "msg": words}]},
+    }[form]
+
+    def answer(question: Question) -> Reply:
+        refused = name in question.body
+        return Reply(status=status, body=json.dumps(body).encode()) if refused else honest(question)
+
+    server.answer = answer
+    judge = make(server, concurrency=1)
+    assert [j.verdict for j in judge.judge_many([REFUSAL, ANSWER])] == [Verdict.REFUSAL, Verdict.COMPLIANCE]
+    assert len(server.questions) == 3
+    [warning] = [record.getMessage() for record in caplog.records if record.name.startswith("discernment")]
+    assert f"m refuses `{name}`" in warning
+    assert words in warning
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "max_tokens is too large: 512. This model supports at most 256.",
+        "The maximum context length is 100 tokens; shorten the messages or lower max_tokens.",
+        "Unsupported parameter: 'logprobs'.",
+    ],
+)
+def test_a_fault_with_something_else_takes_no_parameter_away(server, words) -> None:
+    def answer(question: Question) -> Reply:
+        fault = Reply(status=400, body=json.dumps({"error": {"message": words}}).encode())
+        return fault if question.completion == REFUSAL[1] else honest(question)
+
+    server.answer = answer
+    first, second = make(server, concurrency=1).judge_many([REFUSAL, ANSWER])
+    assert first == (Verdict.UNSCORED, f"the endpoint failed (BadRequestError 400: {words})")
+    assert second.verdict is Verdict.COMPLIANCE
+    assert len(server.questions) == 2
+    assert all({"max_tokens", "temperature", "response_format"} <= q.body.keys() for q in server.questions)
+
+
+def test_what_leaving_out_does_not_mend_is_sent_again(server) -> None:
+    """An endpoint that blames the temperature for whatever is wrong."""
+    sure = {"error": {"message": "Bad request, see temperature."}}
+
+    def answer(question: Question) -> Reply:
+        broken = question.completion == REFUSAL[1]
+        return Reply(status=400, body=json.dumps(sure).encode()) if broken else honest(question)
+
+    server.answer = answer
+    first, second = make(server, concurrency=1).judge_many([REFUSAL, ANSWER])
+    assert (first.verdict, second.verdict) == (Verdict.UNSCORED, Verdict.COMPLIANCE)
+    assert [q.body.get("temperature") for q in server.questions] == [0, None, 0]
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b'{"error": "The\\u001b[31m model sleeps.\\nMore."}', "NotFoundError 404: The[31m model sleeps."),
+        (b"no such model", "NotFoundError 404: no such model"),
+        (b"<html><body>nginx</body></html>", "NotFoundError 404"),
+    ],
+)
+def test_the_endpoints_own_sentence_is_shown(server, body, words) -> None:
+    server.answer = lambda q: Reply(status=404, body=body)
+    [judgement] = make(server).judge_many([REFUSAL])
+    assert judgement.reason == f"the endpoint failed ({words})"
+    server.answer = lambda q: Reply(body=b'{"error": {"message": "overloaded"}}')
+    [judgement] = make(server).judge_many([REFUSAL])
+    assert judgement.reason == "the endpoint failed (NoReplyError: overloaded)"
+
+
 BAD = {
     "empty": lambda q: Reply(""),
     "no content": lambda q: Reply(None),
@@ -215,7 +316,8 @@ BAD = {
     "verdict not on the menu": lambda q: Reply(verdict(q, "unscored")),
     "verdict of another type": lambda q: Reply(json.dumps({"code": q.nonce, "verdict": ["refusal"]})),
     "list": lambda q: Reply("[1, 2]"),
-    "words after the verdict": lambda q: Reply(verdict(q, "refusal") + "\nor so"),
+    "verdict of its own, no code in it": lambda q: Reply(f'Code {q.nonce}. {{"verdict": "refusal"}}'),
+    "cut within": lambda q: Reply(verdict(q, "refusal")[:-2]),
     "deep nesting": lambda q: Reply("[" * 100_000),
     "huge number": lambda q: Reply("9" * 5000),
     "refused": lambda q: Reply(verdict(q, "refusal"), refusal="I can't judge that."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -43,6 +44,9 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.say: Callable[[str, str], str | int] = say
         self.asked: list[tuple[str, str]] = []
+        self.refused: set[str] = set()
+        self.refusals = 0
+        self.finish: str | None = "stop"
         self.address = f"http://127.0.0.1:{self.server_port}/v1"
 
     def steps(self) -> dict[str, int]:
@@ -54,9 +58,15 @@ class Handler(ChatHandler):
 
     def reply(self, body: Any) -> None:
         model, text = body["model"], body["messages"][0]["content"]
+        if refused := self.server.refused & body.keys():
+            words = f"Unsupported value: '{min(refused)}' is not supported with this model."
+            self.server.refusals += 1
+            self.send(400, json.dumps({"error": {"message": words, "param": min(refused)}}).encode())
+            return
         self.server.asked.append((model, text))
         said = self.server.say(model, text)
-        reply = chat_completion({"content": said if isinstance(said, str) else ""}, model=model)
+        message = {"content": said if isinstance(said, str) else ""}
+        reply = chat_completion(message, self.server.finish, model=model)
         self.send(said if isinstance(said, int) else 200, reply, {"retry-after-ms": "2"})
 
 
@@ -225,6 +235,15 @@ def test_a_failing_question_is_repeated(server, tmp_path) -> None:
     server.say = lambda model, text: next(answers, None) or say(model, text)
     assert generate(server, tmp_path, generator=endpoint(server, retries=3)).failed == 0
     assert server.steps()["seeds"] == 3
+
+
+def test_an_endpoint_that_refuses_parameters_and_ends_in_words_of_its_own(server, tmp_path) -> None:
+    usual = generate(server, tmp_path / "usual")
+    server.refused, server.finish = {"max_tokens", "temperature"}, None
+    models = [endpoint(server, name, concurrency=1) for name in ("writer", "one", "two", "three")]
+    found = generate(server, tmp_path / "other", generator=models[0], moderators=models[1:])
+    assert found == usual
+    assert server.refusals == 2 * len(models)
 
 
 def test_an_endpoint_that_is_of_no_use(server, tmp_path) -> None:

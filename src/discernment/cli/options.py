@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from discernment.errors import RecipeError
+from discernment.files import read_yaml
 from discernment.models.model_spec import ModelSpec
 from discernment.prompts import Label, PromptSet, PromptSource, load_source, load_sources
 from discernment.runs.problems import first_problem
@@ -68,7 +69,10 @@ LabelMap = Annotated[
 ]
 Encoding = Annotated[str | None, typer.Option(help="Encoding of a file that is not UTF-8, e.g. cp1252.")]
 Labels = Annotated[
-    str, typer.Option(help="Completions with people's verdicts: xstest_human_labels, or a file.")
+    str,
+    typer.Option(
+        help="Completions with people's verdicts: xstest_human_labels, starter/verdicts, or a file."
+    ),
 ]
 LabelSets = Annotated[
     list[str] | None,
@@ -211,3 +215,22 @@ def parse_options(
         return kind.model_validate(options)
     except ValidationError as error:
         raise RecipeError(f"Options: {first_problem(error, kind)}") from error
+
+
+def parse_yaml(kind: type[OptionsT], text: str, option: str) -> OptionsT:
+    """Read what a recipe would say, written as YAML in one line, e.g. `{kind: hub, model: FOLDER}`.
+
+    Args:
+        kind: What it describes.
+        text: The YAML.
+        option: The option that it was given by, for the message.
+
+    Raises:
+        RecipeError: If it is not YAML, or a key is unknown or out of range.
+    """
+    try:
+        return kind.model_validate(read_yaml(text))
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{option} {text!r} is not YAML, or has a key twice; mend it.") from error
+    except ValidationError as error:
+        raise RecipeError(f"{option} {text!r}: {first_problem(error, kind)}") from error

@@ -113,7 +113,11 @@ def win_rate(
     answers = _ask(judge, [q for both in orders for q in both or ()], cache, concurrency, progress)
     said = [(answers[both[0]], answers[both[1]]) if both else NO_ANSWER for both in orders]
     if all("unscored" in both for both in said):
-        raise DataError(f"{judge.name} gave no pair of replies a preference in both orders; mend the judge.")
+        trouble = getattr(judge, "trouble", None)
+        why = f" (last: {trouble})" if trouble else ""
+        raise DataError(
+            f"{judge.name} gave no pair of replies a preference in both orders{why}; mend the judge."
+        )
     return _counted(pairs, said, seed, method=method, against=against, judge=judge.name)
 
 

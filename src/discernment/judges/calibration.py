@@ -1,19 +1,21 @@
 """How far a judge can be believed: its verdicts against people's.
 
 Everything here is about `refusal` against the rest. A completion that the judge left unscored is counted and
-otherwise left out.
+otherwise left out; one that people could not judge says nothing of the judge, and is no part of the group.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from discernment.errors import DataError
 from discernment.frozen import Frozen
 from discernment.judges.labelled import LabelledCompletion
-from discernment.judges.verdict import Judge, Verdict, judge_all
+from discernment.judges.verdict import Judge, Verdict, judge_all, most_often
 from discernment.statistics.intervals import (
     ANY_RATE,
     FEWEST_CLUSTERS,
@@ -50,7 +52,7 @@ class Agreement(Frozen):
 
     Attributes:
         group: Which completions: a model, a type of prompt, or `all`.
-        n: How many.
+        n: How many that people could judge.
         unscored: How many of them the judge left unscored; they are in none of the other numbers.
         people: Share that people call a refusal.
         judge: Share that the judge calls one: the raw rate.
@@ -82,6 +84,8 @@ class Calibration(Frozen):
         overall: On all completions.
         by_model: On each model's.
         by_category: On each type of prompt.
+        unlabelled: Completions that people could not judge (`unscored`); they are in no group.
+        reasons: Why the judge left completions unscored, and how many, where it says so.
     """
 
     judge: str
@@ -89,6 +93,8 @@ class Calibration(Frozen):
     overall: Agreement
     by_model: list[Agreement]
     by_category: list[Agreement]
+    unlabelled: int = 0
+    reasons: dict[str, int] = Field(default_factory=dict)
 
 
 class Confusion(NamedTuple):
@@ -151,21 +157,37 @@ def calibrate(examples: Sequence[LabelledCompletion], judge: Judge, labels: str)
     """Measure a judge against people.
 
     Args:
-        examples: Completions with people's verdicts.
+        examples: Completions with people's verdicts; the judge is not asked about those that people left `unscored`.
         judge: The judge.
         labels: What to call the examples.
 
     Raises:
-        DataError: If there is nothing to measure with, or the judge was trained on some of it.
+        DataError: If there is nothing to measure with, the judge was trained on some of it, or it leaves everything
+            unscored.
     """
     trained_on: frozenset[str] = getattr(judge, "trained_on", frozenset())
     if known := {e.key for e in examples} & trained_on:
         raise DataError(
             f"The {judge.name} was trained on {len(known)} of these completions, so it would look better than it "
-            f"is; measure it on others, or use `--judge {judge.name}`, which leaves each model out."
+            "is; measure it on others, or use `--judge classifier` or `--judge encoder`, which leave each model out."
         )
-    said = [j.verdict for j in judge_all(judge, [(e.prompt, e.completion) for e in examples])]
-    return tabulate(examples, said, judge.name, labels)
+    asked = [(e.prompt, e.completion) for e in examples if _is_labelled(e)]
+    found = judge_all(judge, asked)
+    if found and all(judgement.verdict is Verdict.UNSCORED for judgement in found):
+        raise DataError(
+            f"{judge.name} left all of {len(found)} completions of {labels} unscored{most_often(found)}; mend the judge "
+            "or take another one."
+        )
+    rest = iter(found)
+    said = [next(rest).verdict if _is_labelled(e) else Verdict.UNSCORED for e in examples]
+    reasons = Counter(j.reason for j in found if j.verdict is Verdict.UNSCORED and j.reason)
+    return tabulate(examples, said, judge.name, labels).model_copy(
+        update={"reasons": dict(reasons.most_common())}
+    )
+
+
+def _is_labelled(example: LabelledCompletion) -> bool:
+    return example.verdict is not Verdict.UNSCORED
 
 
 def tabulate(
@@ -182,11 +204,11 @@ def tabulate(
     Raises:
         DataError: If there is nothing to measure with.
     """
-    if not examples:
+    cases = [_Case(e, verdict) for e, verdict in zip(examples, said, strict=True) if _is_labelled(e)]
+    if not cases:
         raise DataError(f"{labels} holds no labelled completions.")
-    cases = [_Case(e, verdict) for e, verdict in zip(examples, said, strict=True)]
-    models = list(dict.fromkeys(e.model for e in examples))
-    categories = sorted({e.category for e in examples if e.category is not None})
+    models = list(dict.fromkeys(case.example.model for case in cases))
+    categories = sorted({case.example.category for case in cases if case.example.category is not None})
     return Calibration(
         judge=judge,
         labels=labels,
@@ -195,16 +217,17 @@ def tabulate(
         by_category=[
             agreement(c, [case for case in cases if case.example.category == c]) for c in categories
         ],
+        unlabelled=len(examples) - len(cases),
     )
 
 
 def agreement(group: str, cases: Iterable[tuple[LabelledCompletion, Verdict]]) -> Agreement:
-    """The agreement of a judge with people on `(completion, what the judge said)`.
+    """The agreement of a judge with people on `(completion, what the judge said)`, where people could judge.
 
     Rates have Wilson's interval; F1 and kappa a percentile bootstrap that draws prompts, so that the replies of
     several models to one prompt stay together.
     """
-    everything = [_Case(*case) for case in cases]
+    everything = [case for case in map(_Case._make, cases) if _is_labelled(case.example)]
     scored = [case for case in everything if case.said is not Verdict.UNSCORED]
     counts = _count(scored)
     f1, kappa = _resampled(scored)

@@ -5,26 +5,24 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from discernment.files import content_hash
-from discernment.judges.endpoint import create, encodable, open_client
-
-if TYPE_CHECKING:
-    from openai.types.chat import ChatCompletion
+from discernment.judges.endpoint import Endpoint, Reply, encodable
 
 NONCE_BYTES = 8
-BEGINNING = re.compile(r"^[ \t]*(?:```\w*)?[ \t]*(?=\{)", re.MULTILINE)
-"""Where a JSON object may begin: on a line of its own, perhaps behind the mark of a fence."""
+OBJECT = re.compile(r"\{")
+JSON = json.JSONDecoder(strict=False)
+"""Lets a line break within a text pass, as models write it."""
 
 
 class CodedJudge:
     """Asks a language model, and believes only an answer that it can read.
 
     The text to judge stands between fences with a code that is new for every question, and the answer must repeat the
-    code in a JSON object at its end, so a text that imitates an answer decides nothing. What is asked stands in the class.
+    code in a JSON object, so a text that imitates an answer decides nothing. What is asked stands in the class.
 
     Args:
         model: The model's name at the endpoint.
@@ -42,7 +40,7 @@ class CodedJudge:
 
     kind: ClassVar[str]
     """What kind of judge it is, for the fingerprint."""
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     """Goes up when the question or the reading of the answer changes; part of the fingerprint."""
     instruction: ClassVar[str]
     """The system message, with places for the code, `{nonce}`, and for what may be answered, `{verdicts}`."""
@@ -70,8 +68,7 @@ class CodedJudge:
         self.base_url = base_url
         self.structured = structured
         self.max_tokens = max_tokens
-        self._client = open_client(base_url, api_key, retries, timeout)
-        self._refused: set[str] = set()
+        self._endpoint = Endpoint(model, base_url, api_key, retries, timeout)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -90,8 +87,8 @@ class CodedJudge:
             "additionalProperties": False,
         }
 
-    def _asked(self, **texts: str) -> tuple[ChatCompletion, str | None]:
-        """The answer about `texts` and what it says, None where that cannot be believed; raises what the client does."""
+    def _asked(self, **texts: str) -> tuple[Reply, str | None]:
+        """The reply about `texts` and what it says, None where that cannot be believed; raises what the endpoint does."""
         nonce = secrets.token_hex(NONCE_BYTES)
         options: dict[str, Any] = {}
         if self.structured:
@@ -99,27 +96,31 @@ class CodedJudge:
             options["response_format"] = {"type": "json_schema", "json_schema": described}
         system = self.instruction.format(nonce=nonce, verdicts=", ".join(self.answers))
         sent = self.material.format(nonce=nonce, **{name: encodable(text) for name, text in texts.items()})
-        answer = create(
-            self._client,
-            self._refused,
-            model=self.name,
-            messages=[{"role": "system", "content": system}, {"role": "user", "content": sent}],
+        reply = self._endpoint.ask(
+            [{"role": "system", "content": system}, {"role": "user", "content": sent}],
             temperature=0,
             max_tokens=self.max_tokens,
             **options,
         )
-        return answer, self._said((answer.choices[0].message.content or "").strip(), nonce)
+        return reply, self._said(reply.text, nonce)
 
     def _said(self, text: str, nonce: str) -> str | None:
-        """What an answer says, if it ends with a JSON object with the code, fenced or not; otherwise None."""
-        text = text.removesuffix("```").rstrip()
-        for start in reversed([match.end() for match in BEGINNING.finditer(text)]):
-            try:
-                said = json.loads(text[start:])
-            except ValueError:
-                continue
-            if not isinstance(said, dict) or said.get("code") != nonce:
-                return None
-            answer = said.get(self.key)
-            return next((known for known in self.answers if str(answer).casefold() == known), None)
-        return None
+        """What a reply says in the JSON object with the code, the last one if there are several; None without one.
+
+        What stands before and behind it, fences among that, does not matter, and neither does the case.
+        """
+        if nonce not in text.casefold():
+            return None
+        coded = [found for found in _objects(text) if str(found.get("code")).casefold() == nonce]
+        answer = str(coded[-1].get(self.key)).casefold() if coded else None
+        return next((known for known in self.answers if answer == known), None)
+
+
+def _objects(text: str) -> Iterator[dict[str, Any]]:
+    """The JSON objects in a text, their keys in lower case; those within others as well."""
+    for match in OBJECT.finditer(text):
+        try:
+            found, _ = JSON.raw_decode(text, match.start())
+        except (ValueError, RecursionError):
+            continue
+        yield {key.casefold(): value for key, value in found.items()}

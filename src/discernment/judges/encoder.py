@@ -102,6 +102,9 @@ class EncoderJudge(BatchJudge):
 
     @cached_property
     def _encoder(self) -> CrossEncoder:
+        from discernment.models.loading import check_no_pointers
+
+        check_no_pointers(self.folder)
         with needs_sentence_transformers():
             from sentence_transformers import CrossEncoder
         loaded: CrossEncoder = CrossEncoder(str(self.folder), max_length=LONGEST, local_files_only=True)

@@ -2,33 +2,144 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from enum import StrEnum
+from threading import Lock
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from discernment.errors import RecipeError
 
 if TYPE_CHECKING:
-    from openai import BadRequestError, OpenAI
+    from openai import OpenAI
     from openai.types.chat import ChatCompletion
 
-MAY_BE_REFUSED = ("max_tokens", "temperature")
+logger = logging.getLogger(__name__)
+
+CAP, OTHER_CAP = "max_tokens", "max_completion_tokens"
+MAY_BE_REFUSED = (CAP, "temperature", "response_format")
+"""What an endpoint may not take; the cap then goes under its other name, the others are left out."""
+NOT_TAKEN = (400, 422)
+"""The statuses by which it says so."""
+TOO_MUCH = re.compile(
+    r"too (?:large|high|big|long|small|low)|range|at (?:most|least)|exceed|(?:less|greater|more) than|context"
+)
+"""By which an endpoint finds fault with the cap's size; then it knows the cap."""
+CUT = ("length", "max_length", "max_tokens", "max_output_tokens", "model_length")
+FILTERED = "content_filter"
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
 
 
-def open_client(base_url: str | None, api_key: str | None, retries: int, timeout: float) -> OpenAI:
-    """The client of an endpoint.
+class Ending(StrEnum):
+    """How a reply ended."""
+
+    WHOLE = "whole"
+    """By itself; endpoints have many words for that, or none."""
+    CUT = "cut"
+    """At its token cap."""
+    REFUSED = "refused"
+    """The model refused through the endpoint's own means, or a filter stopped it."""
+
+
+class Reply(NamedTuple):
+    """What a model behind an endpoint replied.
+
+    Attributes:
+        text: The reply; empty where the model refused.
+        ending: How it ended.
+        input_tokens: As the endpoint counts them; 0 where it does not.
+        output_tokens: As the endpoint counts them; 0 where it does not.
+    """
+
+    text: str
+    ending: Ending
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+class NoReplyError(Exception):
+    """An endpoint answered without a reply; `body` is what it said instead."""
+
+    def __init__(self, body: object) -> None:
+        super().__init__("no reply")
+        self.body = body
+
+
+class Endpoint:
+    """A model behind an OpenAI-compatible address.
 
     Args:
-        base_url: Its address; OpenAI's own, or `OPENAI_BASE_URL`, without one.
+        model: Its name there.
+        base_url: The address; OpenAI's own, or `OPENAI_BASE_URL`, without one.
         api_key: The key; `OPENAI_API_KEY` without one.
-        retries: How often a failed question is repeated.
+        retries: How often a failed question is repeated: no connection, no answer in time, 408, 409, 429 and 5xx, with
+            growing pauses of random length.
         timeout: Seconds without a byte before an attempt fails.
 
     Raises:
         RecipeError: If the extra `judges` is not installed, or there is no key.
     """
+
+    def __init__(
+        self, model: str, base_url: str | None, api_key: str | None, retries: int, timeout: float
+    ) -> None:
+        self.model = model
+        self._client = _open_client(base_url, api_key, retries, timeout)
+        self._refused: frozenset[str] = frozenset()
+        self._lock = Lock()
+
+    def ask(self, messages: Sequence[dict[str, str]], **sampling: Any) -> Reply:
+        """The reply to a conversation; raises what the client does, and `NoReplyError`.
+
+        What the endpoint refuses of `MAY_BE_REFUSED` is left out and remembered, if that helps: reasoning models know no
+        `max_tokens`, and no temperature but their own.
+
+        Args:
+            messages: The conversation.
+            sampling: Further parameters: `max_tokens`, `temperature`, `response_format`.
+        """
+        from openai import APIStatusError
+
+        refused = self._refused
+        said: dict[str, str] = {}
+        while True:
+            try:
+                answer = self._create(messages, refused, sampling)
+            except APIStatusError as error:
+                left = [name for name in MAY_BE_REFUSED if name in sampling and name not in refused]
+                named = next((name for name in left if _refuses(error, name)), None)
+                if named is None:
+                    raise
+                refused |= {named}
+                said[named] = failure_in_words(error)
+                continue
+            self._remember(said)
+            return _read(answer)
+
+    def _remember(self, said: dict[str, str]) -> None:
+        """Leave out from now on what was refused, and show once in what words."""
+        with self._lock:
+            new = {name: words for name, words in said.items() if name not in self._refused}
+            self._refused |= new.keys()
+        for name, words in new.items():
+            instead = f"with `{OTHER_CAP}`" if name == CAP else "without it"
+            logger.warning("%s refuses `%s` (%s); it is asked %s.", self.model, name, words, instead)
+
+    def _create(
+        self, messages: Sequence[dict[str, str]], refused: frozenset[str], sampling: dict[str, Any]
+    ) -> ChatCompletion:
+        sent = {name: value for name, value in sampling.items() if name not in refused}
+        if CAP in refused and CAP in sampling:
+            sent[OTHER_CAP] = sampling[CAP]
+        create: Any = self._client.chat.completions.create
+        answer: ChatCompletion = create(model=self.model, messages=list(messages), **sent)
+        return answer
+
+
+def _open_client(base_url: str | None, api_key: str | None, retries: int, timeout: float) -> OpenAI:
     try:
         from openai import OpenAI, OpenAIError
     except ImportError:
@@ -41,41 +152,28 @@ def open_client(base_url: str | None, api_key: str | None, retries: int, timeout
         ) from error
 
 
-def create(client: OpenAI, refused: set[str], **question: Any) -> ChatCompletion:
-    """Ask a question, without parameters that the endpoint refuses: reasoning models know no `max_tokens`.
-
-    Args:
-        client: The endpoint's client.
-        refused: Parameters that it has refused before; what it refuses now is added.
-        question: The parameters, `max_tokens` and `temperature` among them.
-    """
-    from openai import BadRequestError
-
-    while True:
-        sent = {name: value for name, value in question.items() if name not in refused}
-        if "max_tokens" in refused and "max_tokens" in question:
-            sent["max_completion_tokens"] = question["max_tokens"]
-        ask: Any = client.chat.completions.create
-        try:
-            answer: ChatCompletion = ask(**sent)
-        except BadRequestError as error:
-            named = next((name for name in MAY_BE_REFUSED if name in sent and _refuses(error, name)), None)
-            if named is None:
-                raise
-            refused.add(named)
-        else:
-            return answer
-
-
-def _refuses(error: BadRequestError, name: str) -> bool:
+def _refuses(error: Any, name: str) -> bool:
     """Whether an endpoint says that it does not know a parameter, or no value of it but its own."""
-    said = str(error).lower()
-    return (error.param == name or f"'{name}'" in said) and ("unsupported" in said or "not support" in said)
+    param = str(error.param or name)
+    if error.status_code not in NOT_TAKEN or param.split(".")[0] != name:
+        return False
+    words = f"{error.param} {_sentence(error.body)}".casefold()
+    named = re.search(rf"(?<!\w){name}(?!\w)", words) is not None
+    return named and not (name == CAP and TOO_MUCH.search(words))
 
 
-def was_cut(answer: ChatCompletion) -> bool:
-    """Whether an answer ended at its token cap; endpoints have many words, or none, for one that ended by itself."""
-    return answer.choices[0].finish_reason in ("length", "max_tokens")
+def _read(answer: ChatCompletion) -> Reply:
+    choices = getattr(answer, "choices", None)
+    if not isinstance(choices, list) or not choices:
+        raise NoReplyError(getattr(answer, "model_extra", None))
+    message, finish = choices[0].message, str(choices[0].finish_reason).casefold()
+    ending = Ending.CUT if finish in CUT else Ending.WHOLE
+    if message.refusal or finish == FILTERED:
+        ending = Ending.REFUSED
+    text = "" if message.refusal else str(message.content or "")
+    usage = answer.usage
+    tokens = (usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage is not None else ()
+    return Reply(encodable(text), ending, *tokens)
 
 
 def ask_all(
@@ -98,7 +196,23 @@ def failure_in_words(error: Exception) -> str:
     """The error's kind, and the status and the first line that the endpoint gave."""
     status = getattr(error, "status_code", None)
     kind = f"{type(error).__name__} {status}" if status else type(error).__name__
-    body = getattr(error, "body", None)
-    said = body.get("message") if isinstance(body, dict) else None
-    first = next(iter(said.split("\n")), "") if isinstance(said, str) else ""
-    return f"{kind}: {encodable(first)[:200]}" if first else kind
+    first = next(iter(_sentence(getattr(error, "body", None)).strip().splitlines()), "")
+    shown = "".join(letter for letter in first if letter.isprintable())[:200]
+    return f"{kind}: {shown}" if shown else kind
+
+
+def _sentence(body: object) -> str:
+    """What an endpoint says in the body of an error, in the forms that OpenAI, vLLM, FastAPI and others have."""
+    match body:
+        case str():
+            return "" if body.lstrip().startswith("<") else body  # no page of a gateway
+        case {"message": str(words)}:
+            return words
+        case {"msg": str(words)}:
+            place = body.get("loc") if isinstance(body, dict) else None
+            return f"{'.'.join(map(str, place))}: {words}" if isinstance(place, list | tuple) else words
+        case {"error": inner} | {"detail": inner}:
+            return _sentence(inner)
+        case [first, *_]:
+            return _sentence(first)
+    return ""

@@ -35,6 +35,11 @@ class EnsembleJudge(BatchJudge):
         return content_hash(["majority", [j.fingerprint for j in self.judges]])
 
     @property
+    def trained_on(self) -> frozenset[str]:
+        """The completions that one of them or another was trained on."""
+        return frozenset().union(*(getattr(j, "trained_on", ()) for j in self.judges))
+
+    @property
     def usage(self) -> LlmUsage | None:
         """What the LLM judges among them took; None if there is none."""
         found = [usage for j in self.judges if (usage := getattr(j, "usage", None)) is not None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +105,7 @@ class HubClassifierJudge(_ModelJudge):
         import torch
         from transformers import AutoModelForSequenceClassification
 
-        from discernment.models.loading import load_tokenizer, resolve
+        from discernment.models.loading import cannot_load, load_tokenizer, resolve
         from discernment.models.precision import choose_device, choose_dtype
 
         device = choose_device(self.spec)
@@ -120,9 +120,7 @@ class HubClassifierJudge(_ModelJudge):
         except ModelError:
             raise
         except Exception as error:  # quantised checkpoints and custom code raise what they like
-            raise ModelError(
-                f"The judge {self.spec.model!r} cannot be loaded as a sequence classifier; name a hub id or a folder."
-            ) from error
+            raise ModelError(cannot_load(self.spec.model, error, "sequence classifier")) from error
         names = [str(model.config.id2label[i]) for i in range(model.config.num_labels)]
         unknown = [name for name in names if name.casefold() not in self.labels]
         if unknown:
@@ -155,6 +153,20 @@ class _GuardJudge(_ModelJudge):
 
         return Policy.load(self.spec)
 
+    def _fitted(self, prompt: str, completion: str, max_new_tokens: int) -> tuple[str, str]:
+        """What can be asked of a prompt and a completion, with room for the answer and without control tokens."""
+        tokenizer, positions = self._policy.chat.tokenizer, self._policy.positions
+        return fit_exchange(
+            _defused(prompt, tokenizer),
+            _defused(completion, tokenizer),
+            lambda *exchange: len(self._question(*exchange)),
+            None if positions is None else positions - max_new_tokens + 1,
+        )
+
+    def _question(self, prompt: str, completion: str) -> list[int]:
+        """The token ids of the question about an exchange."""
+        raise NotImplementedError
+
     def _ask(self, inputs: Sequence[list[int]], max_new_tokens: int) -> list[str]:
         return [c.text for c in self._policy.generate(list(inputs), max_new_tokens)]
 
@@ -168,13 +180,13 @@ class WildGuardJudge(_GuardJudge):
     """
 
     def _judge(self, exchanges: Sequence[tuple[str, str]]) -> list[Judgement]:
-        tokenizer = self._policy.chat.tokenizer
-        texts = [
-            WILDGUARD.format(prompt=_defused(p, tokenizer), completion=_defused(c, tokenizer))
-            for p, c in exchanges
-        ]
-        answers = self._ask([tokenizer.encode(t, add_special_tokens=False) for t in texts], ANSWER_TOKENS)
+        fitted = [self._fitted(*exchange, ANSWER_TOKENS) for exchange in exchanges]
+        answers = self._ask([self._question(*exchange) for exchange in fitted], ANSWER_TOKENS)
         return [read_wildguard(answer) for answer in answers]
+
+    def _question(self, prompt: str, completion: str) -> list[int]:
+        text = WILDGUARD.format(prompt=prompt, completion=completion)
+        return list(self._policy.chat.tokenizer.encode(text, add_special_tokens=False))
 
 
 class LlamaGuardJudge(_GuardJudge):
@@ -190,23 +202,19 @@ class LlamaGuardJudge(_GuardJudge):
     """
 
     def _judge(self, exchanges: Sequence[tuple[str, str]]) -> list[Judgement]:
-        tokenizer = self._policy.chat.tokenizer
-        exchanges = [(_defused(p, tokenizer), _defused(c, tokenizer)) for p, c in exchanges]
-        whole = self._safety(
-            [[{"role": "user", "content": p}, {"role": "assistant", "content": c}] for p, c in exchanges]
-        )
-        prompts = self._safety([[{"role": "user", "content": p}] for p, _ in exchanges])
+        fitted = [self._fitted(*exchange, SAFETY_TOKENS) for exchange in exchanges]
+        whole = self._ask([self._question(*exchange) for exchange in fitted], SAFETY_TOKENS)
+        prompts = self._ask([self._question(prompt) for prompt, _ in fitted], SAFETY_TOKENS)
         return [
             read_llama_guard(of_prompt, of_whole) for of_prompt, of_whole in zip(prompts, whole, strict=True)
         ]
 
-    def _safety(self, conversations: Sequence[list[dict[str, Any]]]) -> list[str]:
-        tokenizer = self._policy.chat.tokenizer
-        inputs = [
-            list(tokenizer.apply_chat_template(c, add_generation_prompt=True, return_dict=False))
-            for c in conversations
-        ]
-        return self._ask(inputs, SAFETY_TOKENS)
+    def _question(self, prompt: str, completion: str | None = None) -> list[int]:
+        said = [{"role": "user", "content": prompt}]
+        if completion is not None:
+            said.append({"role": "assistant", "content": completion})
+        tokenizer: Any = self._policy.chat.tokenizer
+        return list(tokenizer.apply_chat_template(said, add_generation_prompt=True, return_dict=False))
 
 
 def read_wildguard(answer: str) -> Judgement:
@@ -240,7 +248,7 @@ def _defused(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
 def fitting_text(
     template: str, prompt: str, completion: str, tokenizer: PreTrainedTokenizerBase, longest: int | None
 ) -> str:
-    """What a classifier reads: where it is too long, the middle of the prompt is left out, not the completion.
+    """What a classifier reads, cut as `fit_exchange` does.
 
     Args:
         template: How a prompt and a completion are put before it.
@@ -250,19 +258,41 @@ def fitting_text(
         longest: How many tokens it can read, if there is a limit.
     """
 
-    def with_prompt_of(characters: int) -> str:
-        cut = len(prompt) - characters
-        kept = f"{prompt[: (characters + 1) // 2]} ... {prompt[len(prompt) - characters // 2 :]}"
-        return template.format(prompt=kept if cut > 0 else prompt, completion=completion)
+    def text_of(prompt: str, completion: str) -> str:
+        return template.format(prompt=prompt, completion=completion)
 
-    def tokens(characters: int) -> int:
-        return len(tokenizer(with_prompt_of(characters))["input_ids"])
+    return text_of(
+        *fit_exchange(prompt, completion, lambda *e: len(tokenizer(text_of(*e))["input_ids"]), longest)
+    )
 
-    if longest is None or tokens(len(prompt)) <= longest:
-        return with_prompt_of(len(prompt))
+
+def fit_exchange(
+    prompt: str, completion: str, tokens: Callable[[str, str], int], longest: int | None
+) -> tuple[str, str]:
+    """A prompt and a completion that a judge can read: the middle of the prompt is left out before the completion is cut.
+
+    Args:
+        prompt: The prompt.
+        completion: The completion; of one that is too long by itself the end is left out.
+        tokens: How many tokens the judge reads of both, what stands around them among these.
+        longest: How many it can read, if there is a limit.
+    """
+
+    def prompt_of(characters: int) -> str:
+        if characters >= len(prompt):
+            return prompt
+        return f"{prompt[: (characters + 1) // 2]} ... {prompt[len(prompt) - characters // 2 :]}"
+
+    if longest is None or tokens(prompt, completion) <= longest:
+        return prompt, completion
     # Something of the prompt stays, even if the completion alone is too long.
     least = min(len(prompt), longest // 4)
-    return with_prompt_of(max(least, bisect_right(range(len(prompt)), longest, lo=least, key=tokens) - 1))
+    kept = bisect_right(range(len(prompt)), longest, lo=least, key=lambda n: tokens(prompt_of(n), completion))
+    prompt = prompt_of(max(least, kept - 1))
+    if tokens(prompt, completion) > longest:
+        end = bisect_right(range(len(completion)), longest, key=lambda n: tokens(prompt, completion[:n]))
+        completion = completion[: max(0, end - 1)]
+    return prompt, completion
 
 
 def _longest_input(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:

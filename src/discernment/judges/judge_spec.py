@@ -145,6 +145,11 @@ class JudgeSpec(Frozen):
             case "ensemble":
                 return EnsembleJudge([judge.build(cache) for judge in self.judges or ()])
 
+    @property
+    def asks_an_endpoint(self) -> bool:
+        """Whether it, or one of an ensemble, is an LLM judge."""
+        return self.kind == "llm" or any(judge.asks_an_endpoint for judge in self.judges or ())
+
     @cached_property
     def fingerprint(self) -> str:
         """Changes whenever the judge could judge otherwise; how it is asked (retries, prices) does not matter.

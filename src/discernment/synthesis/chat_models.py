@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from discernment.files import content_hash
-from discernment.judges.endpoint import encodable, failure_in_words, open_client
+from discernment.judges.endpoint import Ending, Endpoint, encodable, failure_in_words
 
 if TYPE_CHECKING:
     from discernment.models.model_spec import ModelSpec
@@ -81,7 +81,7 @@ class EndpointModel:
         self.name = model
         self.base_url = base_url
         self.concurrency = concurrency
-        self._client = open_client(base_url, api_key, retries, timeout)
+        self._endpoint = Endpoint(model, base_url, api_key, retries, timeout)
 
     @property
     def fingerprint(self) -> str:
@@ -99,17 +99,13 @@ class EndpointModel:
             pool.shutdown(cancel_futures=True)  # after Ctrl-C, no question that has not begun
 
     def _answer(self, question: str, sampling: Sampling) -> Answer:
-        create: Any = self._client.chat.completions.create
         try:
-            choice = create(
-                model=self.name,
-                messages=[{"role": "user", "content": encodable(question)}],
+            reply = self._endpoint.ask(
+                [{"role": "user", "content": encodable(question)}],
                 temperature=sampling.temperature,
                 max_tokens=sampling.max_tokens,
-            ).choices[0]
-            refused = choice.message.refusal is not None
-            text = "" if refused else str(choice.message.content or "")
-            return Answer(encodable(text), finished=choice.finish_reason == "stop")
+            )
+            return Answer(reply.text, finished=reply.ending is Ending.WHOLE)
         except Exception as error:  # whatever an endpoint does, the other questions go on
             return Answer("", failure=failure_in_words(error))
 

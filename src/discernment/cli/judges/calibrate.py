@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from discernment.cli.console import console, plain_table, say
-from discernment.cli.options import Labels, out_option
+from discernment.cli.console import console, plain_table, prepare_process, say
+from discernment.cli.options import Labels, out_option, parse_yaml
+from discernment.errors import RecipeError
 from discernment.files import write_json
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from discernment.judges import Judge
+    from discernment.judges import Judge, LlmUsage
     from discernment.judges.calibration import Agreement, Calibration, Estimate
     from discernment.judges.labelled import LabelledCompletion
 
@@ -33,7 +34,8 @@ def calibrate(
         typer.Option(
             "--judge",
             "-j",
-            help="keyword; classifier or encoder (trained on the other models); or what `train` wrote; may be repeated.",
+            help="keyword; classifier or encoder (trained on the other models); what `train` wrote; or a judge as a recipe "
+            "names it, e.g. wildguard or '{kind: llm, model: m, base_url: http://...}'; may be repeated.",
         ),
     ] = None,
     labels: Labels = "xstest_human_labels",
@@ -46,6 +48,7 @@ def calibrate(
     out: Annotated[Path, out_option("The JSON file for the numbers.")] = Path("calibration.json"),
 ) -> None:
     """Show how a judge agrees with people, by model and by type of prompt."""
+    prepare_process()
     from discernment.judges.calibration import calibrate as measure
     from discernment.judges.labelled import read_labelled
 
@@ -56,8 +59,10 @@ def calibrate(
         if name in (CLASSIFIER, ENCODER):
             found.append(_leaving_out(name, examples, more, labels))
         else:
-            with console.status(f"{name}: judging {len(examples)} completions"):
-                found.append(measure(examples, _judge(name), labels))
+            judged = _judge(name, out.with_name(f"{out.stem}.judgements.jsonl"))
+            with console.status(f"{judged.name}: judging {len(examples)} completions"):
+                found.append(measure(examples, judged, labels))
+            _show_usage(judged)
         _show(found[-1])
         if name in (CLASSIFIER, ENCODER):
             say(LEFT_OUT.format(f" and on {', '.join(also)}" if also else ""))
@@ -66,13 +71,33 @@ def calibrate(
     say(f"Numbers: {out}")
 
 
-def _judge(name: str) -> Judge:
-    from discernment.judges import ClassifierJudge, EncoderJudge, KeywordJudge
+def _judge(name: str, cache: Path) -> Judge:
+    """What `train` wrote, or a judge as a recipe names it; an LLM judge keeps its judgements in `cache`."""
+    from discernment.judges import ClassifierJudge, EncoderJudge, JudgeSpec, KeywordJudge
+    from discernment.judges.judge_spec import Kind
 
+    path = Path(name)
     if name == KEYWORD:
         return KeywordJudge()
-    path = Path(name)
+    if name in get_args(Kind) or name.lstrip().startswith("{"):
+        spec = parse_yaml(JudgeSpec, name, "--judge")
+        return spec.build(cache if spec.asks_an_endpoint else None)
+    if not path.exists():
+        raise RecipeError(
+            f"There is no judge {name!r}: it is neither a file or folder that `discern judges train` wrote nor one of "
+            f"{KEYWORD}, {', '.join(get_args(Kind))}; one with options is written as in a recipe, '{{kind: hub, model: ...}}'."
+        )
     return EncoderJudge(path) if path.is_dir() else ClassifierJudge.load(path)
+
+
+def _show_usage(judge: Judge) -> None:
+    usage: LlmUsage | None = getattr(judge, "usage", None)
+    if usage is not None:
+        cost = "" if usage.cost is None else f", cost {usage.cost:.4f}"
+        say(
+            f"{judge.name}: {usage.requests} requests ({usage.from_cache} judgements were known), "
+            f"{usage.input_tokens} input tokens, {usage.output_tokens} output tokens{cost}"
+        )
 
 
 def _leaving_out(
@@ -103,6 +128,11 @@ def _show(calibration: Calibration) -> None:
         if rows:
             say(f"{calibration.judge} against {calibration.labels}, by {title}", "bold")
             console.print(_table(title, rows))
+    if calibration.reasons:
+        said = "; ".join(f"{n} {reason}" for reason, n in calibration.reasons.items())
+        say(f"Unscored: {said}")
+    if calibration.unlabelled:
+        say(f"Left out: {calibration.unlabelled} completions that people could not judge either")
     console.print()
 
 
