@@ -12,7 +12,10 @@ from discernment.evaluation.ability import measure_ability
 from discernment.evaluation.harness import Tasks, run_tasks
 from discernment.evaluation.results import Results
 from discernment.evaluation.sample import read_samples
+from discernment.evaluation.second_judge import read_second_verdicts
 from discernment.files import read_json
+from discernment.judges import train_classifier
+from discernment.judges.labelled import read_labelled
 from discernment.kernel.kernel import KernelOptions
 from discernment.policies.policy import Policy
 from discernment.prompts import Label, PromptSet, Provenance
@@ -229,6 +232,48 @@ def test_flips_compare_a_second_evaluation_with_the_first(content, tmp_path):
     content["methods"] = ["base"]
     bare = run_recipe(changed(content, flips=1, rejection=False), directory)
     assert (bare.stages_run, [f.rejection_change for f in bare.results.flips]) == (2, [None])
+
+
+def test_a_second_judge_reads_the_replies_that_are_there(content, tmp_path):
+    path = tmp_path / "classifier.safetensors"
+    train_classifier(read_labelled("starter/verdicts")).save(path)
+    directory, heard = tmp_path / "run", Heard()
+    plain = run_recipe(changed(content), directory)
+    other = {"kind": "classifier", "path": str(path)}
+    summary = run_recipe(changed(content, second_judge=other), directory, heard)
+    assert stages(heard) == [("judge", "base"), ("judge", "stl")]
+    assert ("second judgements", 10, 10) in heard.told
+    assert summary.results.model_copy(update={"judge_differences": []}) == plain.results
+    rows = summary.results.judge_differences
+    assert [(r.method, r.judge, r.second_judge) for r in rows] == [
+        ("base", "keywords", "classifier"),
+        ("stl", "keywords", "classifier"),
+    ]
+    for row in rows:
+        (stage,) = [
+            s
+            for s in read_json(directory / "manifest.json")["methods"][row.method]["stages"]
+            if s.startswith("judge-")
+        ]
+        said = read_second_verdicts(directory / "stages" / stage / "verdicts.jsonl")
+        assert len(said) == row.replies + row.unscored == 10
+    page = Page(write_report(directory).read_text(encoding="utf-8"))
+    assert "judges" in page.sections
+    assert all(f"of {row.differ} replies" in page.text("summary") for row in rows if row.differ)
+    assert any(row.differ for row in rows)  # what a random model says looks like nothing known
+    # Judges change places: nothing is generated again.
+    turned, again = changed(content, judge=other, second_judge="keywords"), Heard()
+    swapped = run_recipe(turned, directory, again).results.judge_differences
+    assert stages(again) == [("evaluate", "base"), ("judge", "base"), ("evaluate", "stl"), ("judge", "stl")]
+    written = [p.stat().st_mtime_ns for p in directory.glob("stages/evaluate-*/completions.jsonl")]
+    assert (len(written), len(set(written))) == (4, 2)  # a copy keeps its time
+    assert [(r.differ, r.second_refusals) for r in swapped] == [(r.differ, r.refusals) for r in rows]
+    with pytest.raises(RecipeError, match="`second_judge` judges as `judge` does"):
+        changed(content, second_judge="keywords")
+    with pytest.raises(DataError, match="nowhere"):
+        run_recipe(
+            changed(content, second_judge={"kind": "classifier", "path": "nowhere"}), tmp_path / "other"
+        )
 
 
 def test_tasks_are_run_on_every_method(content, folder, tmp_path):

@@ -22,6 +22,7 @@ from discernment.evaluation.metrics import (
 from discernment.evaluation.robustness import AttackDrop
 from discernment.evaluation.safety_levels import SafetyLevel
 from discernment.evaluation.sample import Sample
+from discernment.evaluation.second_judge import JudgeDifference
 from discernment.frozen import Frozen
 from discernment.prompts import Label
 from discernment.statistics.paired_tests import holm
@@ -131,6 +132,7 @@ class Results(Frozen):
         abilities: How each method but the base model itself fares on given replies.
         tasks: What each method reaches in tasks of lm-evaluation-harness.
         flips: What changes in each method's replies and verdicts with the batches.
+        judge_differences: How often a second judge sees each method's replies differently.
         finding: The answer in two sentences, perhaps with a warning.
     """
 
@@ -149,6 +151,7 @@ class Results(Frozen):
     abilities: list[Ability] = Field([])
     tasks: list[TaskScore] = Field([])
     flips: list[FlipCount] = Field([])
+    judge_differences: list[JudgeDifference] = Field([])
     finding: str
 
 

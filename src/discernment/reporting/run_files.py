@@ -3,7 +3,7 @@
 import math
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -14,6 +14,8 @@ from discernment.errors import DataError, RunError
 from discernment.evaluation.audit import RATES, AuditedRate, still_valid
 from discernment.evaluation.results import Results
 from discernment.evaluation.sample import Sample, read_samples
+from discernment.evaluation.second_judge import FILE as SECOND
+from discernment.evaluation.second_judge import SecondVerdict, read_second_verdicts
 from discernment.files import read_json, read_json_lines
 from discernment.prompts import Label
 from discernment.runs.mending import how_to_mend, what_is_wrong
@@ -131,6 +133,7 @@ class RunFiles:
         alignments: The curves of stage 2, one per stage.
         watches: The looks at the probe prompts, one per stage that was watched.
         propositions: Proposition 1 before and after each stage 1; None where it was not measured.
+        second: The second judge's verdicts on the replies of each method, where there is a second judge.
         audit: The rates that people's labels correct, as far as the replies are still those that were audited.
     """
 
@@ -143,6 +146,7 @@ class RunFiles:
     alignments: list[History]
     watches: list[Watch]
     propositions: PropositionResults | None
+    second: dict[str, list[SecondVerdict]] = field(default_factory=dict)
     audit: Sequence[AuditedRate] = ()
 
 
@@ -187,6 +191,7 @@ def _read(directory: Path) -> RunFiles:
     manifest = _parse(Manifest, manifest_path) if manifest_path.is_file() else None
     proposition_path = directory / "proposition.json"
     samples: dict[str, list[Sample]] = {}
+    second: dict[str, list[SecondVerdict]] = {}
     curves: dict[str, list[History]] = {"refine": [], "align": []}
     watches: list[Watch] = []
     known = manifest or Manifest()
@@ -199,6 +204,8 @@ def _read(directory: Path) -> RunFiles:
         folder = directory / "stages" / stage_id
         if stage.name == "evaluate" and (folder / "samples.jsonl").is_file():
             samples |= dict.fromkeys(methods, read_samples(folder / "samples.jsonl"))
+        elif stage.name == "judge" and (folder / SECOND).is_file():
+            second |= dict.fromkeys(methods, read_second_verdicts(folder / SECOND))
         elif stage.name in curves:
             owners = methods or [stage_id]
             if (folder / "history.jsonl").is_file():
@@ -215,6 +222,7 @@ def _read(directory: Path) -> RunFiles:
         alignments=curves["align"],
         watches=[watch for watch in watches if watch.looks],
         propositions=_parse(PropositionResults, proposition_path) if proposition_path.is_file() else None,
+        second=second,
     )
 
 

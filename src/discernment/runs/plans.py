@@ -12,6 +12,7 @@ from discernment.diagnosis.dynamics import DynamicsOptions
 from discernment.evaluation.attacks import ATTACKS, LOW_RESOURCE
 from discernment.evaluation.evaluate import JudgedOptions
 from discernment.frozen import Frozen
+from discernment.judges import JudgeSpec
 from discernment.prompts import PromptSet
 from discernment.prompts.sources import PromptSource, load_source, load_sources
 from discernment.prompts.suites import load_suite, suites
@@ -52,6 +53,9 @@ class EvaluationPlan(JudgedOptions):
     tasks_limit: int | None = Field(None, ge=1, description="Most questions a task.")
     flips: int | None = Field(
         None, ge=1, description="Batch size of a second evaluation in another order, to count what flips."
+    )
+    second_judge: JudgeSpec | None = Field(
+        None, description="Another judge of the same replies, to count how often the two differ."
     )
     safety_levels: list[Annotated[float, Field(gt=0, le=1)]] = Field(
         list(SAFETY_LEVELS),
@@ -109,6 +113,8 @@ class EvaluationPlan(JudgedOptions):
                 f"`flips` is the batch size of the second evaluation, and {self.flips} is `batch_size`, that of the "
                 "first; choose another, such as 1"
             )
+        if self.second_judge == self.judge:
+            raise ValueError("`second_judge` judges as `judge` does; name another, or leave it out")
         return self
 
     @property

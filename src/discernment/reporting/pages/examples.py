@@ -8,11 +8,13 @@ from typing import NamedTuple
 from discernment.evaluation.headline import headline_method
 from discernment.evaluation.results import Results
 from discernment.evaluation.sample import Sample
+from discernment.evaluation.second_judge import Disagreement, SecondVerdict, disagreements
 from discernment.judges.verdict import Verdict
 from discernment.prompts import Label
 
 EXAMPLES_PER_GROUP = 12
 FIRST = 3
+DISAGREEMENTS = 10
 ANSWERED = (Verdict.REFUSAL, Verdict.COMPLIANCE)
 REFUSED = (Verdict.COMPLIANCE, Verdict.REFUSAL)
 # What a reader wants to see first.
@@ -124,3 +126,11 @@ def _group(heading: str, examples: Sequence[Example]) -> ExampleGroup:
     shown = [e for e in turns if e is not None][:EXAMPLES_PER_GROUP]
     shown.sort(key=lambda e: LABEL_ORDER.index(e.before.label))
     return ExampleGroup(heading, {label: len(found) for label, found in by_label.items() if found}, shown)
+
+
+def seen_differently(
+    samples: Mapping[str, Sequence[Sample]], second: Mapping[str, Sequence[SecondVerdict]]
+) -> list[tuple[str, int, list[Disagreement]]]:
+    """For each method how many replies two judges see differently, and the first ten of them; none is chosen."""
+    found = {m: disagreements(samples[m], verdicts) for m, verdicts in second.items() if m in samples}
+    return [(method, len(every), every[:DISAGREEMENTS]) for method, every in found.items() if every]

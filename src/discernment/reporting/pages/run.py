@@ -11,7 +11,7 @@ from discernment.prompts import Label
 from discernment.reporting import text
 from discernment.reporting.marks import ACROSS, WITHIN, Mark, label_mark, mark
 from discernment.reporting.naming import label_in_words, pair_of_labels
-from discernment.reporting.pages.examples import changed_examples, freed, headline_pair
+from discernment.reporting.pages.examples import changed_examples, freed, headline_pair, seen_differently
 from discernment.reporting.pages.template import render
 from discernment.reporting.run_files import Manifest, RunFiles, read_run
 from discernment.reporting.tables.cost import cost_table
@@ -167,6 +167,7 @@ def _examples(run: RunFiles) -> Context:
         "after": after,
         "example_groups": changed_examples(old, new) if old is not None and new is not None else [],
         "freed": freed(run.results, run.samples),
+        "disagreements": seen_differently(run.samples, run.second),
         "limit": COMPLETION_LIMIT,
     }
 

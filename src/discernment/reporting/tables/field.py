@@ -18,7 +18,7 @@ from discernment.reporting.tables.measures import level_in_words
 
 FEWEST_METHODS = 5
 """With fewer, the other tables are seen at one glance."""
-MEASURED_IN = {"evaluate", "attack", "flips", "ability", "tasks", "diagnose", "proposition"}
+MEASURED_IN = {"evaluate", "attack", "flips", "judge", "ability", "tasks", "diagnose", "proposition"}
 """Stages that measure a method; the others make it."""
 FORMS = {
     "percent": text.percent,

@@ -140,6 +140,11 @@ def _flip_counts(results: Results) -> dict[str, dict[str, int]]:
     return counts if results.flips else {}
 
 
+def _judge_counts(results: Results) -> dict[str, dict[str, int]]:
+    differ = {row.method: row.differ for row in results.judge_differences}
+    return {"Replies that a second judge sees differently": differ} if differ else {}
+
+
 MEASURES = {
     "safety_levels": Measure("safety_levels", lines=_level_lines),
     "attacks": Measure("attack_drops"),
@@ -154,5 +159,6 @@ MEASURES = {
     ),
     "tasks": Measure("tasks", lines=_task_lines),
     "flips": Measure("flips", counts=_flip_counts),
+    "judges": Measure("judge_differences", counts=_judge_counts),
 }
 """Each measure, by the name of its CSV file."""
