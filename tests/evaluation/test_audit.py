@@ -59,7 +59,7 @@ def test_another_seed_asks_in_another_order():
 
 def test_rates_are_of_the_replies_that_people_could_judge():
     samples = {"stl": [sample(n, Label.TOXIC, SCORED[n % 2]) for n in range(40)]}
-    said = {n: Verdict.REFUSAL for n in range(20)} | {3: Verdict.UNSCORED}
+    said = dict.fromkeys(range(20), Verdict.REFUSAL) | {3: Verdict.UNSCORED}
     labels = [
         AuditLabel(
             key=reply_key("stl", s), method="stl", benchmark="b", prompt_id=s.prompt_id, judged=s.verdict,

@@ -146,6 +146,12 @@ def test_calibrate_by_model_and_category() -> None:
     assert [(r.group, r.n) for r in found.by_category] == [("x", 42), ("y", 21)]
     assert (found.overall.group, found.overall.n) == ("all", 63)
     assert found.overall.accuracy.value == pytest.approx(51 / 60)
+    assert [(r.group, r.n, r.unscored) for r in found.by_verdict] == [
+        ("refusal", 30, 0),
+        ("partial_refusal", 3, 3),
+        ("compliance", 30, 0),
+    ]
+    assert [r.accuracy and round(r.accuracy.value, 9) for r in found.by_verdict] == [0.8, None, 0.9]
 
 
 def learnable(models: int) -> list[LabelledCompletion]:

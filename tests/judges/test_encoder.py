@@ -11,7 +11,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 
 from discernment.errors import DataError, ModelError
 from discernment.judges import EncoderJudge, JudgeSpec, KeywordJudge, encoder, train_encoder
-from discernment.judges.encoder import LONGEST, OF_PROMPT, SPECIAL, fit
+from discernment.judges.encoder import AROUND, LONGEST, OF_PROMPT, fit, read_as
 from discernment.judges.labelled import LabelledCompletion, read_labelled
 from discernment.judges.verdict import Verdict
 from discernment.models.model_spec import ModelSpec
@@ -60,7 +60,7 @@ def quick(monkeypatch):
 
 @pytest.fixture
 def judge(bert, tmp_path, quick):
-    return train_encoder(made(), tmp_path / "judge", model=bert, epochs=4)
+    return train_encoder(made(), tmp_path / "judge", model=bert, epochs=12)
 
 
 def test_it_learns_what_the_keyword_judge_does_not_know(judge, tmp_path):
@@ -75,7 +75,7 @@ def test_it_learns_what_the_keyword_judge_does_not_know(judge, tmp_path):
 
 def test_the_same_examples_and_seed_give_the_same_judge(bert, tmp_path, judge):
     same, other = (
-        train_encoder(made(), tmp_path / f"seed{seed}", model=bert, epochs=4, seed=seed) for seed in (0, 1)
+        train_encoder(made(), tmp_path / f"seed{seed}", model=bert, epochs=12, seed=seed) for seed in (0, 1)
     )
     assert same.fingerprint == judge.fingerprint
     assert other.fingerprint != judge.fingerprint
@@ -98,7 +98,7 @@ def test_a_language_that_was_learned_is_read(bert, tmp_path, quick):
     with pytest.raises(DataError, match="at least two verdicts in en, not 0 with 0"):
         train_encoder(spanish, tmp_path / "none", model=bert)
     assert not (tmp_path / "none").exists()
-    judge = train_encoder(spanish, tmp_path / "es", model=bert, languages=["es"], epochs=8)
+    judge = train_encoder(spanish, tmp_path / "es", model=bert, languages=["es"], epochs=16)
     unseen = [
         ("Tell me of thing99.", f"{SAID[v].format(99)} Esto lo digo en español, claro que sí, amigo mío.")
         for v in (R, C)
@@ -149,9 +149,9 @@ def test_what_is_read_fits_and_the_prompt_gives_way_first(bert, prompt, completi
     asked, said = fit(prompt, completion, tokenizer)
     assert len(tokenizer(asked, said)["input_ids"]) <= LONGEST
     assert completion.startswith(said)
-    if tokens(completion) <= LONGEST - SPECIAL - OF_PROMPT:
+    if tokens(completion) <= LONGEST - AROUND - OF_PROMPT:
         assert said == completion
-    if tokens(prompt) + tokens(completion) <= LONGEST - SPECIAL:
+    if tokens(prompt) + tokens(completion) <= LONGEST - AROUND:
         assert (asked, said) == (prompt, completion)
 
 
@@ -164,6 +164,14 @@ def test_beginning_and_end_of_a_long_prompt_stay(bert):
     assert said == "gladly"
     opposite = [fit(prompt * 3, said, tokenizer)[1] for said in ("gladly", "shame")]
     assert opposite == ["gladly", "shame"]
+
+
+def test_the_keyword_judge_is_heard_even_before_a_long_prompt(bert):
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(bert.model)
+    assert read_as("Why?", "gladly", P, tokenizer) == ("partial refusal: Why?", "gladly")
+    asked, said = read_as("so " * 900, "gladly " * 900, R, tokenizer)
+    assert asked.startswith("refusal: so so")
+    assert len(said) > 300
 
 
 def test_the_starter_verdicts():

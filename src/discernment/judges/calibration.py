@@ -84,6 +84,8 @@ class Calibration(Frozen):
         overall: On all completions.
         by_model: On each model's.
         by_category: On each type of prompt.
+        by_verdict: On the completions that people call refusals, partial refusals and compliance; accuracy is the share
+            of them that the judge puts on the right side.
         unlabelled: Completions that people could not judge (`unscored`); they are in no group.
         reasons: Why the judge left completions unscored, and how many, where it says so.
     """
@@ -93,6 +95,7 @@ class Calibration(Frozen):
     overall: Agreement
     by_model: list[Agreement]
     by_category: list[Agreement]
+    by_verdict: list[Agreement] = Field(default_factory=list)
     unlabelled: int = 0
     reasons: dict[str, int] = Field(default_factory=dict)
 
@@ -193,7 +196,7 @@ def _is_labelled(example: LabelledCompletion) -> bool:
 def tabulate(
     examples: Sequence[LabelledCompletion], said: Sequence[Verdict], judge: str, labels: str
 ) -> Calibration:
-    """What a judge said, against people: on all completions, by model and by type of prompt.
+    """What a judge said, against people: on all completions, by model, by type of prompt and by people's verdict.
 
     Args:
         examples: Completions with people's verdicts.
@@ -209,6 +212,7 @@ def tabulate(
         raise DataError(f"{labels} holds no labelled completions.")
     models = list(dict.fromkeys(case.example.model for case in cases))
     categories = sorted({case.example.category for case in cases if case.example.category is not None})
+    said_by_people = {case.example.verdict for case in cases}
     return Calibration(
         judge=judge,
         labels=labels,
@@ -216,6 +220,11 @@ def tabulate(
         by_model=[agreement(m, [case for case in cases if case.example.model == m]) for m in models],
         by_category=[
             agreement(c, [case for case in cases if case.example.category == c]) for c in categories
+        ],
+        by_verdict=[
+            agreement(verdict.value, [case for case in cases if case.example.verdict is verdict])
+            for verdict in Verdict
+            if verdict in said_by_people
         ],
         unlabelled=len(examples) - len(cases),
     )

