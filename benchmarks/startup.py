@@ -16,11 +16,11 @@ from tempfile import TemporaryDirectory
 import yaml
 
 from benchmarks.timing import seconds
+from discernment.runs.built_in import find_recipe
 
 LIMITS = {"--help": 0.4, "prompts list": 1.0}
 REPEATS = 9
 AGAIN, AGAIN_LIMIT, AGAIN_REPEATS = "run_again", 10.0, 3
-RECIPE = Path(__file__).parents[1] / "recipes/quickstart.yaml"
 
 
 def measure(model: str | None = None) -> dict[str, float]:
@@ -49,7 +49,7 @@ def measure(model: str | None = None) -> dict[str, float]:
 
 
 def _short_recipe(folder: Path, model: str | None) -> Path:
-    recipe = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
+    recipe = yaml.safe_load(find_recipe("quickstart").read_text(encoding="utf-8"))
     recipe["refine"] |= {"steps": 1, "evaluate_every": 1, "layer": 2}
     recipe["align"] |= {"epochs": 0.05}
     recipe["evaluate"] |= {"max_new_tokens": 1, "unscored_limit": 1}

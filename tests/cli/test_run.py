@@ -12,6 +12,7 @@ import yaml
 
 from discernment.evaluation.results import Results
 from discernment.files import read_json
+from discernment.runs.recipe import read_recipe
 from interruption import interrupt
 
 
@@ -181,3 +182,17 @@ def test_a_run_that_is_interrupted_from_outside_goes_on(discern, files, tmp_path
     code, output, _ = discern("run", "good.yaml")
     assert (code, "Report: runs/try/report.html" in output) == (0, True)
     assert json.loads((tmp_path / "runs/try/manifest.json").read_text())["status"] == "complete"
+
+
+def test_recipes_are_listed_and_printed(discern, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, listed, _ = discern("recipes")
+    rows = [line.split() for line in listed.splitlines()]
+    assert code == 0
+    assert ["discern", "run", "quickstart", "1", "none"] in [row[:5] for row in rows]
+    assert ["discern", "run", "field", "3", "7"] in [row[:5] for row in rows]
+    assert ["discern", "sweep", "layers"] in [row[:3] for row in rows]
+    Path("mine.yaml").write_text(discern("recipes", "quickstart")[1])
+    assert read_recipe("mine.yaml") == read_recipe("quickstart")
+    code, _, said = discern("recipes", "nothing")
+    assert (code, "There is no recipe nothing: neither a file" in said) == (2, True)

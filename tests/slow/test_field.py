@@ -1,7 +1,5 @@
 """The recipe of all methods in a reduced form: a tiny random model, one step, two prompts of every set."""
 
-from pathlib import Path
-
 import pytest
 import yaml
 
@@ -10,13 +8,14 @@ from discernment.files import write_json_lines
 from discernment.prompts import Label, load_starter
 from discernment.prompts.catalogue import catalogue
 from discernment.reporting.pages.run import write_report
+from discernment.runs.built_in import find_recipe
 from discernment.runs.recipe import parse_recipe
 from discernment.runs.run import run_recipe
 from page import Page
 
 pytestmark = pytest.mark.slow
 
-FIELD = Path(__file__).parents[2] / "recipes/field.yaml"
+FIELD = find_recipe("field")
 FEW = {"max_tokens": 4}
 OWN = {
     "derta": {"options": {"harmful": FEW}},

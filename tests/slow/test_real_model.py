@@ -11,6 +11,7 @@ import yaml
 
 from discernment.policies.policy import Policy
 from discernment.policies.rejection import load_openings, rejection_probability
+from discernment.runs.built_in import find_recipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 ROOT = Path(__file__).parents[2]
@@ -71,7 +72,7 @@ def test_rejection_probability_equals_enumeration(policy):
 
 
 def test_a_reduced_quickstart_from_base_model_to_report(tmp_path):
-    recipe = yaml.safe_load((ROOT / "recipes/quickstart.yaml").read_text())
+    recipe = yaml.safe_load(find_recipe("quickstart").read_text())
     recipe["data"]["general"]["limit"] = 24
     recipe["data"]["safety"]["limit"] = 8
     recipe["data"]["augmentation"]["limit"] = 8

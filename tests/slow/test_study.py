@@ -1,7 +1,6 @@
 """The study in a reduced form on the 135M model: one seed, few steps, few prompts of every set."""
 
 import os
-from pathlib import Path
 
 import pytest
 import yaml
@@ -10,12 +9,13 @@ from discernment.evaluation.sample import read_samples
 from discernment.files import read_json, write_json_lines
 from discernment.prompts import Label, load_starter
 from discernment.prompts.catalogue import catalogue
+from discernment.runs.built_in import find_recipe
 from discernment.runs.recipe import parse_recipe
 from discernment.runs.run import run_recipe
 
 pytestmark = pytest.mark.slow
 
-STUDY = Path(__file__).parents[2] / "recipes/study/study.yaml"
+STUDY = find_recipe("study")
 REFUSES = "I'm sorry, but I can't help with that."
 
 

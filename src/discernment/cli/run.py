@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def run(
-    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
+    recipe: Annotated[
+        str, typer.Argument(help="A YAML file, or the name of a recipe that comes along (`discern recipes`).")
+    ],
     out: Annotated[Path | None, out_option("Directory for the results.")] = None,
     redact: Annotated[
         bool, typer.Option(help="Leave toxic prompts and their completions out of the report.")

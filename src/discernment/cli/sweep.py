@@ -10,7 +10,9 @@ from discernment.cli.options import Verify, out_option
 
 
 def sweep(
-    sweep: Annotated[Path, typer.Argument(help="The sweep, a YAML file.")],
+    sweep: Annotated[
+        str, typer.Argument(help="A YAML file, or the name of a sweep that comes along (`discern recipes`).")
+    ],
     out: Annotated[Path | None, out_option("Directory for the results.")] = None,
     trials: Annotated[
         int | None, typer.Option(min=1, help="How many trials there shall be, earlier ones included.")

@@ -16,6 +16,7 @@ from discernment.files import RepeatedKeyError, read_yaml
 from discernment.frozen import Frozen
 from discernment.methods.method import Materials, MethodOptions, find_method, known_methods
 from discernment.models.model_spec import ModelSpec
+from discernment.runs.built_in import find_recipe
 from discernment.runs.plans import DiagnosisPlan, EvaluationPlan
 from discernment.runs.problems import first_problem
 from discernment.runs.training_data import TrainingData
@@ -211,13 +212,17 @@ class Recipe(Frozen):
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=readable)
 
 
-def read_recipe(path: Path) -> Recipe:
+def read_recipe(recipe: Path | str) -> Recipe:
     """Read and check a recipe.
+
+    Args:
+        recipe: A YAML file, or the name of a recipe that comes along.
 
     Raises:
         RecipeError: If the file is missing, is not YAML, or holds something wrong: the message names the option and
             the nearest known one.
     """
+    path = find_recipe(recipe)
     return parse_recipe(read_mapping(path, "recipe", Recipe), str(path))
 
 

@@ -146,7 +146,7 @@ def test_every_listed_value_is_looked_at_before_the_first_trial(tmp_path):
 
 
 def test_the_recipe_of_the_example_stays_off_the_test_split():
-    sweep = read_sweep(ROOT / "recipes/sweeps/layers.yaml")
+    sweep = read_sweep("layers")
     assert {b.split for b in sweep.recipe.evaluate.sets} == {Split.VALIDATION}
 
 

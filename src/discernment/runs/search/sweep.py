@@ -13,6 +13,7 @@ from pydantic import AliasChoices, Field, ValidationError, model_validator
 
 from discernment.errors import RecipeError
 from discernment.frozen import Frozen
+from discernment.runs.built_in import find_recipe
 from discernment.runs.problems import first_problem
 from discernment.runs.recipe import Recipe, parse_recipe, read_mapping, read_recipe
 from discernment.runs.search.objective import Objective
@@ -230,16 +231,21 @@ class SweepResults(Frozen):
         return {"schema_version": 1, **self.model_dump(mode="json", exclude_defaults=True)}
 
 
-def read_sweep(path: Path) -> Sweep:
+def read_sweep(source: Path | str) -> Sweep:
     """Read and check a sweep, and the recipe at several points of its space.
+
+    Args:
+        source: A YAML file, or the name of a sweep that comes along.
 
     Raises:
         RecipeError: If the file or its recipe is missing, is not YAML, or holds something wrong.
     """
+    path = find_recipe(source, "sweep")
     content = read_mapping(path, "sweep", Sweep)
     recipe = content.get("recipe")
     if isinstance(recipe, str):
-        content["recipe"] = read_recipe(path.parent / recipe)
+        beside = path.parent / recipe
+        content["recipe"] = read_recipe(beside if beside.exists() else recipe)
     elif isinstance(recipe, dict):
         content["recipe"] = parse_recipe({"name": content.get("name"), **recipe}, f"{path}, `recipe`")
     try:

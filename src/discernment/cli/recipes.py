@@ -1,0 +1,32 @@
+"""`discern recipes`: those that come along."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from discernment.cli.console import console, plain_table, say
+
+
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="One of them, to print it as it is.")] = None,
+) -> None:
+    """List the recipes that come along, or print one to start your own from."""
+    from discernment.runs.built_in import built_in, find_recipe
+
+    if name is not None:
+        sys.stdout.write(find_recipe(name).read_text(encoding="utf-8"))
+        return
+    rows = [
+        (
+            f"discern {one.verb} {one.name}",
+            str(one.seeds),
+            str(len(one.public)) if one.public else "none",
+            one.about,
+        )
+        for one in built_in().values()
+    ]
+    header = ("command", "seeds", "public sets", "what it does")
+    console.print(plain_table(header, rows, right=("seeds", "public sets"), whole=("command",)))
+    say("\nYour own: `discern recipes quickstart > mine.yaml`, change what differs, `discern run mine.yaml`.")
+    say("Public sets are read from the folder that DISCERNMENT_DATA names; `discern prompts list` has them.")

@@ -1,0 +1,86 @@
+"""The recipes and sweeps that come along, which are run by their names."""
+
+import re
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from discernment.errors import RecipeError
+from discernment.files import plain_yaml
+
+FOLDER = Path(__file__).parent / "recipes"
+STARTER = "starter/"
+SENTENCE = re.compile(r".+?[.?](?= [A-Z]|$)")
+
+
+class BuiltIn(NamedTuple):
+    """A recipe or a sweep that comes along.
+
+    Attributes:
+        name: What it is run by.
+        path: The file.
+        about: The first sentence of the comment that it begins with.
+        verb: The verb that runs it.
+        seeds: With how many training seeds.
+        public: The public sets that it reads; it runs offline without any.
+    """
+
+    name: str
+    path: Path
+    about: str
+    verb: Literal["run", "sweep"]
+    seeds: int
+    public: tuple[str, ...]
+
+
+def built_in() -> dict[str, BuiltIn]:
+    """The recipes and sweeps that come along, by name."""
+    return {path.stem: _described(path) for path in sorted(FOLDER.glob("*.yaml"))}
+
+
+def find_recipe(recipe: Path | str, what: str = "recipe") -> Path:
+    """The file of a recipe or a sweep: the user's own, or else one that comes along.
+
+    Args:
+        recipe: A path, or the name of one that comes along.
+        what: What messages call it.
+
+    Raises:
+        RecipeError: If there is neither.
+    """
+    path = Path(recipe)
+    if path.exists():
+        return path
+    ours = FOLDER / f"{path}.yaml"
+    if len(path.parts) == 1 and ours.is_file():
+        return ours
+    names = ", ".join(sorted(p.stem for p in FOLDER.glob("*.yaml")))
+    raise RecipeError(
+        f"There is no {what} {path}: neither a file nor one of those that come along ({names}); "
+        "`discern recipes` describes them."
+    )
+
+
+def _described(path: Path) -> BuiltIn:
+    text = path.read_text(encoding="utf-8")
+    comment = " ".join(line.lstrip("# ") for line in re.match(r"(#.*\n)*", text)[0].splitlines())  # type: ignore[index]
+    content = plain_yaml(text)
+    named = dict.fromkeys(name for name in _sets(content) if not name.startswith(STARTER))
+    first = SENTENCE.match(comment)
+    return BuiltIn(
+        name=path.stem,
+        path=path,
+        about=first[0] if first else comment,
+        verb="sweep" if "space" in content else "run",
+        seeds=len(content.get("seeds") or [0]),
+        public=tuple(named),
+    )
+
+
+def _sets(content: Any) -> list[str]:
+    """Every prompt set that a recipe names, wherever it stands."""
+    if isinstance(content, list):
+        return [name for item in content for name in _sets(item)]
+    if not isinstance(content, dict):
+        return []
+    own = [content["set"]] if isinstance(content.get("set"), str) else []
+    return own + [name for value in content.values() for name in _sets(value)]
