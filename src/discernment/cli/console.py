@@ -110,6 +110,29 @@ class ConsoleReporter:
             self._bars.stop()
             self._task, self._what = None, ""
 
+    def of_task(self, name: str) -> TaskReporter:
+        """Lines alone: bars of several processes would overwrite each other."""
+        return TaskReporter(name)
+
+
+class TaskReporter:
+    """Prints a line for every stage of a task that runs in another process."""
+
+    def __init__(self, task: str) -> None:
+        self.task = task
+
+    def stage(self, name: str, owner: str, *, reused: bool) -> None:
+        """Print that a stage begins; what is there already goes without saying."""
+        if not reused:
+            console.print(f"[bold]{escape(self.task)}[/bold] {name} ...")
+
+    def progress(self, what: str, done: int, of: int) -> None:
+        """Say nothing."""
+
+    def of_task(self, name: str) -> Self:
+        """Itself: a task has no tasks."""
+        return self
+
 
 def _log_level(default: str) -> str:
     level = (os.environ.get("DISCERNMENT_LOG") or default).upper()

@@ -24,6 +24,9 @@ def run(
         bool, typer.Option(help="Leave toxic prompts and their completions out of the report.")
     ] = False,
     verify: Verify = False,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-J", min=1, help="Methods worked on side by side, a process each.")
+    ] = 1,
 ) -> None:
     """Run a recipe from the base model to the report; done stages are not done again."""
     prepare_process()
@@ -35,11 +38,11 @@ def run(
     directory = out or Path("runs") / parsed.name
     if parsed.seeds:
         with ConsoleReporter() as reporter:
-            of_seeds = run_seeds(parsed, directory, reporter, verify=verify)
+            of_seeds = run_seeds(parsed, directory, reporter, verify=verify, jobs=jobs)
         _report_seeds(of_seeds, redact=redact)
     else:
         with ConsoleReporter() as reporter:
-            summary = run_recipe(parsed, directory, reporter, verify=verify)
+            summary = run_recipe(parsed, directory, reporter, verify=verify, jobs=jobs)
         _report_run(summary, redact=redact)
 
 

@@ -19,6 +19,7 @@ from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import PromptSet
 from discernment.runs.directory import claim, forget_other_recipe
 from discernment.runs.manifest import Manifest, check_version
+from discernment.runs.parallel import do_side_by_side
 from discernment.runs.preparation import Prepared, build_steps, prepare
 from discernment.runs.proposition import check_refinements
 from discernment.runs.recipe import MethodEntry, Recipe
@@ -49,7 +50,12 @@ class RunSummary(NamedTuple):
 
 
 def run_recipe(
-    recipe: Recipe, directory: Path, reporter: Reporter | None = None, *, verify: bool = False
+    recipe: Recipe,
+    directory: Path,
+    reporter: Reporter | None = None,
+    *,
+    verify: bool = False,
+    jobs: int = 1,
 ) -> RunSummary:
     """Do all that `recipe` asks for and leave it in `directory`.
 
@@ -63,6 +69,7 @@ def run_recipe(
         reporter: Hears what is going on.
         verify: Read every file of the stages that are there already; damage to large ones is seen by their size alone
             otherwise.
+        jobs: How many methods are worked on side by side, each in a process of its own.
 
     Raises:
         DiscernmentError: If the recipe, the data or a model is wrong, the directory is in use, or its disk is full.
@@ -71,24 +78,51 @@ def run_recipe(
         raise RecipeError("The recipe has several `seeds`; run it with `run_seeds`, as `discern run` does.")
     with claim(directory, "run"):
         check_version(directory)
-        return run_prepared(recipe, prepare(recipe), directory, reporter or Quiet(), verify=verify)
+        hears, prepared, ran = reporter or Quiet(), prepare(recipe), 0
+        if jobs > 1:
+            forget_other_recipe(directory, recipe)
+            ran = do_side_by_side({directory: recipe}, jobs, hears, verify=verify)
+        return run_prepared(recipe, prepared, directory, hears, verify=verify, ran=ran)
 
 
 def run_prepared(
-    recipe: Recipe, prepared: Prepared, directory: Path, reporter: Reporter, *, verify: bool = False
+    recipe: Recipe,
+    prepared: Prepared,
+    directory: Path,
+    reporter: Reporter,
+    *,
+    verify: bool = False,
+    ran: int = 0,
 ) -> RunSummary:
-    """Run a recipe whose prompts were read already, in a directory that this process has claimed."""
+    """Run a recipe whose prompts were read already, in a directory that this process has claimed.
+
+    `ran` of its stages were done just before, by other processes.
+    """
     forget_other_recipe(directory, recipe)
     stage = StageRunner(directory / "stages", reporter, verify=verify)
+    stage.ran = ran
     run = _Run(recipe, prepared, directory, stage)
     write_text(directory / "recipe.yaml", recipe.to_yaml())
     for entry in recipe.methods:
-        policy = run.build(entry)
-        run.evaluate(policy)
-        run.attack(policy)
-        run.measure(policy)
+        run.do(entry)
         run.manifest.write("running")
     return run.write(run.compare())
+
+
+def do_method(
+    recipe: Recipe,
+    prepared: Prepared,
+    directory: Path,
+    method: str,
+    reporter: Reporter,
+    *,
+    verify: bool = False,
+) -> int:
+    """Do the stages of one method alone, in a directory that another process has claimed; returns how many."""
+    stage = StageRunner(directory / "stages", reporter, verify=verify, shared=True)
+    (entry,) = (entry for entry in recipe.methods if entry.label == method)
+    _Run(recipe, prepared, directory, stage).do(entry)
+    return stage.ran
 
 
 class _Run:
@@ -103,6 +137,13 @@ class _Run:
         self.samples: dict[str, list[Sample]] = {}
         self.under_attack: dict[tuple[str, str], list[Sample]] = {}
         self.measured: dict[str, list[Frozen]] = {}
+
+    def do(self, entry: MethodEntry) -> None:
+        """Make a method's policy, and measure it."""
+        policy = self.build(entry)
+        self.evaluate(policy)
+        self.attack(policy)
+        self.measure(policy)
 
     def build(self, entry: MethodEntry) -> PolicySpec:
         """Make a method's policy."""

@@ -1,5 +1,6 @@
 """Running a recipe with several seeds: a run for each, and what they say together."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,6 +9,7 @@ from discernment.evaluation.over_seeds import SeedResults, summarize_measures, s
 from discernment.files import write_json, write_text
 from discernment.runs.directory import claim, forget_other_recipe
 from discernment.runs.manifest import check_version
+from discernment.runs.parallel import do_side_by_side
 from discernment.runs.preparation import prepare
 from discernment.runs.recipe import Recipe
 from discernment.runs.run import RunSummary, run_prepared
@@ -29,7 +31,12 @@ class SeedsSummary(NamedTuple):
 
 
 def run_seeds(
-    recipe: Recipe, directory: Path, reporter: Reporter | None = None, *, verify: bool = False
+    recipe: Recipe,
+    directory: Path,
+    reporter: Reporter | None = None,
+    *,
+    verify: bool = False,
+    jobs: int = 1,
 ) -> SeedsSummary:
     """Run `recipe` once with each of its `seeds`.
 
@@ -41,6 +48,7 @@ def run_seeds(
         directory: The directory for all runs.
         reporter: Hears what is going on.
         verify: As in `run_recipe`.
+        jobs: How many methods of any seeds are worked on side by side, each in a process of its own.
 
     Raises:
         DiscernmentError: If the recipe has no `seeds`, or as `run_recipe`.
@@ -50,20 +58,31 @@ def run_seeds(
     with claim(directory, "run"):
         for run in directory.glob("seed-*"):
             check_version(run)
-        return _run_seeds(recipe, directory, reporter or Quiet(), verify=verify)
+        return _run_seeds(recipe, directory, reporter or Quiet(), verify=verify, jobs=jobs)
 
 
-def _run_seeds(recipe: Recipe, directory: Path, reporter: Reporter, *, verify: bool) -> SeedsSummary:
+def _run_seeds(
+    recipe: Recipe, directory: Path, reporter: Reporter, *, verify: bool, jobs: int
+) -> SeedsSummary:
     recipes = {seed: _with_seed(recipe, seed) for seed in recipe.seeds}
     prepared = {seed: prepare(of_seed) for seed, of_seed in recipes.items()}
     forget_other_recipe(directory, recipe)
     write_text(directory / "recipe.yaml", recipe.to_yaml())
-    runs = {}
-    for seed, of_seed in recipes.items():
-        run = directory / f"seed-{seed}"
+    folders = {seed: directory / f"seed-{seed}" for seed in recipes}
+    for run in folders.values():
         share_stages(run, directory / "stages")
-        with claim(run, "run"):
-            runs[seed] = run_prepared(of_seed, prepared[seed], run, reporter, verify=verify)
+    ran, runs = 0, {}
+    with ExitStack() as held:
+        for run in folders.values():
+            held.enter_context(claim(run, "run"))
+        if jobs > 1:
+            of_run = {folders[seed]: of_seed for seed, of_seed in recipes.items()}
+            ran = do_side_by_side(of_run, jobs, reporter, verify=verify)
+        for seed, of_seed in recipes.items():
+            runs[seed] = run_prepared(
+                of_seed, prepared[seed], folders[seed], reporter, verify=verify, ran=ran
+            )
+            ran = 0
     results = summarize_seeds(
         {seed: run.samples for seed, run in runs.items()},
         base_model=recipe.model.model,

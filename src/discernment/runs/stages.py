@@ -5,9 +5,11 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
+from filelock import FileLock
 from pydantic import BaseModel
 
 from discernment.cost import StageCost
@@ -35,6 +37,9 @@ FORM = 2
 BESIDE = {"results.json", "report.html"}
 """What verbs write beside a stage into the directory that the user names."""
 
+LOCKS = ".locks"
+"""Beside the stages: what shows other processes that one is being made."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -47,6 +52,9 @@ class Reporter(Protocol):
     def progress(self, what: str, done: int, of: int) -> None:
         """`done` of `of` prompts are done."""
 
+    def of_task(self, name: str) -> "Reporter":
+        """Who hears what a task in another process does; it is sent there."""
+
 
 class Quiet:
     """A reporter that says nothing."""
@@ -56,6 +64,10 @@ class Quiet:
 
     def progress(self, what: str, done: int, of: int) -> None:
         """Say nothing."""
+
+    def of_task(self, name: str) -> Self:
+        """Say nothing of tasks either."""
+        return self
 
 
 class Alike(NamedTuple):
@@ -84,12 +96,17 @@ class StageRunner:
         directory: Where the stages' directories lie.
         reporter: Hears what is going on.
         verify: Read every file of a finished stage before it is taken, large ones too.
+        shared: Other processes work on stages there: each stage is claimed while it is looked at and made, and another
+            process that needs it waits and then finds it done.
     """
 
-    def __init__(self, directory: Path, reporter: Reporter, *, verify: bool = False) -> None:
+    def __init__(
+        self, directory: Path, reporter: Reporter, *, verify: bool = False, shared: bool = False
+    ) -> None:
         self.directory = directory
         self.reporter = reporter
         self.verify = verify
+        self.shared = shared
         self.owner = ""
         self.records: dict[str, StageRecord] = {}
         self.owners: dict[str, list[str]] = {}
@@ -121,17 +138,27 @@ class StageRunner:
         """
         described = self.describe(inputs)
         final = self.directory / _folder_name(name, work, described)
-        reused = final.name in self.records or self._is_whole(final)
-        self.reporter.stage(name, self.owner, reused=reused)
-        if not reused:
-            other = self._like(alike, name, work, described) if alike is not None else None
-            if alike is not None and other is not None:
-                _go_on_from(other, alike.files, final)
-            _work(name, final, work, {**inputs, **(extra or {})}, described)
-            self.ran += 1
+        with self._claimed(final):
+            reused = final.name in self.records or self._is_whole(final)
+            self.reporter.stage(name, self.owner, reused=reused)
+            if not reused:
+                other = self._like(alike, name, work, described) if alike is not None else None
+                if alike is not None and other is not None:
+                    _go_on_from(other, alike.files, final)
+                _work(name, final, work, {**inputs, **(extra or {})}, described)
+                self.ran += 1
         self.records[final.name] = StageRecord.read(final)
         self.owners.setdefault(final.name, []).append(self.owner)
         return final
+
+    def _claimed(self, final: Path) -> AbstractContextManager[object]:
+        if not self.shared:
+            return nullcontext()
+        locks = self.directory / LOCKS
+        with room(locks):
+            locks.mkdir(parents=True, exist_ok=True)
+        lock: AbstractContextManager[object] = FileLock(locks / f"{final.name}.lock")
+        return lock
 
     def _is_whole(self, final: Path) -> bool:
         """Whether there is a finished stage; a damaged one becomes an unfinished one."""

@@ -1,0 +1,99 @@
+"""Methods worked on side by side: the same results, no stage twice, and a killed process costs time alone."""
+
+from pathlib import Path
+
+import pytest
+
+from discernment.errors import DataError
+from discernment.files import read_json
+from discernment.prompts import PromptSet, Provenance
+from discernment.runs.recipe import parse_recipe
+from discernment.runs.run import run_recipe
+from discernment.runs.seeds import run_seeds
+from noted import Noted
+from tiny import make_benign, make_prompts
+
+
+@pytest.fixture
+def content(model_folder, tmp_path):
+    sets = {
+        "general": make_benign(4),
+        "safety": make_prompts(4),
+        "test": PromptSet(make_prompts(7)[8:], Provenance(name="test")),
+    }
+    for name, prompts in sets.items():
+        prompts.to_jsonl(tmp_path / f"{name}.jsonl")
+    path = {name: str(tmp_path / f"{name}.jsonl") for name in sets}
+    return {
+        "name": "tiny",
+        "model": str(model_folder()),
+        "data": {"general": path["general"], "safety": path["safety"], "contrast": path["safety"]},
+        "refine": {"layer": 1, "steps": 1, "batch_size": 4},
+        "align": {"batch_size": 4, "learning_rate": 3e-3, "epochs": 1},
+        "methods": ["base", "stl", {"method": "dcr", "name": "mine"}, {"method": "prompted", "on": "stl"}],
+        "evaluate": {
+            "max_new_tokens": 2, "unscored_limit": 1, "batch_size": 8, "openings": ["Sorry"],
+            "benchmarks": [{"set": path["test"], "name": "pairs"}],
+        },
+    }  # fmt: skip
+
+
+@pytest.mark.timeout(300)
+def test_untrained_methods_side_by_side(content, tmp_path):
+    recipe = parse_recipe({**content, "methods": ["base", "prompted"]}, "r")
+    alone = run_recipe(recipe, tmp_path / "alone")
+    told = []
+    reporter = Noted(tmp_path / "log")
+    reporter.progress = lambda *said: told.append(said)
+    summary = run_recipe(recipe, tmp_path / "both", reporter, jobs=2)
+    assert summary.results == alone.results
+    assert (summary.stages_run, told) == (2, [("methods done", 1, 2), ("methods done", 2, 2)])
+    assert sorted(reporter.begun()) == [
+        ("tiny base", "base", "evaluate"),
+        ("tiny prompted", "prompted", "evaluate"),
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_side_by_side_comes_to_the_same(content, tmp_path):
+    recipe = parse_recipe(content, "r")
+    alone = run_recipe(recipe, tmp_path / "alone")
+    notes = Noted(tmp_path / "log")
+    summary = run_recipe(recipe, tmp_path / "both", notes, jobs=2)
+    assert summary.results == alone.results
+    assert read_json(tmp_path / "both/results.json") == read_json(tmp_path / "alone/results.json")
+    made = {p.name for p in (tmp_path / "both/stages").iterdir()}
+    assert made == {p.name for p in (tmp_path / "alone/stages").iterdir()}
+    begun = notes.begun()
+    assert len(begun) == len(made) == summary.stages_run == alone.stages_run  # none twice
+    assert {task for task, _, _ in begun} == {f"tiny {m}" for m in ("base", "stl", "mine", "prompted")}
+    stages = read_json(tmp_path / "both/manifest.json")["methods"]["prompted"]["stages"]
+    assert [s.partition("-")[0] for s in stages] == ["align", "evaluate"]
+    assert run_recipe(recipe, tmp_path / "both", jobs=2).stages_run == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_killed_process_costs_time_alone(content, tmp_path, caplog):
+    recipe = parse_recipe({**content, "methods": content["methods"][:3], "seeds": [1, 2]}, "r")
+    alone = run_seeds(recipe, tmp_path / "alone")
+    notes = Noted(tmp_path / "log", kill_at="align")
+    both = run_seeds(recipe, tmp_path / "both", notes, jobs=2)
+    assert (tmp_path / "killed").exists()
+    assert "A process was killed" in caplog.text
+    assert both.results == alone.results
+    for seed in (1, 2):
+        assert both.runs[seed].results == alone.runs[seed].results
+    made, expected = ({p.name for p in (tmp_path / run / "stages").iterdir()} for run in ("both", "alone"))
+    assert made == expected  # the base model's evaluation serves both seeds
+    begun = notes.begun()
+    assert len(begun) - len(made) in (1, 2)  # what was killed, and what the other process was at
+
+
+@pytest.mark.timeout(300)
+def test_what_a_task_raises_is_told(content, tmp_path):
+    content["evaluate"]["unscored_limit"] = 0
+    with pytest.raises(DataError, match="unscored"):
+        run_recipe(parse_recipe(content, "r"), tmp_path / "run", jobs=2)
+    assert not Path(tmp_path / "run/results.json").exists()
