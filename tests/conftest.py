@@ -6,6 +6,7 @@ import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -22,7 +23,10 @@ from transformers import PreTrainedTokenizerFast
 
 from discernment.models.chat import ChatFormat
 from discernment.policies.policy import Policy
-from tiny import CHAT_TEMPLATE, CORPUS, FAMILIES, make_model
+from tiny import CHAT_TEMPLATE, CORPUS, FAMILIES, make_model, save_model
+
+if TYPE_CHECKING:
+    from reduced import Field
 
 torch.set_num_threads(1)
 
@@ -74,12 +78,33 @@ def model_folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Callable
     """Saves a tiny model with its tokenizer and gives the folder."""
 
     def save(family: str = "llama", **changes: object) -> Path:
-        folder = tmp_path / f"model-{family}"
-        make_model(family, len(tokenizer), **changes).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        return folder
+        return save_model(tmp_path / f"model-{family}", tokenizer, family, **changes)
 
     return save
+
+
+@pytest.fixture(scope="session")
+def field(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Field:
+    """The recipe of all methods in a reduced form."""
+    from reduced import make_field
+
+    return make_field(tmp_path_factory.mktemp("field"), tokenizer)
+
+
+@pytest.fixture(scope="session")
+def field_run(tmp_path_factory: pytest.TempPathFactory, field: Field) -> Path:
+    """The directory of its run, made once by the command for all tests that look at it."""
+    from typer.testing import CliRunner
+
+    from discernment.cli.main import app
+
+    directory = tmp_path_factory.mktemp("runs") / "field"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DISCERNMENT_DATA", str(field.data))
+        patch.setenv("TRANSFORMERS_VERBOSITY", "error")  # which the command sets
+        command = ["run", str(field.file), "--out", str(directory)]
+        CliRunner().invoke(app, command, catch_exceptions=False)
+    return directory
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -8,19 +8,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-# The process waits for the signal where its first replies are to be written. A shell lets what it runs in the
+# The process waits for the signal where a file is to be opened. A shell lets what it runs in the
 # background ignore the signal, and children inherit that.
 PROGRAM = """
-import signal, sys
+import re, signal, sys
 from discernment.cli.main import main
 
-waited = []
+opened = []
 
 def wait(event, arguments):
-    if event == "open" and str(arguments[0]).endswith("completions.jsonl") and not waited:
-        waited.append(event)
-        print("waiting", flush=True)
-        signal.pause()
+    if event == "open" and re.search({place!r}, str(arguments[0])):
+        opened.append(event)
+        if len(opened) == {time}:
+            print("waiting", flush=True)
+            signal.pause()
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.addaudithook(wait)
@@ -28,13 +29,26 @@ main()
 """
 
 
-def interrupt(folder: Path, *arguments: str) -> tuple[int, list[str], str]:
-    """Give `discern ARGUMENTS` in a folder and press Ctrl-C during its first evaluation.
+def interrupt(
+    folder: Path,
+    *arguments: str,
+    place: str = r"completions\.jsonl$",
+    time: int = 1,
+    by: signal.Signals = signal.SIGINT,
+) -> tuple[int, list[str], str]:
+    """Give `discern ARGUMENTS` in a folder and press Ctrl-C during its first evaluation, or end it elsewhere otherwise.
+
+    Args:
+        folder: The folder.
+        *arguments: The command.
+        place: A regular expression: the command is interrupted before it opens a file whose path has it.
+        time: Which such opening it is.
+        by: The signal.
 
     Returns:
         The exit code, the lines printed before the interruption, and what stands in the error output.
     """
-    command = [sys.executable, "-c", PROGRAM, *arguments]
+    command = [sys.executable, "-c", PROGRAM.format(place=place, time=time), *arguments]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -45,6 +59,6 @@ def interrupt(folder: Path, *arguments: str) -> tuple[int, list[str], str]:
             if line == "waiting\n":
                 break
             printed.append(line)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(by)
         _, error = process.communicate()
     return process.returncode, printed, error

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 import transformers
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from discernment.prompts import Label, Prompt, PromptSet, Provenance
 
@@ -65,6 +67,15 @@ def make_model(family: str, vocabulary: int = 400, seed: int = 0, **changes: obj
             if parameter.ndim > 1:
                 parameter.normal_(0, 0.15)
     return model.eval()
+
+
+def save_model(
+    folder: Path, tokenizer: PreTrainedTokenizerFast, family: str = "llama", **changes: object
+) -> Path:
+    """Save a tiny model with its tokenizer, and give the folder."""
+    make_model(family, len(tokenizer), **changes).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def make_prompts(

@@ -210,12 +210,15 @@ def diagnose(
     Raises:
         DataError: If there are no toxic or no seemingly toxic prompts, fewer than two of them, or a prompt is longer
             than the model's context.
-        ModelError: If the model cannot be measured, or gives finite values for too few prompts.
+        ModelError: If the policy's rule makes several models of it, or the model cannot be measured, or gives finite
+            values for too few prompts.
     """
     options = options or DiagnoseOptions()
     tell = progress or (lambda what, done, of: None)
     check_prompts(prompts)
-    check_context(policy, policy.encode(prompts.asked), names_of(prompts))
+    sequences = policy.encode(prompts.asked)
+    policy.check_one_model("The diagnosis", sequences)
+    check_context(policy, sequences, names_of(prompts))
     start = time.perf_counter()
     refusals, unscored = rejections(policy, prompts, options.batch_size, tell)
     scored = _scored(policy, prompts, unscored)
