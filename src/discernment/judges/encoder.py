@@ -215,6 +215,7 @@ def _fitted(
             save_strategy="no",
             logging_strategy="no",
             report_to="none",
+            disable_tqdm=False,  # it takes minutes
         )
         CrossEncoderTrainer(
             model=encoder,

@@ -64,7 +64,7 @@ def _described(path: Path) -> BuiltIn:
     text = path.read_text(encoding="utf-8")
     comment = " ".join(line.lstrip("# ") for line in re.match(r"(#.*\n)*", text)[0].splitlines())  # type: ignore[index]
     content = plain_yaml(text)
-    named = dict.fromkeys(name for name in _sets(content) if not name.startswith(STARTER))
+    named = dict.fromkeys(name for name in sets_of(content) if not name.startswith(STARTER))
     first = SENTENCE.match(comment)
     return BuiltIn(
         name=path.stem,
@@ -76,11 +76,11 @@ def _described(path: Path) -> BuiltIn:
     )
 
 
-def _sets(content: Any) -> list[str]:
-    """Every prompt set that a recipe names, wherever it stands."""
+def sets_of(content: Any) -> list[str]:
+    """Every prompt set that (a part of) a recipe's content names, wherever it stands."""
     if isinstance(content, list):
-        return [name for item in content for name in _sets(item)]
+        return [name for item in content for name in sets_of(item)]
     if not isinstance(content, dict):
         return []
     own = [content["set"]] if isinstance(content.get("set"), str) else []
-    return own + [name for value in content.values() for name in _sets(value)]
+    return own + [name for value in content.values() for name in sets_of(value)]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from discernment.cli.console import say
+from discernment.cli.console import prepare_process, say
 from discernment.cli.options import LabelSets, out_option
 from discernment.errors import RecipeError
 
@@ -34,6 +34,7 @@ def train(
     ] = None,
 ) -> None:
     """Train a judge on labelled completions: those that come along, people's where they are at hand, your own."""
+    prepare_process()
     from discernment.judges import train_classifier
     from discernment.judges.encoder import MINILM, train_encoder, trained_encoder
     from discernment.judges.labelled import PUBLIC, STARTER, has_public_labels, read_labelled

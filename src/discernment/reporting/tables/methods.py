@@ -142,14 +142,18 @@ def tallies(results: Results) -> dict[str, Tally]:
     }
 
 
+def result_lines(results: Results) -> list[Line]:
+    """Every rate, ranking and measure of a run, one line a quantity."""
+    lines = [column.line() for column in columns(results)]
+    return lines + [line for measure in MEASURES.values() for line in measure.lines(results)]
+
+
 def results_table(results: Results) -> Table:
     """The method table for the terminal: methods across, one row a quantity, each number over its 95 % interval.
 
     A number is bold where its interval lies over those of all other methods.
     """
-    methods = results.methods
-    lines = [column.line() for column in columns(results)]
-    lines += [line for measure in MEASURES.values() for line in measure.lines(results)]
+    methods, lines = results.methods, result_lines(results)
     caption = "95 % intervals; bold: better than every other method, with intervals apart."
     table = table_of(QUESTION, caption, "", methods, lines)
     table.add_section()

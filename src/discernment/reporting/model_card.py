@@ -1,0 +1,133 @@
+"""The model card of a method: what it was trained on and how, what was measured, and what was not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from discernment.errors import RunError
+from discernment.evaluation.results import Results
+from discernment.files import plain_yaml
+from discernment.policies.policy_spec import PolicySpec
+from discernment.prompts import STARTER_SETS, catalogue, load_starter
+from discernment.reporting.run_files import RunFiles
+from discernment.reporting.tables.methods import result_lines
+from discernment.reporting.text import MISSING, visible
+from discernment.runs.built_in import sets_of
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+NON_COMMERCIAL = re.compile(r"\bNC\b|non-?commercial", re.IGNORECASE)
+NOT_SHOWN = (
+    "Other prompts than these: a method can rank well on the sources at hand and not on new ones.",
+    "Other languages, longer conversations, and attacks, unless the table has them.",
+    "Whether an answer is right or harmful: the judge says whether it is a refusal, and it errs "
+    "(docs/judges.md of discernment).",
+)
+
+
+def model_card(run: RunFiles, method: str, policy: PolicySpec) -> str:
+    """The card as Markdown with the hub's metadata.
+
+    Args:
+        run: The run.
+        method: Which of its methods.
+        policy: What the method left.
+
+    Raises:
+        RunError: If the run has no manifest, no recipe or no such method.
+    """
+    if run.manifest is None or run.recipe is None or method not in run.results.methods:
+        raise RunError(
+            f"{run.directory} does not hold a finished run with the method {method!r}; finish it with `discern run`."
+        )
+    content = plain_yaml(run.recipe)
+    licences = _licences(content)
+    kind = run.manifest.methods[method].method if method in run.manifest.methods else method
+    restricted = [name for name, licence in licences.items() if NON_COMMERCIAL.search(licence)]
+    parts = [
+        _metadata(run, policy, restricted),
+        f"# {visible(run.manifest.name or '')}: `{visible(method)}`\n",
+        f"Made from `{run.manifest.base_model}` by the method `{kind}` of discernment {run.manifest.discernment}, "
+        "which trains and compares models on one question: which of them refuses what it should, and only that?\n",
+        "## Results\n",
+        _table(run.results, _shown(run.results, method)),
+        f"95 % intervals over prompts. Judge: {run.manifest.judge}. {visible(run.results.finding)}\n",
+        "**What is not shown.**\n",
+        "".join(f"- {line}\n" for line in NOT_SHOWN),
+        "## Training data\n",
+        "| set | licence |\n|---|---|\n" + "".join(f"| {visible(n)} | {v} |\n" for n, v in licences.items()),
+        _restriction(restricted),
+        "## How to make it again\n",
+        f"`pip install discernment=={run.manifest.discernment}`, then `discern run recipe.yaml` with\n",
+        f"```yaml\n{run.recipe.rstrip()}\n```\n",
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _shown(results: Results, method: str) -> list[str]:
+    """The method beside the untrained model, where it is there, and the reference."""
+    others = [m for m in results.methods if m in ("base", results.reference) and m != method]
+    return [*others, method]
+
+
+def _table(results: Results, methods: Sequence[str]) -> str:
+    rows = [["", *(f"`{visible(m)}`" for m in methods)], ["---"] * (len(methods) + 1)]
+    for line in result_lines(results):
+        cells = [line.numbers.get(method, [(MISSING, "")]) for method in methods]
+        what = f"{line.group}: {line.where}" if line.where else line.group
+        rows.append([visible(what), *(" ".join(_in_brackets(cell)) for cell in cells)])
+    return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |\n" for row in rows)
+
+
+def _in_brackets(cell: Sequence[tuple[str, str]]) -> list[str]:
+    (number, _), *under = cell
+    return [number, *(f"({words})" for words, _ in under)]
+
+
+def _licences(content: dict[str, Any]) -> dict[str, str]:
+    """The licence of each set that a recipe's methods learn from, as far as it is known."""
+    trained = [content.get("data"), *(m.get("data") for m in content["methods"] if isinstance(m, dict))]
+    named = dict.fromkeys(name for part in trained for name in _named(part))
+    known = catalogue()
+    return {
+        name: (
+            load_starter(name).provenance.licence or "not stated"
+            if name in STARTER_SETS
+            else known[name].licence
+            if name in known
+            else "not known to discernment"
+        )
+        for name in named
+    }
+
+
+def _named(data: Any) -> list[str]:
+    """The sets below `data`, which may be named by a string alone."""
+    values = data.values() if isinstance(data, dict) else ()
+    alone = [
+        v for value in values for v in (value if isinstance(value, list) else [value]) if isinstance(v, str)
+    ]
+    return [*sets_of(data), *alone]
+
+
+def _restriction(restricted: Sequence[str]) -> str:
+    if not restricted:
+        return ""
+    return f"**Not for commercial use:** {', '.join(restricted)} may not be used commercially.\n"
+
+
+def _metadata(run: RunFiles, policy: PolicySpec, restricted: Sequence[str]) -> str:
+    base = run.manifest.base_model if run.manifest else None
+    metadata: dict[str, Any] = {
+        "library_name": "peft" if policy.adapters else "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["discernment", "over-refusal", "safety"],
+    }
+    if base and HUB_ID.fullmatch(base):
+        metadata["base_model"] = base
+    if restricted:
+        metadata |= {"license": "other", "license_name": "non-commercial-training-data"}
+    return f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---\n"
