@@ -152,6 +152,7 @@ def prepare_process() -> None:
     for library in ("HUB", "DATASETS"):  # transformers asks what the hub's library does
         os.environ.setdefault(f"HF_{library}_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")  # of the processes that are started
     logging.basicConfig(level=level, format="%(message)s")
     logging.getLogger("discernment").setLevel(_log_level("info"))
 

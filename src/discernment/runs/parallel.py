@@ -92,7 +92,7 @@ def _started(
     threads = max(1, (os.cpu_count() or 1) // jobs)
     with parallel_config("loky", inner_max_num_threads=threads):
         found = Parallel(n_jobs=jobs, return_as="generator_unordered")(
-            delayed(_do)(number, task, reporter.of_task(task.name), verify=verify)
+            delayed(_do)(number, task, reporter.of_task(task.name), logging.root.level, verify=verify)
             for number, task in enumerate(tasks)
         )
         for number, ran in found:
@@ -106,8 +106,9 @@ def _killed() -> type[Exception]:
     return killed
 
 
-def _do(number: int, task: Task, reporter: Reporter, *, verify: bool) -> tuple[int, int]:
-    """Do the stages of a task, in a process of its own."""
+def _do(number: int, task: Task, reporter: Reporter, level: int, *, verify: bool) -> tuple[int, int]:
+    """Do the stages of a task, in a process of its own that says as little as the asking one."""
+    logging.basicConfig(level=level, format="%(message)s")
     from discernment.runs.run import do_method
 
     text = task.recipe.to_yaml()
