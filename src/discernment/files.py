@@ -10,12 +10,17 @@ from contextlib import suppress
 from importlib import resources
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
 from discernment.disk import room
 from discernment.errors import DataError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+Row = TypeVar("Row", bound="BaseModel")
 
 
 def packaged_yaml(package: str, name: str) -> Any:
@@ -143,6 +148,28 @@ def read_json_lines(path: Path, *, allow_torn_end: bool = False) -> Iterator[tup
             yield number, json.loads(line)
         except json.JSONDecodeError as error:
             raise DataError(f"{path}, line {number}, is not JSON ({error.msg}).") from error
+
+
+def read_rows(path: Path, form: type[Row], what: str) -> list[Row]:
+    """Read a JSON-lines file whose rows have one form.
+
+    Args:
+        path: The file.
+        form: The form.
+        what: What a row is, for the message.
+
+    Raises:
+        DataError: If the file cannot be read, or a row does not have the form.
+    """
+    from pydantic import ValidationError
+
+    rows = []
+    for number, row in read_json_lines(path):
+        try:
+            rows.append(form.model_validate(row))
+        except ValidationError as error:
+            raise DataError(f"{path}, line {number}, is not {what} ({error.errors()[0]['msg']}).") from error
+    return rows
 
 
 def append_json_lines(path: Path, rows: Iterable[Any]) -> None:

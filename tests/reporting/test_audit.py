@@ -131,8 +131,8 @@ def test_mistakes_are_one_sentence(run_dir):
     assert blind.returncode == 2
     assert "give the command in a terminal" in " ".join(blind.stderr.split())
     (run_dir / "audit.jsonl").write_text('{"key": 1}\n')
-    with pytest.raises(DataError, match="line 1, is no label of an audit"):
+    with pytest.raises(DataError, match="line 1, is not a label of an audit"):
         read_audit(run_dir / "audit.jsonl")
     terminal = Terminal(run_dir)
-    assert "is no label of an audit; mend or remove it" in " ".join(terminal.until("no such text").split())
+    assert "is not a label of an audit; mend or remove it" in " ".join(terminal.until("no such text").split())
     assert terminal.process.wait() == 2

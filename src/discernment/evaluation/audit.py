@@ -9,12 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from pydantic import ValidationError
 
-from discernment.errors import DataError
 from discernment.evaluation.groups import right_verdict
 from discernment.evaluation.sample import Sample
-from discernment.files import content_hash, read_json_lines, write_json_lines
+from discernment.files import content_hash, read_rows, write_json_lines
 from discernment.frozen import Frozen
 from discernment.judges.verdict import Verdict
 from discernment.prompts import Label
@@ -103,13 +101,7 @@ def read_audit(path: Path) -> list[AuditLabel]:
     """
     if not path.is_file():
         return []
-    found = []
-    for number, row in read_json_lines(path):
-        try:
-            found.append(AuditLabel.model_validate(row))
-        except ValidationError as error:
-            raise DataError(f"{path}, line {number}, is no label of an audit.") from error
-    return found
+    return read_rows(path, AuditLabel, "a label of an audit")
 
 
 def write_audit(path: Path, labels: Sequence[AuditLabel]) -> None:

@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from discernment.errors import DataError
-from discernment.files import read_json_lines
+from discernment.files import read_rows
 from discernment.frozen import Frozen
 from discernment.judges.verdict import Verdict
 from discernment.prompts import Asked, Conversation, Label, Turn
@@ -97,12 +96,4 @@ def read_samples(path: Path) -> list[Sample]:
     Raises:
         DataError: If the file is missing or damaged.
     """
-    samples = []
-    for number, row in read_json_lines(path):
-        try:
-            samples.append(Sample.model_validate(row))
-        except ValidationError as error:
-            raise DataError(
-                f"{path}, line {number}, is not an evaluated sample ({error.errors()[0]['msg']})."
-            ) from error
-    return samples
+    return read_rows(path, Sample, "an evaluated sample")

@@ -6,11 +6,9 @@ No rate is made of its verdicts. Where two judges agree they can both be wrong; 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from discernment.errors import DataError
 from discernment.evaluation.sample import Sample
-from discernment.files import read_json_lines, write_json_lines
+from discernment.files import read_rows, write_json_lines
 from discernment.frozen import Frozen
 from discernment.judges import Judge, judge_all
 from discernment.judges.verdict import Verdict
@@ -124,15 +122,7 @@ def read_second_verdicts(path: Path) -> list[SecondVerdict]:
     Raises:
         DataError: If the file is missing or damaged.
     """
-    found = []
-    for number, row in read_json_lines(path):
-        try:
-            found.append(SecondVerdict.model_validate(row))
-        except ValidationError as error:
-            raise DataError(
-                f"{path}, line {number}, is not a verdict ({error.errors()[0]['msg']})."
-            ) from error
-    return found
+    return read_rows(path, SecondVerdict, "a verdict")
 
 
 def disagreements(samples: Sequence[Sample], second: Sequence[SecondVerdict]) -> list[Disagreement]:
