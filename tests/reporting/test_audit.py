@@ -134,5 +134,7 @@ def test_mistakes_are_one_sentence(run_dir):
     with pytest.raises(DataError, match="line 1, is not a label of an audit"):
         read_audit(run_dir / "audit.jsonl")
     terminal = Terminal(run_dir)
-    assert "is not a label of an audit; mend or remove it" in " ".join(terminal.until("no such text").split())
+    said = " ".join(terminal.until("no such text").split())
+    assert "line 1, is not a label of an audit" in said
+    assert said.endswith("; mend or remove it.")
     assert terminal.process.wait() == 2
