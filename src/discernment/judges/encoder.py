@@ -181,6 +181,7 @@ def _fitted(
     from transformers import set_seed
 
     from discernment.models.precision import trains_mixed
+    from discernment.models.training_bar import show_a_bar_alone
 
     set_seed(seed)  # of the new layer
     encoder = _new(spec, len(verdicts))
@@ -215,14 +216,12 @@ def _fitted(
             save_strategy="no",
             logging_strategy="no",
             report_to="none",
-            disable_tqdm=False,  # it takes minutes
         )
-        CrossEncoderTrainer(
-            model=encoder,
-            args=arguments,
-            train_dataset=rows,
-            loss=CrossEntropyLoss(encoder),
-        ).train()
+        trainer = CrossEncoderTrainer(
+            model=encoder, args=arguments, train_dataset=rows, loss=CrossEntropyLoss(encoder)
+        )
+        show_a_bar_alone(trainer)
+        trainer.train()
     return encoder
 
 

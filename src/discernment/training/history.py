@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from transformers import (
-    PrinterCallback,
-    ProgressCallback,
     Trainer,
     TrainerCallback,
     TrainerControl,
@@ -20,6 +18,7 @@ from discernment.diagnosis.dynamics import DynamicsOptions
 from discernment.diagnosis.looks import DynamicsCallback
 from discernment.errors import TrainingError
 from discernment.files import append_json_lines, read_json_lines, write_json_lines
+from discernment.models.training_bar import show_a_bar_alone
 from discernment.policies.policy import Policy
 from discernment.prompts import PromptSet
 
@@ -56,18 +55,6 @@ class HistoryCallback(TrainerCallback):
             )
         if found:
             append_json_lines(self.path, [{"step": state.global_step, **found}])
-
-
-class QuietProgress(ProgressCallback):
-    """The trainer's progress bar, with the loss beside it instead of a printed line a step."""
-
-    def on_log(
-        self, args: Any, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
-    ) -> None:
-        """Show the loss."""
-        bar: Any = self.training_bar
-        if bar is not None and "loss" in (logs or {}):
-            bar.set_postfix_str(f"loss {float(logs['loss']):.3f}")
 
 
 class StopWithoutImprovement(TrainerCallback):
@@ -140,9 +127,7 @@ def watch(
     Raises:
         DataError: If no prompt among the probes is toxic.
     """
-    for chatty in (ProgressCallback, PrinterCallback):
-        trainer.remove_callback(chatty)
-    trainer.add_callback(QuietProgress())
+    show_a_bar_alone(trainer)
     if probes is None:
         return Looks(None)
     looks = DynamicsCallback(policy, probes, out, options, whole)
