@@ -68,16 +68,21 @@ def test_the_folder_is_a_model_with_a_card(run, discern):
     )
     # The same command replaces what it left, and nothing else.
     assert discern("publish", "run/stl", "me/tiny-stl", "--dry-run")[0] == 0
-    (run / "publish/stl/README.md").unlink()
-    code, _, error = discern("publish", "run/stl", "me/tiny-stl", "--dry-run")
-    assert (code, "holds something else" in error) == (2, True)
+    (run / "publish/stl/.git").mkdir()
+    Path("mine").mkdir()
+    Path("mine/README.md").write_text("# My project")
+    Path("a file").touch()
+    for folder in (run / "publish/stl", Path("mine"), Path("a file")):
+        code, _, error = discern("publish", "run/stl", "me/tiny-stl", "--dry-run", "--out", folder)
+        assert (code, f"{folder} holds something else" in error) == (2, True)
+    assert Path("mine/README.md").read_text() == "# My project"
 
 
 @pytest.mark.parametrize(
     ("method", "said"),
     [
         ("run/base", "is a model that exists already; publish a method that trains one."),
-        ("run/prompted", "What is published starts from weights, and the policy acts by the rule 'prompted'"),
+        ("run/prompted", "acts by the rule 'prompted' while it replies, which no other program would apply"),
         ("run/none", "has no method 'none'; it has base, stl, prompted."),
         ("stl", "'stl' names no run; write RUN/METHOD"),
         ("run/stl", "The hub did not take me/tiny"),  # tests are offline
@@ -102,3 +107,25 @@ def test_data_that_is_not_for_commercial_use_is_said(run):
     assert "| starter/toxic | Apache-2.0 |" in card
     assert "**Not for commercial use:** stl_safety" in card
     assert ModelCard(card).data.license == "other"
+
+
+def test_an_adapter_names_its_base_as_others_do(files, discern):
+    lora = {"lora": {"rank": 2, "keep": "adapter"}}
+    recipe = {
+        **RECIPE,
+        "data": {**RECIPE["data"], "contrast": "pairs.jsonl"},
+        "align": {**RECIPE["align"], **lora},
+        "refine": {"layer": 1, "steps": 1, "batch_size": 4},
+        "methods": ["stl", "dcr"],
+    }
+    Path("recipe.yaml").write_text(yaml.safe_dump(recipe))
+    run_recipe(read_recipe("recipe.yaml"), Path("run"))
+    code, _, error = discern("publish", "run/stl", "me/tiny", "--dry-run")
+    assert (code, error) == (0, "")
+    folder = Path("run/publish/stl")
+    assert read_json(folder / "adapter_config.json")["base_model_name_or_path"] == "tiny"
+    assert (folder / "adapter_model.safetensors").is_file()
+    assert "library_name: peft" in (folder / "README.md").read_text()
+    # Stage 1 of `dcr` trained all weights of the layers that its adapter stands on.
+    code, _, error = discern("publish", "run/dcr", "me/tiny", "--dry-run")
+    assert (code, "stands on weights of the run" in error) == (2, True)

@@ -55,6 +55,19 @@ def test_a_sweep_may_search_over_one_that_comes_along(tmp_path):
     assert read_sweep(path).recipe == read_recipe("quickstart")
 
 
+def test_a_folder_of_that_name_is_no_recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("public").mkdir()
+    assert find_recipe("public") == built_in()["public"].path
+
+
+def test_the_other_verb_is_named():
+    with pytest.raises(RecipeError, match="layers is no recipe; give `discern sweep layers`"):
+        read_recipe("layers")
+    with pytest.raises(RecipeError, match="study is no sweep; give `discern run study`"):
+        read_sweep("study")
+
+
 @pytest.mark.parametrize("name", ["quick", "quickstart.yaml", "../recipes/quickstart", "runs/quickstart"])
 def test_no_such_recipe_is_one_sentence(name):
     with pytest.raises(

@@ -234,7 +234,7 @@ def test_flips_compare_a_second_evaluation_with_the_first(content, tmp_path):
     assert (bare.stages_run, [f.rejection_change for f in bare.results.flips]) == (2, [None])
 
 
-def test_a_second_judge_reads_the_replies_that_are_there(content, tmp_path):
+def test_a_second_judge_reads_the_replies_that_are_there(content, tmp_path, monkeypatch):
     path = tmp_path / "classifier.safetensors"
     train_classifier(read_labelled("starter/verdicts")).save(path)
     directory, heard = tmp_path / "run", Heard()
@@ -268,6 +268,12 @@ def test_a_second_judge_reads_the_replies_that_are_there(content, tmp_path):
     written = [p.stat().st_mtime_ns for p in directory.glob("stages/evaluate-*/completions.jsonl")]
     assert (len(written), len(set(written))) == (4, 2)  # a copy keeps its time
     assert [(r.differ, r.second_refusals) for r in swapped] == [(r.differ, r.refusals) for r in rows]
+    # One that cannot judge leaves no stage that says that the two agree.
+    down = {"kind": "llm", "model": "m", "base_url": "http://127.0.0.1:9/v1", "retries": 0}
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    with pytest.raises(DataError, match=r"100.0% of 10 judgements on the replies of base are unscored"):
+        run_recipe(changed(content, second_judge=down, unscored_limit=0.99), tmp_path / "down")
+    assert not list((tmp_path / "down/stages").glob("judge-????????????"))
     with pytest.raises(RecipeError, match="`second_judge` judges as `judge` does"):
         changed(content, second_judge="keywords")
     with pytest.raises(DataError, match="nowhere"):

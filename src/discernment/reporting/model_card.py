@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -44,7 +45,7 @@ def model_card(run: RunFiles, method: str, policy: PolicySpec) -> str:
             f"{run.directory} does not hold a finished run with the method {method!r}; finish it with `discern run`."
         )
     content = plain_yaml(run.recipe)
-    licences = _licences(content)
+    licences = _licences(content, method)
     kind = run.manifest.methods[method].method if method in run.manifest.methods else method
     restricted = [name for name, licence in licences.items() if NON_COMMERCIAL.search(licence)]
     parts = [
@@ -57,7 +58,7 @@ def model_card(run: RunFiles, method: str, policy: PolicySpec) -> str:
         f"95 % intervals over prompts. Judge: {run.manifest.judge}. {visible(run.results.finding)}\n",
         "**What is not shown.**\n",
         "".join(f"- {line}\n" for line in NOT_SHOWN),
-        "## Training data\n",
+        "## Sets that the recipe gives it to learn from\n",
         "| set | licence |\n|---|---|\n" + "".join(f"| {visible(n)} | {v} |\n" for n, v in licences.items()),
         _restriction(restricted),
         "## How to make it again\n",
@@ -87,10 +88,11 @@ def _in_brackets(cell: Sequence[tuple[str, str]]) -> list[str]:
     return [number, *(f"({words})" for words, _ in under)]
 
 
-def _licences(content: dict[str, Any]) -> dict[str, str]:
-    """The licence of each set that a recipe's methods learn from, as far as it is known."""
-    trained = [content.get("data"), *(m.get("data") for m in content["methods"] if isinstance(m, dict))]
-    named = dict.fromkeys(name for part in trained for name in _named(part))
+def _licences(content: dict[str, Any], method: str) -> dict[str, str]:
+    """The licence of each set that a recipe gives a method to learn from, as far as it is known."""
+    entries = [m for m in content["methods"] if isinstance(m, dict)]
+    own = [m["data"] for m in entries if m.get("data") and m.get("name", m.get("method")) == method]
+    named = dict.fromkeys(name for part in (content.get("data"), *own) for name in _named(part))
     known = catalogue()
     return {
         name: (
@@ -126,7 +128,7 @@ def _metadata(run: RunFiles, policy: PolicySpec, restricted: Sequence[str]) -> s
         "pipeline_tag": "text-generation",
         "tags": ["discernment", "over-refusal", "safety"],
     }
-    if base and HUB_ID.fullmatch(base):
+    if base and HUB_ID.fullmatch(base) and not Path(base).exists():
         metadata["base_model"] = base
     if restricted:
         metadata |= {"license": "other", "license_name": "non-commercial-training-data"}

@@ -37,27 +37,32 @@ def built_in() -> dict[str, BuiltIn]:
     return {path.stem: _described(path) for path in sorted(FOLDER.glob("*.yaml"))}
 
 
-def find_recipe(recipe: Path | str, what: str = "recipe") -> Path:
+def find_recipe(recipe: Path | str, verb: Literal["run", "sweep"] | None = None) -> Path:
     """The file of a recipe or a sweep: the user's own, or else one that comes along.
 
     Args:
         recipe: A path, or the name of one that comes along.
-        what: What messages call it.
+        verb: What is to be done with it; either, if it is not said.
 
     Raises:
-        RecipeError: If there is neither.
+        RecipeError: If there is neither, or the one that comes along is for another verb.
     """
-    path = Path(recipe)
-    if path.exists():
+    path, what = Path(recipe), "sweep" if verb == "sweep" else "recipe"
+    if path.is_file():
         return path
-    ours = FOLDER / f"{path}.yaml"
-    if len(path.parts) == 1 and ours.is_file():
-        return ours
-    names = ", ".join(sorted(p.stem for p in FOLDER.glob("*.yaml")))
-    raise RecipeError(
-        f"There is no {what} {path}: neither a file nor one of those that come along ({names}); "
-        "`discern recipes` describes them."
-    )
+    ours = built_in()
+    found = ours.get(str(path))
+    if found is None:
+        names = ", ".join(name for name, one in ours.items() if verb in (None, one.verb))
+        raise RecipeError(
+            f"There is no {what} {path}: neither a file nor one of those that come along ({names}); "
+            "`discern recipes` describes them."
+        )
+    if verb not in (None, found.verb):
+        raise RecipeError(
+            f"{path} is no {what}; give `discern {found.verb} {path}`, or name a file of your own."
+        )
+    return found.path
 
 
 def _described(path: Path) -> BuiltIn:

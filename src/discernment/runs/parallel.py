@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -26,6 +26,10 @@ logger = logging.getLogger(__name__)
 ATTEMPTS = 3
 """How often processes are started again after one was killed; what is left then, the asking process does itself."""
 
+SECONDS_BETWEEN_LOOKS = 2.0
+OURS = logging.getLogger("discernment")
+
+_watches: list[threading.Thread] = []
 _prepared: dict[str, Prepared] = {}
 """What this process read for a recipe, for its next task."""
 
@@ -68,7 +72,7 @@ def do_side_by_side(runs: Mapping[Path, Recipe], jobs: int, reporter: Reporter, 
         Task(directory, recipe, entry.label) for directory, recipe in runs.items() for entry in recipe.methods
     ]
     left, ran = list(tasks), 0
-    for _ in range(ATTEMPTS):
+    for attempt in range(1, ATTEMPTS + 1):
         if not left:
             break
         try:
@@ -77,9 +81,8 @@ def do_side_by_side(runs: Mapping[Path, Recipe], jobs: int, reporter: Reporter, 
                 ran += stages
                 reporter.progress("methods done", len(tasks) - len(left), len(tasks))
         except _killed():
-            logger.warning("A process was killed; %d of %d methods are begun anew.", len(left), len(tasks))
-    for directory in runs:
-        shutil.rmtree(directory / "stages" / LOCKS, ignore_errors=True)
+            how = "begun anew" if attempt < ATTEMPTS else "done one after the other"
+            logger.warning("A process was killed; %d of %d methods are %s.", len(left), len(tasks), how)
     return ran
 
 
@@ -87,12 +90,14 @@ def _started(
     tasks: Sequence[Task], jobs: int, reporter: Reporter, *, verify: bool
 ) -> Iterator[tuple[Task, int]]:
     """Each task and how many stages it did, as they end."""
-    from joblib import Parallel, delayed, parallel_config
+    from joblib import Parallel, cpu_count, delayed, parallel_config
 
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    jobs = min(jobs, len(tasks))
+    threads = max(1, cpu_count() // jobs)
+    levels = (logging.root.level, OURS.level)
     with parallel_config("loky", inner_max_num_threads=threads):
         found = Parallel(n_jobs=jobs, return_as="generator_unordered")(
-            delayed(_do)(number, task, reporter.of_task(task.name), logging.root.level, verify=verify)
+            delayed(_do)(number, task, reporter.of_task(task.name), levels, verify=verify)
             for number, task in enumerate(tasks)
         )
         for number, ran in found:
@@ -106,19 +111,38 @@ def _killed() -> type[Exception]:
     return killed
 
 
-def _do(number: int, task: Task, reporter: Reporter, level: int, *, verify: bool) -> tuple[int, int]:
-    """Do the stages of a task, in a process of its own that says as little as the asking one."""
-    logging.basicConfig(level=level, format="%(message)s")
+def _do(
+    number: int, task: Task, reporter: Reporter, levels: tuple[int, int], *, verify: bool
+) -> tuple[int, int]:
+    """Do the stages of a task, in a process of its own that says what the asking one would."""
+    _end_with_the_asking_process()
+    logging.basicConfig(level=levels[0], format="%(message)s")
+    OURS.setLevel(levels[1])
     from discernment.runs.run import do_method
 
     text = task.recipe.to_yaml()
     if text not in _prepared:
         _prepared.clear()
         _prepared[text] = prepare(task.recipe)
-    with _a_device(task.directory / "stages" / LOCKS):
+    with _a_device((task.directory / "stages").resolve().parent / LOCKS):
         return number, do_method(
             task.recipe, _prepared[text], task.directory, task.method, reporter, verify=verify
         )
+
+
+def _end_with_the_asking_process() -> None:
+    """Nobody would take what a process goes on to do whose asking one was killed."""
+    if _watches:
+        return
+    asking, forever = os.getppid(), threading.Event()
+
+    def watch() -> None:
+        while os.getppid() == asking:
+            forever.wait(SECONDS_BETWEEN_LOOKS)
+        os._exit(1)
+
+    _watches.append(threading.Thread(target=watch, daemon=True))
+    _watches[0].start()
 
 
 @contextmanager

@@ -1,19 +1,23 @@
 """What a method left, in a folder that others can load, and on the hub."""
 
+import json
 import shutil
 from pathlib import Path
 
 from discernment.disk import room
 from discernment.errors import ModelError, RunError
-from discernment.files import replace_directory, write_text
+from discernment.files import read_json, replace_directory, write_text
+from discernment.models.adapter_files import CONFIG
 from discernment.models.loading import MODEL_FILES
 from discernment.policies.policy_spec import FILE, PolicySpec
 
 CARD = "README.md"
+MARK = "<!-- made by discern publish -->"
+"""In the card: the folder may be replaced."""
 
 
 def collect(policy: PolicySpec, card: str, folder: Path) -> Path:
-    """Put the weights that a method left, or its last adapter, and a card into a folder, which is replaced if it is there.
+    """Put the weights that a method left, or its adapter, and a card into a folder, which is replaced if it is there.
 
     Args:
         policy: What the method left.
@@ -21,34 +25,65 @@ def collect(policy: PolicySpec, card: str, folder: Path) -> Path:
         folder: Where it all goes.
 
     Raises:
-        ModelError: If the policy acts by a rule, which no other program would apply, or is the untrained model itself.
+        ModelError: If the policy acts by a rule, which no other program would apply, is the untrained model itself, or is an
+            adapter that stands on weights of the run.
         RunError: If the folder holds something else.
     """
-    policy.without_rule("What is published")
-    if len(policy.adapters) > 1:
-        raise ModelError(
-            "The policy has several adapters, of which a hub repository holds one; publish a method whose stages were "
-            "folded in (`merge: true`)."
-        )
-    source = Path(policy.adapters[-1] if policy.adapters else policy.model.model)
-    if not (policy.folder / FILE).is_file():
-        raise ModelError(f"{source} is a model that exists already; publish a method that trains one.")
-    if folder.exists() and any(folder.iterdir()) and not (folder / CARD).is_file():
-        raise RunError(f"The folder {folder} holds something else; name another with --out.")
+    source = _source(policy)
+    if not _may_be_replaced(folder):
+        raise RunError(f"{folder} holds something else; name another folder with --out.")
     part = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    files = [p for p in sorted(source.iterdir()) if p.suffix in MODEL_FILES and p.name != CARD]
+    files = [p for p in sorted(source.iterdir()) if p.suffix in MODEL_FILES]
     with room(folder.parent, sum(p.stat().st_size for p in files)):
         part.mkdir(parents=True)
         for path in files:
             shutil.copy2(path, part / path.name)
-        write_text(part / CARD, card)
+        write_text(part / CARD, f"{card}\n{MARK}\n")
+        if policy.adapters:
+            _name_the_base(part / CONFIG, policy.model.model)
     replace_directory(part, folder)
     return folder
 
 
+def _source(policy: PolicySpec) -> Path:
+    if policy.rule is not None:
+        raise ModelError(
+            f"The method acts by the rule {policy.rule.name!r} while it replies, which no other program would apply; "
+            "publish the method that it stands on."
+        )
+    if not (policy.folder / FILE).is_file():
+        raise ModelError(
+            f"{policy.model.model} is a model that exists already; publish a method that trains one."
+        )
+    trained_below = (Path(policy.model.model).parent / FILE).is_file()
+    if policy.adapters and (trained_below or len(policy.adapters) > 1):
+        raise ModelError(
+            "The method's last adapter stands on weights of the run, without which it is another model; train with "
+            "`lora: {keep: merged}` and publish that."
+        )
+    return Path(policy.adapters[-1] if policy.adapters else policy.model.model)
+
+
+def _may_be_replaced(folder: Path) -> bool:
+    if not folder.exists():
+        return True
+    if not folder.is_dir():
+        return False
+    held = list(folder.iterdir())
+    ours = (folder / CARD).is_file() and MARK in (folder / CARD).read_text(encoding="utf-8", errors="replace")
+    return not held or (ours and all(p.is_file() for p in held))
+
+
+def _name_the_base(config: Path, model: str) -> None:
+    """Let an adapter name its base model as others do, not by where it lies here."""
+    content = read_json(config)
+    content["base_model_name_or_path"] = Path(model).name if Path(model).exists() else model
+    write_text(config, json.dumps(content, indent=2) + "\n")
+
+
 def send(folder: Path, repository: str, *, private: bool) -> str:
-    """Send a folder to the hub.
+    """Send a folder to the hub; what the repository held goes.
 
     Args:
         folder: What `collect` left.
@@ -66,11 +101,12 @@ def send(folder: Path, repository: str, *, private: bool) -> str:
     api = HfApi()
     try:
         made = api.create_repo(repository, private=private, exist_ok=True)
-        api.upload_folder(repo_id=made.repo_id, folder_path=folder)
+        api.upload_folder(repo_id=made.repo_id, folder_path=folder, delete_patterns="*")
     except Exception as error:  # the hub and what carries it raise what they like
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        mend = "log in with `hf auth login` and " if status in (401, 403) else ""
         raise RunError(
-            f"The hub did not take {repository} ({first}); log in with `hf auth login` and give the same command again. "
-            f"The folder {folder} is whole."
+            f"The hub did not take {repository} ({first}); {mend}give the same command again. {folder} is whole."
         ) from error
     return str(made)

@@ -222,7 +222,7 @@ def read_recipe(recipe: Path | str) -> Recipe:
         RecipeError: If the file is missing, is not YAML, or holds something wrong: the message names the option and
             the nearest known one.
     """
-    path = find_recipe(recipe)
+    path = find_recipe(recipe, "run")
     return parse_recipe(read_mapping(path, "recipe", Recipe), str(path))
 
 

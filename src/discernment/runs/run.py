@@ -119,7 +119,7 @@ def do_method(
     verify: bool = False,
 ) -> int:
     """Do the stages of one method alone, in a directory that another process has claimed; returns how many."""
-    stage = StageRunner(directory / "stages", reporter, verify=verify, shared=True)
+    stage = StageRunner(directory / "stages", reporter, verify=verify)
     (entry,) = (entry for entry in recipe.methods if entry.label == method)
     _Run(recipe, prepared, directory, stage).do(entry)
     return stage.ran

@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -38,7 +38,7 @@ BESIDE = {"results.json", "report.html"}
 """What verbs write beside a stage into the directory that the user names."""
 
 LOCKS = ".locks"
-"""Beside the stages: what shows other processes that one is being made."""
+"""Beside the stages' directory: what shows other processes that a stage is being made."""
 
 logger = logging.getLogger(__name__)
 
@@ -96,17 +96,12 @@ class StageRunner:
         directory: Where the stages' directories lie.
         reporter: Hears what is going on.
         verify: Read every file of a finished stage before it is taken, large ones too.
-        shared: Other processes work on stages there: each stage is claimed while it is looked at and made, and another
-            process that needs it waits and then finds it done.
     """
 
-    def __init__(
-        self, directory: Path, reporter: Reporter, *, verify: bool = False, shared: bool = False
-    ) -> None:
+    def __init__(self, directory: Path, reporter: Reporter, *, verify: bool = False) -> None:
         self.directory = directory
         self.reporter = reporter
         self.verify = verify
-        self.shared = shared
         self.owner = ""
         self.records: dict[str, StageRecord] = {}
         self.owners: dict[str, list[str]] = {}
@@ -152,9 +147,8 @@ class StageRunner:
         return final
 
     def _claimed(self, final: Path) -> AbstractContextManager[object]:
-        if not self.shared:
-            return nullcontext()
-        locks = self.directory / LOCKS
+        """Held while a stage is looked at and made: another process that needs it waits, and then finds it done."""
+        locks = self.directory.resolve().parent / LOCKS
         with room(locks):
             locks.mkdir(parents=True, exist_ok=True)
         lock: AbstractContextManager[object] = FileLock(locks / f"{final.name}.lock")

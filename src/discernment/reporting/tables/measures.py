@@ -141,7 +141,7 @@ def _flip_counts(results: Results) -> dict[str, dict[str, int]]:
 
 
 def _judge_counts(results: Results) -> dict[str, dict[str, int]]:
-    differ = {row.method: row.differ for row in results.judge_differences}
+    differ = {row.method: row.differ for row in results.judge_differences if row.replies}
     return {"Replies that a second judge sees differently": differ} if differ else {}
 
 

@@ -16,7 +16,8 @@ from discernment.evaluation.second_judge import (
     judge_difference,
     read_second_verdicts,
 )
-from discernment.judges import JudgeSpec
+from discernment.files import content_hash
+from discernment.judges import Judgement, JudgeSpec, check_unscored
 from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import PromptSet
 from discernment.runs.measures.measure import Measure
@@ -55,8 +56,14 @@ class SecondJudgeMeasure(Measure):
             "benchmarks": self.benchmarks,
             "options": self.plan.options,
             "judge": self.second,
+            # Not always the same where an evaluation was lost and made again.
+            "replies": content_hash(
+                [[*s.key, s.completion, [d.completion for d in s.further]] for s in samples]
+            ),
         }
-        judged = stage.look("judge", judge_stage, inputs, samples=samples)
+        judged = stage.look(
+            "judge", judge_stage, inputs, samples=samples, unscored_limit=self.plan.unscored_limit
+        )
         return [
             judge_difference(
                 samples,
@@ -73,12 +80,16 @@ def judge_stage(
     out: Path,
     *,
     samples: Sequence[Sample],
+    name: str,
+    unscored_limit: float,
     progress: Callable[[str, int, int], None],
     **_replied: object,
 ) -> StageCost:
     """Judge replies; what else is given says which, so that the stage depends on it."""
     built = judge.build(out / "judgements.jsonl")
     judged = judge_again(samples, built, out, progress)
+    judgements = [Judgement(row.verdict, row.unscored_reason) for row in judged]
+    check_unscored(judgements, unscored_limit, f"the replies of {name}")
     usage = getattr(built, "usage", None)
     return StageCost(
         steps=len(judged),

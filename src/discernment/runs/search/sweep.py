@@ -13,7 +13,7 @@ from pydantic import AliasChoices, Field, ValidationError, model_validator
 
 from discernment.errors import RecipeError
 from discernment.frozen import Frozen
-from discernment.runs.built_in import find_recipe
+from discernment.runs.built_in import built_in, find_recipe
 from discernment.runs.problems import first_problem
 from discernment.runs.recipe import Recipe, parse_recipe, read_mapping, read_recipe
 from discernment.runs.search.objective import Objective
@@ -245,7 +245,7 @@ def read_sweep(source: Path | str) -> Sweep:
     recipe = content.get("recipe")
     if isinstance(recipe, str):
         beside = path.parent / recipe
-        content["recipe"] = read_recipe(beside if beside.exists() else recipe)
+        content["recipe"] = read_recipe(recipe if recipe in built_in() and not beside.is_file() else beside)
     elif isinstance(recipe, dict):
         content["recipe"] = parse_recipe({"name": content.get("name"), **recipe}, f"{path}, `recipe`")
     try:
