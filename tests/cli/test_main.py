@@ -13,6 +13,7 @@ from discernment.cli.main import app
 
 VERBS = (
     "run",
+    "recipes",
     "sweep",
     "refine",
     "align",
@@ -20,6 +21,7 @@ VERBS = (
     "diagnose",
     "compare",
     "report",
+    "publish",
     "chat",
     "prompts",
     "judges",

@@ -91,6 +91,7 @@ def test_a_killed_process_costs_time_alone(content, tmp_path, caplog):
     assert len(begun) - len(made) in (1, 2)  # what was killed, and what the other process was at
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_what_a_task_raises_is_told(content, tmp_path):
     content["evaluate"]["unscored_limit"] = 0

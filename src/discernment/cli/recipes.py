@@ -9,13 +9,13 @@ from discernment.cli.console import console, plain_table, say
 
 
 def recipes(
-    name: Annotated[str | None, typer.Argument(help="One of them, to print it as it is.")] = None,
+    recipe: Annotated[str | None, typer.Argument(help="One of them, to print it as it is.")] = None,
 ) -> None:
     """List the recipes that come along, or print one to start your own from."""
     from discernment.runs.built_in import built_in, find_recipe
 
-    if name is not None:
-        sys.stdout.write(find_recipe(name).read_text(encoding="utf-8"))
+    if recipe is not None:
+        sys.stdout.write(find_recipe(recipe).read_text(encoding="utf-8"))
         return
     rows = [
         (
