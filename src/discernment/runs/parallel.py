@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
+from discernment.errors import DiscernmentError
 from discernment.runs.preparation import Prepared, prepare
 from discernment.runs.recipe import Recipe
 from discernment.runs.stages import LOCKS, Reporter
@@ -66,7 +67,7 @@ def do_side_by_side(runs: Mapping[Path, Recipe], jobs: int, reporter: Reporter, 
         How many stages were done.
 
     Raises:
-        DiscernmentError: The first that a task raises; the others are ended.
+        DiscernmentError: The first that a task raises, when what the others are at has ended; no other is begun.
     """
     tasks = [
         Task(directory, recipe, entry.label) for directory, recipe in runs.items() for entry in recipe.methods
@@ -92,16 +93,24 @@ def _started(
     """Each task and how many stages it did, as they end."""
     from joblib import Parallel, cpu_count, delayed, parallel_config
 
+    failed: list[DiscernmentError] = []
     jobs = min(jobs, len(tasks))
     threads = max(1, cpu_count() // jobs)
     levels = (logging.root.level, OURS.level)
     with parallel_config("loky", inner_max_num_threads=threads):
-        found = Parallel(n_jobs=jobs, return_as="generator_unordered")(
+        # Each is taken from here when a process is free for it.
+        found = Parallel(n_jobs=jobs, pre_dispatch="n_jobs", return_as="generator_unordered")(
             delayed(_do)(number, task, reporter.of_task(task.name), levels, verify=verify)
             for number, task in enumerate(tasks)
+            if not failed
         )
-        for number, ran in found:
-            yield tasks[number], ran
+        for number, ran, error in found:
+            if error is None:
+                yield tasks[number], ran
+            else:
+                failed.append(error)
+    if failed:
+        raise failed[0]
 
 
 def _killed() -> type[Exception]:
@@ -113,21 +122,29 @@ def _killed() -> type[Exception]:
 
 def _do(
     number: int, task: Task, reporter: Reporter, levels: tuple[int, int], *, verify: bool
-) -> tuple[int, int]:
-    """Do the stages of a task, in a process of its own that says what the asking one would."""
+) -> tuple[int, int, DiscernmentError | None]:
+    """Do the stages of a task, in a process of its own that says what the asking one would.
+
+    Returns:
+        The number, how many stages were done, and what a user has to mend; raised, it would end the other processes.
+    """
     _end_with_the_asking_process()
     logging.basicConfig(level=levels[0], format="%(message)s")
     OURS.setLevel(levels[1])
     from discernment.runs.run import do_method
 
     text = task.recipe.to_yaml()
-    if text not in _prepared:
-        _prepared.clear()
-        _prepared[text] = prepare(task.recipe)
-    with _a_device((task.directory / "stages").resolve().parent / LOCKS):
-        return number, do_method(
-            task.recipe, _prepared[text], task.directory, task.method, reporter, verify=verify
-        )
+    try:
+        if text not in _prepared:
+            _prepared.clear()
+            _prepared[text] = prepare(task.recipe)
+        with _a_device((task.directory / "stages").resolve().parent / LOCKS):
+            ran = do_method(
+                task.recipe, _prepared[text], task.directory, task.method, reporter, verify=verify
+            )
+    except DiscernmentError as error:
+        return number, 0, error
+    return number, ran, None
 
 
 def _end_with_the_asking_process() -> None:
