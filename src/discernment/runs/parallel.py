@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from discernment.errors import DiscernmentError
 from discernment.runs.preparation import Prepared, prepare
 from discernment.runs.recipe import Recipe
-from discernment.runs.stages import LOCKS, Reporter
+from discernment.runs.stages import Reporter, locks_of
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ def _do(
         if text not in _prepared:
             _prepared.clear()
             _prepared[text] = prepare(task.recipe)
-        with _a_device((task.directory / "stages").resolve().parent / LOCKS):
+        with _a_device(locks_of(task.directory / "stages")):
             ran = do_method(
                 task.recipe, _prepared[text], task.directory, task.method, reporter, verify=verify
             )

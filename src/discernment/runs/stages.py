@@ -148,7 +148,7 @@ class StageRunner:
 
     def _claimed(self, final: Path) -> AbstractContextManager[object]:
         """Held while a stage is looked at and made: another process that needs it waits, and then finds it done."""
-        locks = self.directory.resolve().parent / LOCKS
+        locks = locks_of(self.directory)
         with room(locks):
             locks.mkdir(parents=True, exist_ok=True)
         lock: AbstractContextManager[object] = FileLock(locks / f"{final.name}.lock")
@@ -228,6 +228,11 @@ class StageRunner:
         if spec not in self._fingerprints:
             self._fingerprints[spec] = model_fingerprint(spec)
         return self._fingerprints[spec]
+
+
+def locks_of(stages: Path) -> Path:
+    """Where the locks of stages lie: beside their directory, also where runs share it by a link."""
+    return stages.resolve().parent / LOCKS
 
 
 def _folder_name(name: str, work: Callable[..., StageCost], described: Mapping[str, Any]) -> str:

@@ -36,6 +36,7 @@ class SecondJudgeMeasure(Measure):
     benchmarks: Sequence[PromptSet]
     plan: EvaluationPlan
     second: JudgeSpec
+    names: tuple[str, str]
 
     @classmethod
     def asked(cls, recipe: Recipe, benchmarks: Sequence[PromptSet]) -> Self | None:
@@ -43,8 +44,9 @@ class SecondJudgeMeasure(Measure):
         plan = recipe.evaluate
         if plan.second_judge is None:
             return None
-        plan.second_judge.build()  # what it lacks is told before anything runs
-        return cls(benchmarks, plan, plan.second_judge)
+        # What a judge lacks is told before anything runs.
+        names = plan.judge.build().name, plan.second_judge.build().name
+        return cls(benchmarks, plan, plan.second_judge, names)
 
     def take(
         self, policy: PolicySpec, samples: Sequence[Sample], stage: StageRunner
@@ -69,8 +71,8 @@ class SecondJudgeMeasure(Measure):
                 samples,
                 read_second_verdicts(judged / FILE),
                 method=stage.owner,
-                judge=self.plan.judge.build().name,
-                second_judge=self.second.build().name,
+                judge=self.names[0],
+                second_judge=self.names[1],
             )
         ]
 
