@@ -12,8 +12,8 @@ from discernment.cost import StageCost
 from discernment.evaluation.sample import Draw, Sample
 from discernment.files import append_json_lines, content_hash, read_json_lines, write_json_lines
 from discernment.frozen import Frozen
-from discernment.judges import Judge, Judgement, JudgeSpec, KeywordJudge, check_unscored, judge_all
-from discernment.judges.verdict import UNENDED, Verdict
+from discernment.judges import Judge, Judgement, JudgeSpec, KeywordJudge, check_unscored
+from discernment.judges.verdict import UNENDED, Verdict, judge_in_turn
 from discernment.models.batch import length_sorted_batches
 from discernment.policies.context import check_context, cut_left, positions_needed
 from discernment.policies.draws import seed_of
@@ -21,9 +21,6 @@ from discernment.policies.policy import Completion, Policy
 from discernment.policies.rejection import OpeningTrie, load_openings, read_once
 from discernment.prompts import Asked, Prompt, PromptSet
 from discernment.prompts.conversation import plainly, text_of
-
-JUDGED_TOGETHER = 128
-"""Replies given to the judge at once; between them, progress is told."""
 
 
 class Sampling(Frozen):
@@ -278,12 +275,8 @@ def check_samples(samples: Sequence[Sample], limit: float, name: str) -> None:
 def _judge(
     judge: Judge, exchanges: Sequence[tuple[str, str]], tell: Callable[[str, int, int], None]
 ) -> list[Judgement]:
-    judgements: list[Judgement] = []
     tell("judgements", 0, len(exchanges))
-    for start in range(0, len(exchanges), JUDGED_TOGETHER):
-        judgements += judge_all(judge, exchanges[start : start + JUDGED_TOGETHER])
-        tell("judgements", len(judgements), len(exchanges))
-    return judgements
+    return judge_in_turn(judge, exchanges, partial(tell, "judgements"))
 
 
 def _ask(

@@ -4,18 +4,17 @@ No rate is made of its verdicts. Where two judges agree they can both be wrong; 
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from discernment.errors import DataError
 from discernment.evaluation.sample import Sample
 from discernment.files import read_rows, write_json_lines
 from discernment.frozen import Frozen
-from discernment.judges import Judge, judge_all
-from discernment.judges.verdict import Verdict
+from discernment.judges import Judge
+from discernment.judges.verdict import Verdict, judge_in_turn
 
 FILE = "verdicts.jsonl"
-JUDGED_TOGETHER = 512
-"""Replies given to the judge at once; between them, progress is told."""
 
 
 class SecondVerdict(Frozen):
@@ -96,22 +95,18 @@ def judge_again(
         progress: Called with what is done, how much of it, and of how much.
     """
     replies = [reply for sample in samples for reply in _replies(sample)]
-    found: list[SecondVerdict] = []
-    for start in range(0, len(replies), JUDGED_TOGETHER):
-        some = replies[start : start + JUDGED_TOGETHER]
-        said = judge_all(judge, [(sample.prompt, completion) for sample, _, completion, _ in some])
-        found += [
-            SecondVerdict(
-                benchmark=sample.benchmark,
-                prompt_id=sample.prompt_id,
-                draw=draw,
-                verdict=judgement.verdict,
-                unscored_reason=judgement.reason,
-            )
-            for (sample, draw, _, _), judgement in zip(some, said, strict=True)
-        ]
-        if progress is not None:
-            progress("second judgements", len(found), len(replies))
+    tell = partial(progress, "second judgements") if progress is not None else lambda done, of: None
+    said = judge_in_turn(judge, [(sample.prompt, completion) for sample, _, completion, _ in replies], tell)
+    found = [
+        SecondVerdict(
+            benchmark=sample.benchmark,
+            prompt_id=sample.prompt_id,
+            draw=draw,
+            verdict=judgement.verdict,
+            unscored_reason=judgement.reason,
+        )
+        for (sample, draw, _, _), judgement in zip(replies, said, strict=True)
+    ]
     write_json_lines(out / FILE, [row.model_dump(mode="json") for row in found])
     return found
 

@@ -1,6 +1,6 @@
 """What every judge offers, and how many completions it may leave unscored."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -9,6 +9,8 @@ from discernment.models.thoughts import split_thought
 
 UNENDED = "the thought never ends"
 """Why a reply without an answer is unscored."""
+JUDGED_TOGETHER = 128
+"""Replies given to a judge at once; between them, progress is told."""
 
 
 class Verdict(StrEnum):
@@ -70,6 +72,17 @@ def judge_all(judge: Judge, exchanges: Sequence[tuple[str, str]]) -> list[Judgem
         said = [Judgement(judge.judge(*exchange)) for exchange in asked]
     rest = iter(said)
     return [Judgement(Verdict.UNSCORED, UNENDED) if answer is None else next(rest) for answer in answers]
+
+
+def judge_in_turn(
+    judge: Judge, exchanges: Sequence[tuple[str, str]], tell: Callable[[int, int], None]
+) -> list[Judgement]:
+    """Judge as `judge_all` does, `JUDGED_TOGETHER` at a time, and tell how many of how many are done in between."""
+    found: list[Judgement] = []
+    for start in range(0, len(exchanges), JUDGED_TOGETHER):
+        found += judge_all(judge, exchanges[start : start + JUDGED_TOGETHER])
+        tell(len(found), len(exchanges))
+    return found
 
 
 def unscored_rate(verdicts: Iterable[Verdict]) -> float:
