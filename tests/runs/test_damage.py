@@ -45,8 +45,9 @@ def run(made, tmp_path):
 
 
 def names(run):
+    """Files that hold something: a lock is a name and nothing else."""
     return sorted(
-        path.relative_to(run) for path in run.rglob("*") if path.is_file() and path.name != "run.lock"
+        path.relative_to(run) for path in run.rglob("*") if path.is_file() and path.suffix != ".lock"
     )
 
 
