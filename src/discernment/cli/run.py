@@ -11,6 +11,7 @@ from discernment.cli.console import ConsoleReporter, caution, console, prepare_p
 from discernment.cli.options import Verify, out_option
 
 if TYPE_CHECKING:
+    from discernment.runs.left_out import LeftOutRuns
     from discernment.runs.run import RunSummary
     from discernment.runs.seeds import SeedsSummary
 
@@ -30,13 +31,18 @@ def run(
 ) -> None:
     """Run a recipe from the base model to the report; done stages are not done again."""
     prepare_process()
+    from discernment.runs.left_out import run_left_out
     from discernment.runs.recipe import read_recipe
     from discernment.runs.run import run_recipe
     from discernment.runs.seeds import run_seeds
 
     parsed = read_recipe(recipe)
     directory = out or Path("runs") / parsed.name
-    if parsed.seeds:
+    if parsed.leave_out:
+        with ConsoleReporter() as reporter:
+            left_out = run_left_out(parsed, directory, reporter, verify=verify, jobs=jobs)
+        _report_left_out(left_out, redact=redact)
+    elif parsed.seeds:
         with ConsoleReporter() as reporter:
             of_seeds = run_seeds(parsed, directory, reporter, verify=verify, jobs=jobs)
         _report_seeds(of_seeds, redact=redact)
@@ -75,6 +81,20 @@ def _report_seeds(summary: SeedsSummary, *, redact: bool) -> None:
     for finding in findings(summary.results):
         say(finding)
     say(f"Page: {write_seeds(summary.results, summary.directory / 'seeds.html')}")
+
+
+def _report_left_out(left_out: LeftOutRuns, *, redact: bool) -> None:
+    """Write the report of each run; print how the methods fare on what was left out, and where the numbers are."""
+    from discernment.reporting.tables.csv_files import write_left_out
+    from discernment.reporting.tables.left_out import left_out_table
+
+    for (group, seed), run in left_out.runs.items():
+        say(f"Without {group}, seed {seed}. {_write_reports(run, redact=redact)}")
+        _print_cautions(run)
+    console.print(left_out_table(left_out.results))
+    table = left_out.directory / "tables" / "left_out.csv"
+    write_left_out(table, left_out.results)
+    say(f"Every number: {table}; with what they say together: {left_out.directory / 'left_out.json'}")
 
 
 def _print_cautions(summary: RunSummary) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,15 @@ if TYPE_CHECKING:
     from discernment.runs.recipe import Recipe
 
 RECIPE = "recipe.yaml"
-OUTCOMES = ("manifest.json", "results.json", "proposition.json", "report.html", "seeds.json", "seeds.html")
+OUTCOMES = (
+    "manifest.json",
+    "results.json",
+    "proposition.json",
+    "report.html",
+    "seeds.json",
+    "seeds.html",
+    "left_out.json",
+)
 
 
 @contextmanager
@@ -55,12 +63,18 @@ def holds_recipe(directory: Path, recipe: Recipe) -> bool:
     return written.is_file() and written.read_bytes() == recipe.to_yaml().encode()
 
 
-def forget_other_recipe(directory: Path, recipe: Recipe) -> None:
-    """Remove the results of another recipe, which must not lie beside this one's stages."""
+def forget_other_recipe(directory: Path, recipe: Recipe, runs: Container[str] = ()) -> None:
+    """Remove the results of another recipe, which must not lie beside this one's stages.
+
+    Args:
+        directory: The directory.
+        recipe: The recipe that it is for now.
+        runs: The folders of this one's runs, where it has several; others that share their stages are removed.
+    """
     if (directory / RECIPE).is_file() and not holds_recipe(directory, recipe):
         for name in OUTCOMES:
             (directory / name).unlink(missing_ok=True)
         shutil.rmtree(directory / "tables", ignore_errors=True)
-        for run in directory.glob("seed-*"):
-            if (run / "stages").is_symlink() and run.name not in {f"seed-{seed}" for seed in recipe.seeds}:
-                shutil.rmtree(run)
+        for link in directory.glob("*/stages"):
+            if link.is_symlink() and link.parent.name not in runs:
+                shutil.rmtree(link.parent)

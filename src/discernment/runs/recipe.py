@@ -23,6 +23,9 @@ from discernment.runs.training_data import TrainingData
 from discernment.training.contrastive import RefineOptions
 from discernment.training.supervised import AlignOptions
 
+NAME = r"^[\w.-]+$"
+"""What can be part of a directory's name."""
+
 
 class MethodEntry(Frozen):
     """A method to run, perhaps under another name and with options of its own."""
@@ -90,7 +93,7 @@ def _below(entry: MethodEntry, below: MethodEntry, *, known: bool) -> MethodEntr
 class Recipe(Frozen):
     """Base model, data, stages, methods and evaluation of one run."""
 
-    name: str = Field(min_length=1, pattern=r"^[\w.-]+$", description="Names the run's directory.")
+    name: str = Field(min_length=1, pattern=NAME, description="Names the run's directory.")
     model: ModelSpec
     seed: int = Field(
         0,
@@ -100,6 +103,10 @@ class Recipe(Frozen):
     seeds: list[Annotated[int, Field(ge=0)]] = Field(
         [],
         description="Run everything once with each of these instead of `seed`, and give intervals over them.",
+    )
+    leave_out: dict[Annotated[str, Field(pattern=NAME)], Annotated[list[str], Field(min_length=1)]] = Field(
+        {},
+        description="Groups of sets: run everything once without each, and measure on what was left out.",
     )
     data: TrainingData = Field(default_factory=TrainingData)
     refine: dict[str, Any] = Field(default_factory=dict, description="Options of stage 1.")

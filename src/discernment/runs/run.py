@@ -74,6 +74,8 @@ def run_recipe(
     Raises:
         DiscernmentError: If the recipe, the data or a model is wrong, the directory is in use, or its disk is full.
     """
+    if recipe.leave_out:
+        raise RecipeError("The recipe has `leave_out`; run it with `run_left_out`, as `discern run` does.")
     if recipe.seeds:
         raise RecipeError("The recipe has several `seeds`; run it with `run_seeds`, as `discern run` does.")
     with claim(directory, "run"):

@@ -1,19 +1,16 @@
 """Running a recipe with several seeds: a run for each, and what they say together."""
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
 from discernment.errors import RecipeError
 from discernment.evaluation.over_seeds import SeedResults, summarize_measures, summarize_seeds
-from discernment.files import write_json, write_text
-from discernment.runs.directory import claim, forget_other_recipe
-from discernment.runs.manifest import check_version
-from discernment.runs.parallel import do_side_by_side
-from discernment.runs.preparation import prepare
+from discernment.files import write_json
+from discernment.runs.directory import claim
 from discernment.runs.recipe import Recipe
-from discernment.runs.run import RunSummary, run_prepared
-from discernment.runs.stages import Quiet, Reporter, share_stages
+from discernment.runs.run import RunSummary
+from discernment.runs.several import run_several
+from discernment.runs.stages import Reporter
 
 
 class SeedsSummary(NamedTuple):
@@ -55,34 +52,16 @@ def run_seeds(
     """
     if not recipe.seeds:
         raise RecipeError("The recipe has no `seeds`; run it with `run_recipe`, as `discern run` does.")
+    recipes = {f"seed-{seed}": _with_seed(recipe, seed) for seed in recipe.seeds}
     with claim(directory, "run"):
-        for run in directory.glob("seed-*"):
-            check_version(run)
-        return _run_seeds(recipe, directory, reporter or Quiet(), verify=verify, jobs=jobs)
+        found = run_several(recipe, recipes, directory, reporter, verify=verify, jobs=jobs)
+        runs = {seed: found[f"seed-{seed}"] for seed in recipe.seeds}
+        results = _together(recipe, runs)
+        write_json(directory / "seeds.json", results.model_dump(mode="json"))
+    return SeedsSummary(directory, results, runs)
 
 
-def _run_seeds(
-    recipe: Recipe, directory: Path, reporter: Reporter, *, verify: bool, jobs: int
-) -> SeedsSummary:
-    recipes = {seed: _with_seed(recipe, seed) for seed in recipe.seeds}
-    prepared = {seed: prepare(of_seed) for seed, of_seed in recipes.items()}
-    forget_other_recipe(directory, recipe)
-    write_text(directory / "recipe.yaml", recipe.to_yaml())
-    folders = {seed: directory / f"seed-{seed}" for seed in recipes}
-    for run in folders.values():
-        share_stages(run, directory / "stages")
-    ran, runs = 0, {}
-    with ExitStack() as held:
-        for run in folders.values():
-            held.enter_context(claim(run, "run"))
-        if jobs > 1:
-            of_run = {folders[seed]: of_seed for seed, of_seed in recipes.items()}
-            ran = do_side_by_side(of_run, jobs, reporter, verify=verify)
-        for seed, of_seed in recipes.items():
-            runs[seed] = run_prepared(
-                of_seed, prepared[seed], folders[seed], reporter, verify=verify, ran=ran
-            )
-            ran = 0
+def _together(recipe: Recipe, runs: dict[int, RunSummary]) -> SeedResults:
     results = summarize_seeds(
         {seed: run.samples for seed, run in runs.items()},
         base_model=recipe.model.model,
@@ -90,9 +69,7 @@ def _run_seeds(
         safety_levels=recipe.evaluate.safety_levels,
     )
     measures = summarize_measures({seed: run.results for seed, run in runs.items()}, recipe.reference)
-    results = results.model_copy(update={"measures": measures})
-    write_json(directory / "seeds.json", results.model_dump(mode="json"))
-    return SeedsSummary(directory, results, runs)
+    return results.model_copy(update={"measures": measures})
 
 
 def _with_seed(recipe: Recipe, seed: int) -> Recipe:

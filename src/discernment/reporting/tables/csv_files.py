@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from discernment.evaluation.failures import Outcome
+from discernment.evaluation.left_out import LeftOutResults, LeftOutScore
 from discernment.evaluation.metrics import Comparison, Score
 from discernment.evaluation.results import Results
 from discernment.files import write_text
@@ -30,6 +31,11 @@ def write_tables(directory: Path, results: Results) -> None:
     for name, measure in MEASURES.items():
         if rows := getattr(results, measure.rows):
             _write_rows(directory / f"{name}.csv", type(rows[0]), rows)
+
+
+def write_left_out(path: Path, results: LeftOutResults) -> None:
+    """One row a number of a method on a group of sources that was left out, with one seed."""
+    _write_rows(path, LeftOutScore, results.scores)
 
 
 def write_verdicts(path: Path, found: Sequence[Outcome], methods: Sequence[str], *, redact: bool) -> None:

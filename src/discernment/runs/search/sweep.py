@@ -103,6 +103,8 @@ class Sweep(Frozen):
     def _fits_the_recipe(self) -> Sweep:
         if self.recipe.seeds:
             raise ValueError("the recipe names `seeds`; the `seeds` of a sweep stand beside its `recipe`")
+        if self.recipe.leave_out:
+            raise ValueError("the recipe names `leave_out`, which does not go with a sweep; leave it out")
         if taken := self.space.keys() & {"name", "seed", "seeds"}:
             raise ValueError(f"`{min(taken)}` cannot be searched over; `seeds` runs every trial with several")
         ranges = [key for key, dimension in self.space.items() if dimension.choices is None]
