@@ -28,6 +28,14 @@ def test_all_come_along_and_can_be_read():
     assert [name for name, one in found.items() if one.verb == "sweep"] == ["layers"]
 
 
+def all_sets(content):
+    """Whatever stands under `set`, once a string alone was read as what it means."""
+    if isinstance(content, dict):
+        own = {content["set"]} if "set" in content else set()
+        return own.union(*map(all_sets, content.values()))
+    return set().union(*map(all_sets, content)) if isinstance(content, list | tuple) else set()
+
+
 def test_what_each_needs_is_what_it_names():
     found = built_in()
     assert (found["quickstart"].public, found["quickstart"].seeds) == ((), 1)
@@ -35,7 +43,10 @@ def test_what_each_needs_is_what_it_names():
     assert found["field"].public == (
         "xstest", "oktest", "or_bench_hard", "coconot_contrast", "advbench", "jailbreakbench", "malicious_instruct"
     )  # fmt: skip
-    assert found["study"].public
+    for name, one in found.items():
+        parsed = read_sweep(name).recipe if one.verb == "sweep" else read_recipe(name)
+        assert set(one.public) == {s for s in all_sets(parsed.model_dump()) if not s.startswith("starter/")}
+    assert "i_controversial" in found["study"].public  # named by a string alone
     assert {name for one in found.values() for name in one.public} <= set(catalogue())
 
 

@@ -92,7 +92,7 @@ def _licences(content: dict[str, Any], method: str) -> dict[str, str]:
     """The licence of each set that a recipe gives a method to learn from, as far as it is known."""
     entries = [m for m in content["methods"] if isinstance(m, dict)]
     own = [m["data"] for m in entries if m.get("data") and m.get("name", m.get("method")) == method]
-    named = dict.fromkeys(name for part in (content.get("data"), *own) for name in _named(part))
+    named = dict.fromkeys(name for part in (content.get("data"), *own) for name in sets_of(part))
     known = catalogue()
     return {
         name: (
@@ -104,15 +104,6 @@ def _licences(content: dict[str, Any], method: str) -> dict[str, str]:
         )
         for name in named
     }
-
-
-def _named(data: Any) -> list[str]:
-    """The sets below `data`, which may be named by a string alone."""
-    values = data.values() if isinstance(data, dict) else ()
-    alone = [
-        v for value in values for v in (value if isinstance(value, list) else [value]) if isinstance(v, str)
-    ]
-    return [*sets_of(data), *alone]
 
 
 def _restriction(restricted: Sequence[str]) -> str:

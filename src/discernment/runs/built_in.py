@@ -9,6 +9,11 @@ from discernment.files import plain_yaml
 
 FOLDER = Path(__file__).parent / "recipes"
 STARTER = "starter/"
+TAKES_SETS = (
+    "general", "safety", "augmentation", "contrast", "contrast_validation", "retained", "validation", "benchmarks",
+    "ability", "prompts", "probes",
+)  # fmt: skip
+"""The keys of a recipe under which a string alone is a prompt set."""
 SENTENCE = re.compile(r".+?[.?](?= [A-Z]|$)")
 
 
@@ -81,11 +86,17 @@ def _described(path: Path) -> BuiltIn:
     )
 
 
-def sets_of(content: Any) -> list[str]:
-    """Every prompt set that (a part of) a recipe's content names, wherever it stands."""
+def sets_of(content: Any, key: str = "") -> list[str]:
+    """Every prompt set that (a part of) a recipe's content names, wherever it stands, under `set` or by a string alone.
+
+    Args:
+        content: The content.
+        key: What it stands under.
+    """
+    if isinstance(content, str):
+        return [content] if key == "set" or key in TAKES_SETS else []
     if isinstance(content, list):
-        return [name for item in content for name in sets_of(item)]
-    if not isinstance(content, dict):
-        return []
-    own = [content["set"]] if isinstance(content.get("set"), str) else []
-    return own + [name for value in content.values() for name in sets_of(value)]
+        return [name for item in content for name in sets_of(item, key)]
+    if isinstance(content, dict):
+        return [name for under, value in content.items() for name in sets_of(value, under)]
+    return []
