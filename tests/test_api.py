@@ -221,7 +221,11 @@ def test_yaml_in_the_documents_is_valid():
     found = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/recipes.md").read_text("utf-8"), re.DOTALL)
     labels = []
     for block in found:
-        methods = [MethodEntry.model_validate(m) for m in yaml.safe_load(block)["methods"]]
+        content = yaml.safe_load(block)
+        assert Recipe.model_validate(yaml.safe_load(own) | content)
+        if "methods" not in content:
+            continue
+        methods = [MethodEntry.model_validate(m) for m in content["methods"]]
         for method in methods:
             if method.rule:
                 find_rule(method.method, method.rule)
