@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from discernment.runs.recipe import Recipe
 
 RECIPE = "recipe.yaml"
-OUTCOMES = ("manifest.json", "results.json", "proposition.json", "report.html", "seeds.json", "seeds.html")
+OUTCOMES = (
+    *("manifest.json", "results.json", "proposition.json", "tracked.json"),
+    *("report.html", "seeds.json", "seeds.html"),
+)
 
 
 @contextmanager
