@@ -1,8 +1,7 @@
-"""The task file for inspect_ai compiles, holds the prompts, and, where inspect_ai is installed, runs."""
+"""The task file for inspect_ai compiles, holds the prompts, and runs."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 
@@ -36,7 +35,6 @@ def test_user_mistakes(tmp_path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(importlib.util.find_spec("inspect_ai") is None, reason="inspect_ai is not installed")
 def test_inspect_runs_the_task(tmp_path, monkeypatch) -> None:
     from inspect_ai import eval as run
     from inspect_ai.model import ModelOutput, ModelUsage, get_model

@@ -50,12 +50,13 @@ def compare(
 def _read(evaluations: Sequence[Path]) -> dict[str, list[Sample]]:
     """The samples of all evaluations by name; `RUN/METHOD` and `NAME=` in front are understood."""
     from discernment.evaluation.sample import read_samples
+    from discernment.runs.evaluations import find_evaluations
     from discernment.runs.mending import what_is_wrong
 
     samples: dict[str, list[Sample]] = {}
     how: set[str] = set()
     for argument in evaluations:
-        for name, path in _samples_in(argument):
+        for name, path, *_ in find_evaluations(argument):
             if name in samples:
                 raise RecipeError(
                     f"Two evaluations are called {name!r}; give one a name of its own: NAME={path}."
@@ -107,34 +108,3 @@ def _how_to_mend(stage: Path) -> str:
     if stage.parent.name == "stages":
         return how_to_mend(stage.parent.parent)
     return "remove the folder, and evaluate again"
-
-
-def _samples_in(argument: Path) -> list[tuple[str, Path]]:
-    """The name and the samples of each evaluation that an argument means."""
-    # A directory may have an equals sign in its name.
-    name, _, rest = ("", "", str(argument)) if argument.is_dir() else str(argument).rpartition("=")
-    directory = Path(rest)
-    if (directory / "samples.jsonl").is_file():
-        return [(name or directory.name, directory / "samples.jsonl")]
-    if (directory / "manifest.json").is_file():
-        return [(f"{name}/{method}" if name else method, path) for method, path in _of_run(directory)]
-    run, wanted = directory.parent, directory.name
-    if (run / "manifest.json").is_file() and not directory.exists():
-        of_run = _of_run(run)
-        found = [(name or method, path) for method, path in of_run if method == wanted]
-        if not found:
-            there = ", ".join(method for method, _ in of_run) or "none"
-            raise DataError(f"The run {run} has no evaluation of {wanted!r}; it has {there}.")
-        return found
-    raise DataError(f"{directory} holds neither an evaluation nor a run: no samples.jsonl, no manifest.json.")
-
-
-def _of_run(directory: Path) -> list[tuple[str, Path]]:
-    from discernment.runs.manifest import methods_of
-
-    return [
-        (method, directory / "stages" / stage / "samples.jsonl")
-        for method, entry in methods_of(directory).items()
-        for stage in entry.get("stages", ())
-        if str(stage).startswith("evaluate-")
-    ]

@@ -37,6 +37,7 @@ VERBS = {
     "diagnose": "Show why a model refuses too much, and which layer to refine; always in float32, without training.",
     "compare": "Compare evaluations of the same prompts: rates, paired tests, equal safety.",
     "report": "Write the HTML report of a run again.",
+    "export": "Export the replies of a run: logs for `inspect view`, a table, or a dataset on the hub.",
     "publish": "Publish a method of a run with a model card that says what was measured, and what was not.",
     "chat": "Talk to a model; each reply comes with its rejection probability.",
 }

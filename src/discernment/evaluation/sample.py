@@ -80,6 +80,11 @@ class Sample(Frozen):
         return Conversation.model_construct(text=self.prompt, system=self.system, earlier=self.earlier)
 
     @property
+    def replies(self) -> "tuple[Sample | Draw, ...]":
+        """Each reply, the first of which is the sample itself."""
+        return (self, *self.further)
+
+    @property
     def verdicts(self) -> list[Verdict]:
         """The verdict of each reply."""
         return [self.verdict, *(draw.verdict for draw in self.further)]

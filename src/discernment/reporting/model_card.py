@@ -93,17 +93,15 @@ def _licences(content: dict[str, Any], method: str) -> dict[str, str]:
     entries = [m for m in content["methods"] if isinstance(m, dict)]
     own = [m["data"] for m in entries if m.get("data") and m.get("name", m.get("method")) == method]
     named = dict.fromkeys(name for part in (content.get("data"), *own) for name in sets_of(part))
+    return {name: licence_of(name) for name in named}
+
+
+def licence_of(name: str) -> str:
+    """The licence of a prompt set, as far as it is known."""
+    if name in STARTER_SETS:
+        return load_starter(name).provenance.licence or "not stated"
     known = catalogue()
-    return {
-        name: (
-            load_starter(name).provenance.licence or "not stated"
-            if name in STARTER_SETS
-            else known[name].licence
-            if name in known
-            else "not known to discernment"
-        )
-        for name in named
-    }
+    return known[name].licence if name in known else "not known to discernment"
 
 
 def _restriction(restricted: Sequence[str]) -> str:

@@ -17,13 +17,8 @@ if TYPE_CHECKING:
 
 RECIPE = "recipe.yaml"
 OUTCOMES = (
-    "manifest.json",
-    "results.json",
-    "proposition.json",
-    "report.html",
-    "seeds.json",
-    "seeds.html",
-    "left_out.json",
+    *("manifest.json", "results.json", "proposition.json", "tracked.json"),
+    *("report.html", "seeds.json", "seeds.html", "left_out.json"),
 )
 
 

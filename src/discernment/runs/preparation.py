@@ -22,6 +22,7 @@ from discernment.prompts.words import normalise
 from discernment.runs.measures import MEASURES, Measure
 from discernment.runs.recipe import MethodEntry, Recipe
 from discernment.training.supervised import AlignOptions
+from discernment.training.trackers import check_trackers
 
 TEXT_PARTS = {"text_config", "decoder", "generator"}
 """Under these keys a configuration of several models has that of its language model."""
@@ -57,11 +58,12 @@ def prepare(recipe: Recipe) -> Prepared:
 
     Raises:
         RecipeError: If a method lacks prompts, replies or options, a judge its key, or tasks their extra; or if
-            there is no such task or rule.
+            there is no such task, rule or tracker.
         ModelError: If the model has no such layer, or cannot be found, or that of a judge.
         DataError: If a set cannot be read or is empty, there are no refusal openings for the language, too few probe
             prompts, too few for Proposition 1, too few of a label for kernel similarity, or no data for a task.
     """
+    check_trackers(recipe.track)
     base = PolicySpec.of(recipe.model)
     materials = recipe.materials()
     asked = recipe.evaluate

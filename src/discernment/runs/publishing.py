@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Literal
 
 from discernment.disk import room
 from discernment.errors import ModelError, RunError
@@ -30,7 +31,7 @@ def collect(policy: PolicySpec, card: str, folder: Path) -> Path:
         RunError: If the folder holds something else.
     """
     source = _source(policy)
-    if not _may_be_replaced(folder):
+    if not may_be_replaced(folder):
         raise RunError(f"{folder} holds something else; name another folder with --out.")
     part = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -65,7 +66,8 @@ def _source(policy: PolicySpec) -> Path:
     return Path(policy.adapters[-1] if policy.adapters else policy.model.model)
 
 
-def _may_be_replaced(folder: Path) -> bool:
+def may_be_replaced(folder: Path) -> bool:
+    """Whether a folder is not there, is empty, or holds what was put there to be sent, by its card."""
     if not folder.exists():
         return True
     if not folder.is_dir():
@@ -82,13 +84,14 @@ def _name_the_base(config: Path, model: str) -> None:
     write_text(config, json.dumps(content, indent=2) + "\n")
 
 
-def send(folder: Path, repository: str, *, private: bool) -> str:
+def send(folder: Path, repository: str, *, private: bool, kind: Literal["model", "dataset"] = "model") -> str:
     """Send a folder to the hub; what the repository held goes.
 
     Args:
-        folder: What `collect` left.
+        folder: What `collect` left, or `collect_dataset`.
         repository: Its name there; it is made if it is not there.
         private: Whether a new one is private.
+        kind: What the repository holds.
 
     Returns:
         The address.
@@ -100,8 +103,8 @@ def send(folder: Path, repository: str, *, private: bool) -> str:
 
     api = HfApi()
     try:
-        made = api.create_repo(repository, private=private, exist_ok=True)
-        api.upload_folder(repo_id=made.repo_id, folder_path=folder, delete_patterns="*")
+        made = api.create_repo(repository, private=private, exist_ok=True, repo_type=kind)
+        api.upload_folder(repo_id=made.repo_id, folder_path=folder, delete_patterns="*", repo_type=kind)
     except Exception as error:  # the hub and what carries it raise what they like
         first = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
         status = getattr(getattr(error, "response", None), "status_code", None)

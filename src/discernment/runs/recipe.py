@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from discernment.errors import RecipeError
 from discernment.evaluation.groups import POOLED
@@ -116,6 +116,16 @@ class Recipe(Frozen):
     diagnose: DiagnosisPlan | None = Field(
         None, description="What is watched and measured beside the evaluation."
     )
+    track: list[Annotated[str, Field(min_length=1)]] | None = Field(
+        None,
+        description="Trackers of the curves and the final numbers, as `report_to` of transformers; what "
+        "DISCERNMENT_REPORT_TO names by default.",
+    )
+
+    @field_validator("track", mode="before")
+    @classmethod
+    def _one_tracker(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:

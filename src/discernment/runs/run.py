@@ -18,6 +18,7 @@ from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import PromptSet
 from discernment.runs.directory import claim, forget_other_recipe
+from discernment.runs.final_numbers import send_numbers
 from discernment.runs.manifest import Manifest, check_version
 from discernment.runs.parallel import do_side_by_side
 from discernment.runs.preparation import Prepared, build_steps, prepare
@@ -101,7 +102,7 @@ def run_prepared(
     `ran` of its stages were done just before, by other processes.
     """
     forget_other_recipe(directory, recipe)
-    stage = StageRunner(directory / "stages", reporter, verify=verify)
+    stage = StageRunner(directory / "stages", reporter, verify=verify, trackers=recipe.track)
     stage.ran = ran
     run = _Run(recipe, prepared, directory, stage)
     write_text(directory / "recipe.yaml", recipe.to_yaml())
@@ -121,7 +122,7 @@ def do_method(
     verify: bool = False,
 ) -> int:
     """Do the stages of one method alone, in a directory that another process has claimed; returns how many."""
-    stage = StageRunner(directory / "stages", reporter, verify=verify)
+    stage = StageRunner(directory / "stages", reporter, verify=verify, trackers=recipe.track)
     (entry,) = (entry for entry in recipe.methods if entry.label == method)
     _Run(recipe, prepared, directory, stage).do(entry)
     return stage.ran
@@ -210,6 +211,7 @@ class _Run:
             if found.refinements:
                 write_json(self.directory / "proposition.json", found.model_dump(mode="json"))
         self.manifest.write("complete")
+        send_numbers(results, self.recipe.track, self.directory, self.recipe.name)
         return RunSummary(
             self.directory,
             results,

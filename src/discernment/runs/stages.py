@@ -31,6 +31,7 @@ from discernment.runs.stage_record import (
     salvage,
 )
 from discernment.training.checkpoints import remove_torn_checkpoints
+from discernment.training.trackers import FOLDER, tracked
 
 FORM = 2
 """Raise it when the meaning of a stage's output changes: old outputs are then not taken for new ones."""
@@ -96,12 +97,21 @@ class StageRunner:
         directory: Where the stages' directories lie.
         reporter: Hears what is going on.
         verify: Read every file of a finished stage before it is taken, large ones too.
+        trackers: Where curves are sent; None for what the environment names. No stage depends on it.
     """
 
-    def __init__(self, directory: Path, reporter: Reporter, *, verify: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        reporter: Reporter,
+        *,
+        verify: bool = False,
+        trackers: Sequence[str] | None = None,
+    ) -> None:
         self.directory = directory
         self.reporter = reporter
         self.verify = verify
+        self.trackers = trackers
         self.owner = ""
         self.records: dict[str, StageRecord] = {}
         self.owners: dict[str, list[str]] = {}
@@ -140,7 +150,9 @@ class StageRunner:
                 other = self._like(alike, name, work, described) if alike is not None else None
                 if alike is not None and other is not None:
                     _go_on_from(other, alike.files, final)
-                _work(name, final, work, {**inputs, **(extra or {})}, described)
+                curves = self.directory.resolve().parent / FOLDER  # where runs share stages, beside these
+                with tracked(self.trackers, curves, f"{self.owner} {final.name}".strip()):
+                    _work(name, final, work, {**inputs, **(extra or {})}, described)
                 self.ran += 1
         self.records[final.name] = StageRecord.read(final)
         self.owners.setdefault(final.name, []).append(self.owner)
@@ -314,7 +326,8 @@ def run_into(
         )
     write_json(note, described)
     reporter.stage(name, "", reused=False)
-    _work(name, out, work, {**inputs, **(extra or {})}, described)
+    with tracked(None, out.absolute().parent / FOLDER, out.absolute().name):
+        _work(name, out, work, {**inputs, **(extra or {})}, described)
     return True
 
 

@@ -1,6 +1,5 @@
 """Options that training stages share: of the optimizer, of adapters, of the contrastive loss."""
 
-import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,6 +7,7 @@ import torch
 from pydantic import Field
 
 from discernment.frozen import Frozen
+from discernment.training.trackers import tracking_arguments
 
 
 class LoraOptions(Frozen):
@@ -98,7 +98,7 @@ def trainer_arguments(
         "logging_steps": 1,
         # The filter would replace a NaN loss by the recent mean; a diverged stage must be seen.
         "logging_nan_inf_filter": False,
-        "report_to": os.environ.get("DISCERNMENT_REPORT_TO", "none"),
+        **tracking_arguments(),
         "dataloader_pin_memory": False,
         "remove_unused_columns": False,
         "bf16": mixed,

@@ -256,6 +256,8 @@ def test_mistakes_are_found_before_the_first_trial(write, tmp_path, monkeypatch)
     with pytest.raises(RunError, match="holds trials of another sweep; name another with --out"):
         run_sweep(write(**cheap, space={"align.epochs": [1]}), directory)
     assert len(run_sweep(write(**cheap, trials=2), directory).trials) == 2  # which is the same search
+    told = {**cheap, "recipe": {**cheap["recipe"], "track": []}}
+    assert len(run_sweep(write(**told, trials=2), directory).trials) == 2  # nor do trackers make another
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(RecipeError, match=r"A sweep needs `pip install 'discernment\[sweep\]'`"):
         run_sweep(write(**cheap), directory)

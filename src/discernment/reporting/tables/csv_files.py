@@ -14,7 +14,7 @@ from discernment.evaluation.metrics import Comparison, Score
 from discernment.evaluation.results import Results
 from discernment.files import write_text
 from discernment.reporting.tables.measures import MEASURES
-from discernment.reporting.text import visible
+from discernment.reporting.text import REDACTED, visible
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 PROMPT_COLUMNS = ("benchmark", "label", "category", "prompt_id", "prompt")
@@ -63,19 +63,20 @@ def write_verdicts(path: Path, found: Sequence[Outcome], methods: Sequence[str],
                 sample.label.value,
                 sample.category,
                 sample.prompt_id,
-                "[redacted]" if hidden else sample.whole,
+                REDACTED if hidden else sample.whole,
                 *(None if s is None else s.verdict.value for s in of),
                 *(None if s is None else s.rejection_probability for s in of),
             ]
         )
-    _write(path, header, rows)
+    write_csv(path, header, rows)
 
 
 def _write_rows(path: Path, form: type[BaseModel], rows: Iterable[BaseModel]) -> None:
-    _write(path, list(form.model_fields), [list(row.model_dump(mode="json").values()) for row in rows])
+    write_csv(path, list(form.model_fields), [list(row.model_dump(mode="json").values()) for row in rows])
 
 
-def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table whose cells are numbers and untrusted texts, atomically."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow([_cell(name) for name in header])

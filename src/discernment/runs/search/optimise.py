@@ -34,7 +34,6 @@ from discernment.runs.stages import Reporter, share_stages
 if TYPE_CHECKING:
     from optuna import Study, Trial
     from optuna.trial import FrozenTrial
-
 OnTrial = Callable[[SweepResults, int], None]
 
 STATES: dict[str, State] = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
@@ -223,7 +222,11 @@ def _open(sweep: Sweep, directory: Path) -> Study:
         pruner=optuna.pruners.MedianPruner(),
         load_if_exists=True,
     )
-    fingerprint = content_hash(sweep.model_dump(mode="json", exclude_defaults=True, exclude={"trials"}))
+    # Without what no trial's numbers depend on.
+    content = sweep.model_dump(
+        mode="json", exclude_defaults=True, exclude={"trials": True, "recipe": {"track"}}
+    )
+    fingerprint = content_hash(content)
     if study.user_attrs.get("sweep", fingerprint) != fingerprint:
         raise RunError(f"The directory {directory} holds trials of another sweep; name another with --out.")
     study.set_user_attr("sweep", fingerprint)

@@ -1,0 +1,1 @@
+"""The samples of a run in forms that other tools read."""
