@@ -12,6 +12,7 @@ import discernment
 from discernment.cli.main import app
 
 VERBS = (
+    "init",
     "run",
     "recipes",
     "sweep",
@@ -41,6 +42,7 @@ READS_OPTIONS = {"pydantic", "yaml", "discernment.prompts", "discernment.cli.opt
         ("--help", HEAVY | READS_OPTIONS),
         ("prompts --help", HEAVY | {"discernment.prompts", "discernment.cli.prompts"}),
         ("--version", HEAVY | {"rich", "discernment.prompts", "discernment.cli.run"}),
+        ("init --help", HEAVY | {"discernment.runs.first_recipe", "rich.progress"}),
         ("run --help", HEAVY | {"discernment.cli.evaluate", "rich.progress"}),
         ("prompts list", HEAVY | {"discernment.cli.prompts.check", "rich.progress"}),
     ],
@@ -75,7 +77,7 @@ def test_the_lines_of_help_are_the_first_of_the_verbs():
     for group in groups:
         for command in group.commands.values():
             (groups if hasattr(command, "commands") else late).append(command)
-    assert len(late) == 20
+    assert len(late) == 21
     for command in late:
         whole = command.whole()
         assert (command.name, command.help) == (whole.name, whole.help.partition("\n")[0])
