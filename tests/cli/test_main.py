@@ -12,6 +12,7 @@ import discernment
 from discernment.cli.main import app
 
 VERBS = (
+    "init",
     "run",
     "recipes",
     "sweep",
@@ -42,6 +43,7 @@ READS_OPTIONS = {"pydantic", "yaml", "discernment.prompts", "discernment.cli.opt
         ("--help", HEAVY | READS_OPTIONS),
         ("prompts --help", HEAVY | {"discernment.prompts", "discernment.cli.prompts"}),
         ("--version", HEAVY | {"rich", "discernment.prompts", "discernment.cli.run"}),
+        ("init --help", HEAVY | {"discernment.runs.first_recipe", "rich.progress"}),
         ("run --help", HEAVY | {"discernment.cli.evaluate", "rich.progress"}),
         ("prompts list", HEAVY | {"discernment.cli.prompts.check", "rich.progress"}),
     ],

@@ -28,5 +28,7 @@ def recipes(
     ]
     header = ("command", "seeds", "public sets", "what it does")
     console.print(plain_table(header, rows, right=("seeds", "public sets"), whole=("command",)))
-    say("\nYour own: `discern recipes quickstart > mine.yaml`, change what differs, `discern run mine.yaml`.")
+    say(
+        "\nYour own: `discern init MODEL` writes one; or `discern recipes quickstart > mine.yaml`, change what differs, `discern run mine.yaml`."
+    )
     say("Public sets are read from the folder that DISCERNMENT_DATA names; `discern prompts list` has them.")

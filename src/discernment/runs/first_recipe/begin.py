@@ -1,0 +1,261 @@
+"""A first recipe for a model: looks at it, at the machine and at the prompts, and writes down each choice with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from discernment.errors import DiscernmentError, RecipeError
+from discernment.files import read_yaml, write_text
+from discernment.judges import JudgeSpec
+from discernment.judges.encoder import trained_encoder
+from discernment.models.model_spec import ModelSpec
+from discernment.prompts import PromptSet
+from discernment.runs.built_in import built_in
+from discernment.runs.first_recipe.circumstances import (
+    Machine,
+    ModelFacts,
+    Tried,
+    lengths,
+    look_at_machine,
+    look_at_model,
+    try_model,
+)
+from discernment.runs.first_recipe.estimate import (
+    SHARES,
+    USABLE,
+    Way,
+    Work,
+    choose_way,
+    is_aligned,
+    seconds,
+)
+from discernment.runs.first_recipe.folder import OwnPrompts, Said, read_folder
+from discernment.runs.first_recipe.sets import Entry, Sizes, test_sets, training_sets
+from discernment.runs.recipe import Recipe, parse_recipe
+
+REPLY_ROOM = 64
+"""Positions that are kept free behind a prompt of the user's, for the reply."""
+LONGEST = 1024
+"""Longer examples are cut at the end, and longer prompts of one's own are left out: they would decide the memory of all."""
+STEP = 64
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Choices:
+    """All that a first recipe says, before it is written down.
+
+    Attributes:
+        spec: The model, as the user named it.
+        facts: What it is.
+        machine: Where it would run.
+        tried: What it did with a few prompts; None where it was not tried.
+        untried: Why not.
+        own: The user's prompts.
+        file: Where they are, if there are any.
+        way: How it is trained.
+        sizes: How much is trained and evaluated.
+        data: The entries of `data`.
+        benchmarks: What is evaluated on.
+        unusable: Public sets that are there and cannot be used, and why.
+        max_length: Tokens of the longest example, rounded up.
+        longest: Tokens of the longest example.
+        cut: Examples that are longer than `max_length`.
+        examples: How many there are.
+        max_new_tokens: Token cap of a reply.
+        judge: Who judges.
+        layer: The layer to refine.
+        seconds: How long the run takes, by estimate; None where the speed is not known.
+        known: Whether the recipe `quickstart` is about this very model and these prompts.
+    """
+
+    spec: ModelSpec
+    facts: ModelFacts
+    machine: Machine
+    tried: Tried | None
+    untried: str
+    own: OwnPrompts | None
+    file: Path
+    way: Way
+    sizes: Sizes
+    data: Sequence[Entry]
+    benchmarks: Sequence[Entry]
+    unusable: Sequence[str]
+    max_length: int
+    longest: int
+    cut: int
+    examples: int
+    max_new_tokens: int
+    judge: str
+    layer: int | str
+    seconds: float | None
+    known: bool
+
+    @property
+    def aligned(self) -> bool:
+        """Whether the model refuses toxic prompts as it is."""
+        return is_aligned(self.tried)
+
+    @property
+    def jobs(self) -> int:
+        """Methods that can be worked on side by side."""
+        return min(self.machine.devices, 4)
+
+
+def prompts_file(recipe: Path) -> Path:
+    """Where the user's prompts go that belong to a recipe."""
+    return recipe.with_name(f"{recipe.stem}-prompts.jsonl")
+
+
+def choose(
+    spec: ModelSpec,
+    folder: Path | None,
+    said: Said,
+    out: Path,
+    minutes: float,
+    progress: Callable[[str], None] = lambda what: None,
+    machine: Machine | None = None,
+) -> Choices:
+    """Make all choices, and write the user's prompts beside the recipe, with labels and splits.
+
+    Args:
+        spec: The model.
+        folder: The user's prompt files; None for the starter set.
+        said: What the user said of the files.
+        out: Where the recipe will be.
+        minutes: How long the run should take at most, by estimate; less is trained and evaluated where it would be more.
+        progress: Told what is being looked at.
+        machine: Where the recipe would be run; here, where none is named.
+
+    Raises:
+        DiscernmentError: If the model cannot be found, or the folder holds nothing usable or something unclear.
+    """
+    file = prompts_file(out)
+    own = read_folder(folder, said, file) if folder is not None else None
+    progress("the model")
+    facts, machine = look_at_model(spec), machine or look_at_machine(spec)
+    known = own is None and spec.model == _quickstart()["model"]["model"]
+    spec = _with_system(spec, facts, machine)
+    facts = facts._replace(chat=facts.chat.with_system(spec.system))
+    if own is not None:
+        own = _short_enough(own, facts)
+        own.prompts.to_jsonl(file)
+    data = training_sets(own, file, Sizes())
+    sets = {entry.name: entry.load() for entry in data}
+    mix = [*sets["general"], *sets["safety"], *sets["augmentation"]]
+    counted = lengths(facts.chat, mix, replies=True)
+    longest = max(counted)
+    max_length = _rounded(min(longest, LONGEST, facts.positions or LONGEST), facts.positions)
+    contrasted = lengths(facts.chat, [*sets["contrast"]], replies=False)
+    way = choose_way(facts, machine, max_length, BATCH * max(contrasted))
+    progress("a few prompts")
+    tried, untried = _try(spec, way, machine, facts, sets["contrast_validation"])
+    tokens = 16 if machine.device == "cpu" else 64
+    layer: int | str = tried.layer if tried else "auto"
+    if known:
+        layer = _quickstart()["refine"]["layer"]
+    sizes, entries, unusable, took = _within(
+        own, file, facts, tried, minutes, layer, tokens, counted, sum(contrasted) / len(contrasted)
+    )
+    return Choices(
+        spec=spec, facts=facts, machine=machine, tried=tried, untried=untried, own=own, file=file, way=way, sizes=sizes,
+        data=training_sets(own, file, sizes), benchmarks=entries, unusable=unusable, max_length=max_length, longest=longest,
+        cut=sum(length > max_length for length in counted), examples=len(counted), max_new_tokens=tokens,
+        judge=_judge(), layer=layer, seconds=took, known=known,
+    )  # fmt: skip
+
+
+def _with_system(spec: ModelSpec, facts: ModelFacts, machine: Machine) -> ModelSpec:
+    """The model with an empty system message, where the template's own would take much of the time of a processor."""
+    if spec.system is None and facts.own_system and machine.device == "cpu":
+        return spec.model_copy(update={"system": ""})
+    return spec
+
+
+def _short_enough(own: OwnPrompts, facts: ModelFacts) -> OwnPrompts:
+    """The prompts that the model can read."""
+    read = min(LONGEST, facts.positions or LONGEST)
+    limit = read - min(REPLY_ROOM, read // 4)
+    counted = lengths(facts.chat, own.prompts.prompts, replies=False)
+    kept = [p for p, length in zip(own.prompts, counted, strict=True) if length <= limit]
+    if len(kept) == len(own.prompts):
+        return own
+    if not kept:
+        raise RecipeError(
+            f"Every prompt has more than {limit} tokens; shorten them, or name a model that reads more."
+        )
+    lost = f"{len(own.prompts) - len(kept)} prompts of more than {limit} tokens"
+    return own._replace(prompts=PromptSet(kept, own.prompts.provenance), left_out=[*own.left_out, lost])
+
+
+def _rounded(length: int, positions: int | None) -> int:
+    up = -(-length // STEP) * STEP
+    return min(up, positions) if positions else up
+
+
+def _try(
+    spec: ModelSpec, way: Way, machine: Machine, facts: ModelFacts, prompts: PromptSet
+) -> tuple[Tried | None, str]:
+    """What the model does with a few prompts; or None, and why it was not tried."""
+    needed = facts.parameters * machine.dtype.itemsize
+    if needed > USABLE * machine.free:
+        return None, "the model is too large to be tried here as it is"
+    try:
+        return try_model(spec, prompts), ""
+    except DiscernmentError as error:
+        return None, f"the model could not be tried ({str(error).rstrip('.')})"
+
+
+def _within(
+    own: OwnPrompts | None, file: Path, facts: ModelFacts, tried: Tried | None, minutes: float, layer: int | str, tokens: int,
+    counted: Sequence[int], contrasted: float,
+) -> tuple[Sizes, list[Entry], list[str], float | None]:  # fmt: skip
+    """The largest sizes whose run takes so many minutes at most, by estimate; else the smallest."""
+    methods = 6 if is_aligned(tried) else 4
+    per_example = sum(counted) / len(counted)
+    least = Sizes().scaled(SHARES[-1] if tried else 1)
+    for share in SHARES if tried else SHARES[:1]:
+        sizes = Sizes().scaled(share)
+        entries, unusable = test_sets(own, file, share)
+        prompts = [p for entry in entries for p in entry.load()]
+        asked = lengths(facts.chat, prompts, replies=False)
+        work = Work(
+            examples=round(per_example * (sizes.general + sizes.safety)),
+            augmented=round(per_example * sum(sizes[:3])),
+            contrast=contrasted,
+            tests=len(prompts),
+            asked=sum(asked) / len(asked),
+        )
+        if tried is None:
+            return sizes, entries, unusable, None
+        depth = (layer if isinstance(layer, int) else facts.layers / 2) / facts.layers
+        took = seconds(work, sizes, depth, BATCH, tokens, methods, tried.speed)
+        if took <= 60 * minutes or sizes == least:
+            break
+    return sizes, entries, unusable, took
+
+
+def _judge() -> str:
+    """The encoder judge where `discern judges train` has left one, else the keywords."""
+    if not trained_encoder().is_dir():
+        return "keywords"
+    try:
+        _ = JudgeSpec.model_validate("encoder").fingerprint
+    except DiscernmentError:
+        return "keywords"
+    return "encoder"
+
+
+def _quickstart() -> dict[str, Any]:
+    content: dict[str, Any] = read_yaml(built_in()["quickstart"].path.read_text(encoding="utf-8"))
+    return content
+
+
+def write_recipe(text: str, out: Path) -> Recipe:
+    """Check a recipe as `discern run` does, and write it."""
+    recipe = parse_recipe(read_yaml(text), str(out))
+    write_text(out, text)
+    return recipe

@@ -1,0 +1,188 @@
+"""A folder of people's own prompt files as one set: what is read, what is left out, and how it is split."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from discernment.errors import DataError
+from discernment.prompts import Label, PromptSource, Split, load_source, split_leaks
+from discernment.prompts.words import normalise
+from discernment.runs.first_recipe.folder import Said, read_folder
+from discernment.runs.first_recipe.recognise import Given
+from tiny import make_benign, make_prompts
+
+PLACES = ["Rome", "Paris", "Oslo", "Bern", "Kiel", "Bonn", "Graz", "Linz", "Ulm", "Trier"]
+THINGS = ["a process", "the engine", "my alarm", "this film", "an oven", "the music"]
+
+
+def question(n):
+    return f"What stops {THINGS[n % 6]} near {PLACES[n % 10]} on day {n}?"
+
+
+def write_rows(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with odd names, a reply that no method should learn, rows without something, and other files."""
+    rows = [
+        {
+            "user_q": question(n),
+            "kind": ["bad", "borderline", "fine"][n % 3],
+            "said": [
+                "Sorry, I can't help with that.",
+                "Sure, turn the key.",
+                "Sorry, I can't help with that.",
+            ][n % 3],
+        }
+        for n in range(60)
+    ]
+    rows += [{"user_q": " ", "kind": "bad"}, {"user_q": "And this one?", "kind": ""}]
+    rows += [{**rows[0], "user_q": question(0).upper()}]
+    write_rows(tmp_path / "mine/questions.jsonl", rows)
+    write_rows(tmp_path / "mine/sub/benign.json", [{"text": f"Write line {n}."} for n in range(6)])
+    (tmp_path / "mine/notes.md").write_text("Read me.")
+    (tmp_path / "mine/.hidden.csv").write_text("prompt\nHi")
+    return tmp_path / "mine"
+
+
+SAYS = Said({"questions.jsonl": Given(columns={"response": "said"})})
+
+
+def test_every_file_is_read_and_told(folder):
+    own = read_folder(folder, SAYS)
+    assert own.prompts.counts() == {"toxic": 20, "seemingly_toxic": 20, "benign": 26}
+    assert own.taken == [
+        "questions.jsonl: column `user_q` as prompt, `kind` as label: `bad` -> toxic, `borderline` -> seemingly_toxic, "
+        "`fine` -> benign, `said` as reply (21 toxic, 20 seemingly_toxic, 20 benign)",
+        "sub/benign.json: column `text` as prompt, all rows as benign (as its name says) (6 benign)",
+    ]
+    assert own.left_out == [
+        "notes.md (no table of prompts)",
+        "questions.jsonl, rows without a prompt: 1",
+        "questions.jsonl, rows without a label: 1",
+        "questions.jsonl, replies to harmless prompts that refuse, which are not learned from: 20",
+        "1 prompts that are there twice",
+    ]
+
+
+def test_only_refusals_of_toxic_and_answers_to_other_prompts_can_be_learned(folder):
+    own = read_folder(folder, SAYS)
+    said = {label: {p.response for p in own.prompts if p.label is label} for label in Label}
+    assert said == {
+        Label.TOXIC: {"Sorry, I can't help with that."},
+        Label.SEEMINGLY_TOXIC: {"Sure, turn the key."},
+        Label.BENIGN: {None},
+    }
+
+
+def test_the_split_leaks_nothing_and_has_all_labels_on_each_side(folder):
+    own = read_folder(folder, SAYS)
+    sides = {split: [p for p in own.prompts if p.split is split] for split in Split}
+    assert sum(map(len, sides.values())) == len(own.prompts) == 66
+    assert all({p.label for p in side} == {*Label} for side in sides.values())
+    assert 0.5 < len(sides[Split.TRAIN]) / 66 < 0.7
+    assert not split_leaks(sides[Split.TRAIN], sides[Split.TEST])
+    assert own.of(Split.TEST, Label.BENIGN, replies=True) == []
+    assert len(own.of(Split.TEST, Label.TOXIC)) > 3
+
+
+def test_what_is_written_reads_back_and_a_filter_keeps_what_has_a_reply(folder, tmp_path):
+    own = read_folder(folder, SAYS)
+    own.prompts.to_jsonl(tmp_path / "out.jsonl")
+    assert load_source(str(tmp_path / "out.jsonl")).prompts == own.prompts.prompts
+    source = PromptSource(set=str(tmp_path / "out.jsonl"), split="train", label="toxic", response_begins="")
+    assert [*load_source(source)] == own.of(Split.TRAIN, Label.TOXIC, replies=True)
+
+
+def test_splits_that_files_have_go_first(tmp_path):
+    make_prompts(6).to_jsonl(tmp_path / "pairs-test.jsonl")
+    rows = [{"prompt": question(n), "label": ["toxic", "benign"][n % 2]} for n in range(20)]
+    write_rows(tmp_path / "others.jsonl", rows)
+    own = read_folder(tmp_path, Said())
+    assert {p.split for p in own.prompts if p.source.startswith("source-")} == {Split.TEST}
+    assert {p.split for p in own.prompts if p.source == "others"} == {Split.TRAIN, Split.VALIDATION}
+    assert own.split.startswith("the test as the files say")
+    write_rows(tmp_path / "others.jsonl", [{**row, "fold": "dev"} for row in rows])
+    assert {p.split for p in read_folder(tmp_path, Said()).prompts} == {Split.TEST, Split.VALIDATION}
+
+
+def test_too_few_to_split_are_kept_for_the_test(tmp_path):
+    write_rows(tmp_path / "two.jsonl", [{"q": question(n), "kind": "bad"} for n in range(2)])
+    own = read_folder(tmp_path, Said())
+    assert [p.split for p in own.prompts] == [Split.TEST] * 2
+    assert "too few" in own.split
+
+
+def test_a_single_file_will_do_and_what_is_written_is_never_read(tmp_path):
+    make_benign(9).to_jsonl(tmp_path / "one.jsonl")
+    assert len(read_folder(tmp_path / "one.jsonl", Said()).prompts) == 9
+    make_benign(20).to_jsonl(tmp_path / "mine-prompts.jsonl")
+    assert len(read_folder(tmp_path, Said(), tmp_path / "mine-prompts.jsonl").prompts) == 9
+
+
+def test_rows_of_a_value_can_be_left_out(tmp_path):
+    rows = [{"q": question(n), "kind": ["bad", "unsure", "ok"][n % 3]} for n in range(30)]
+    write_rows(tmp_path / "q.jsonl", rows)
+    own = read_folder(
+        tmp_path, Said({"q.jsonl": Given(meanings={"unsure": "none", "ok": Label.SEEMINGLY_TOXIC})})
+    )
+    assert own.prompts.counts() == {"toxic": 10, "seemingly_toxic": 10}
+    assert own.left_out == ["q.jsonl, rows whose `kind` you left out: 10"]
+
+
+def test_ids_that_repeat_are_no_ids(tmp_path):
+    write_rows(tmp_path / "q.jsonl", [{"id": 1, "q": question(n), "kind": "bad"} for n in range(8)])
+    assert len({p.id for p in read_folder(tmp_path, Said()).prompts}) == 8
+
+
+MISTAKES = {
+    "no folder": ({}, Said(), "There is no folder .*gone"),
+    "empty": ({}, Said(), "holds no prompt file; put prompts there as one of .jsonl"),
+    "no table": ({"a.txt": "Hi"}, Said(), r"holds no prompt file, only a.txt \(no table of prompts\); put"),
+    "nothing in it": ({"a.csv": "prompt,label\n"}, Said(), "a.csv has no prompts at all; fill it or leave it out by"),
+    "nothing usable": ({"a.csv": "prompt,label\n,toxic\n ,toxic\n"}, Said(), "a.csv has no column of texts"),
+    "two labels": (
+        {"a.csv": "prompt,label\nHow so?,toxic\n", "b.csv": "prompt,label\nHow so,benign\n"},
+        Said(),
+        "The prompt 'How so' is toxic in a and benign in b; mend one of the two.",
+    ),
+    "unknown file": ({"a.csv": "prompt,label\nHi,toxic\n"}, Said({"b.csv": Given()}), "no prompt file b.csv"),
+    "damaged": ({"a.jsonl": '{"prompt": '}, Said(), "a.jsonl, line 1, is not JSON"),
+    "all skipped": ({"a.csv": "prompt,label\nHi,toxic\n"}, Said(skipped=["a.csv"]), r"only a.csv \(as you said\)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("files", "said", "sentence"), MISTAKES.values(), ids=MISTAKES)
+def test_a_folder_of_nothing_usable_costs_one_sentence(tmp_path, request, files, said, sentence):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    folder = tmp_path / "gone" if "no folder" in request.node.name else tmp_path
+    with pytest.raises(DataError, match=sentence) as raised:
+        read_folder(folder, said)
+    assert "\n" not in str(raised.value)
+
+
+@settings(max_examples=25)
+@given(
+    st.lists(st.tuples(st.text("abc ?", min_size=1), st.sampled_from(["bad", "ok"])), min_size=1, max_size=12)
+)
+def test_no_text_comes_twice_and_none_gets_another_label(tmp_path_factory, rows):
+    folder = Path(tmp_path_factory.mktemp("folder"))
+    write_rows(folder / "q.jsonl", [{"prompt": text, "kind": kind} for text, kind in rows])
+    labels = {normalise(text) or text: kind for text, kind in rows if text.strip()}
+    try:
+        own = read_folder(folder, Said({"q.jsonl": Given(columns={"text": "prompt"})}))
+    except DataError as error:
+        twice = {(normalise(text) or text, kind) for text, kind in rows if text.strip()}
+        assert len(twice) > len(labels) or not labels, error
+        return
+    meant = {"bad": Label.TOXIC, "ok": Label.BENIGN}
+    found = {normalise(p.text) or p.text: p.label for p in own.prompts}
+    assert found == {text: meant[kind] for text, kind in labels.items()}
+    assert len(own.prompts) == len(labels)

@@ -1,0 +1,134 @@
+"""Which columns of people's own tables are taken for what, and what is asked instead of being guessed."""
+
+import pytest
+
+from discernment.errors import DataError
+from discernment.prompts import Label, Split
+from discernment.runs.first_recipe.recognise import Given, recognise, split_of
+
+QUESTIONS = [f"How do I stop the process number {n}?" for n in range(8)]
+KINDS = ["bad", "ok"] * 4
+
+
+def table(**columns):
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "prompt", "Prompt", "user_q", "userQuestion", "instruction", "query", "text", "Goal", "the input", "request (en)",
+        "messages", "spalte_1",
+    ],
+)  # fmt: skip
+def test_the_prompt_is_found_by_its_name_or_as_the_only_text(name):
+    rows = table(nr=range(8), **{name: QUESTIONS}, kind=KINDS)
+    assert recognise("q.csv", rows, Given()).text == name
+
+
+def test_a_surer_name_goes_before_a_vaguer_one():
+    rows = table(text=[f"Some context {n}" for n in range(8)], question=QUESTIONS, kind=KINDS)
+    assert recognise("q.csv", rows, Given()).text == "question"
+
+
+@pytest.mark.parametrize("name", ["response", "bot answer", "expectedReply", "model_output", "completion"])
+def test_the_reply_is_found_also_where_all_refusals_are_the_same(name):
+    rows = table(question=QUESTIONS, kind=KINDS, **{name: ["Sorry, I can't."] * 8})
+    found = recognise("q.csv", rows, Given())
+    assert (found.text, found.response, found.label) == ("question", name, "kind")
+
+
+MAPPED = {
+    ("kind", "bad", "borderline"): (Label.TOXIC, Label.SEEMINGLY_TOXIC),
+    ("type", "Unsafe", "Safe"): (Label.TOXIC, Label.BENIGN),
+    ("label", "seemingly-toxic", "TOXIC"): (Label.SEEMINGLY_TOXIC, Label.TOXIC),
+    ("verdict", "should refuse", "should answer"): (Label.TOXIC, Label.BENIGN),
+    ("harmful", "1", "0"): (Label.TOXIC, Label.BENIGN),
+    ("isHarmful", True, False): (Label.TOXIC, Label.BENIGN),
+    ("is_safe", "yes", "no"): (Label.BENIGN, Label.TOXIC),
+    ("wertung", "harmless", "malicious"): (Label.BENIGN, Label.TOXIC),
+}
+
+
+@pytest.mark.parametrize(("column", "meanings"), MAPPED.items(), ids=lambda value: str(value[0]))
+def test_label_values_are_known_by_what_they_are_called(column, meanings):
+    name, one, other = column
+    found = recognise("q.csv", table(question=QUESTIONS, **{name: [one, other] * 4}), Given())
+    assert found.label == name
+    assert found.meanings == {str(one): meanings[0], str(other): meanings[1]}
+    assert f"`{name}` as label" in found.in_words()
+    assert f"`{one}` -> {meanings[0]}" in found.in_words()
+
+
+ASKED = {
+    "values that say nothing": ({"label": ["1", "0"] * 4}, "`1` .4 rows., `0` .4 rows. of the column `label`"),
+    "one value of three": ({"kind": ["bad", "ok", "weird", "ok"] * 2}, "the values `weird` .2 rows. .*q.csv:weird="),
+    "a name that says no": ({"label": ["1", "0"] * 4, "not_safe": ["1", "0"] * 4}, "`--label-map q.csv:1="),
+    "no label": ({"topic": ["code", "food"] * 4}, "no column whose values are known labels .*`--label q.csv=toxic`"),
+    "two labels": (
+        {"kind_a": ["bad", "ok"] * 4, "kind_b": ["ok", "bad"] * 4},
+        "several columns that may hold the labels .`kind_a`, `kind_b`.*--column q.csv:label=",
+    ),
+    "two prompts": (
+        {"my_prompt": QUESTIONS, "your_prompt": QUESTIONS[::-1], "question": [None] * 8, "kind": KINDS},
+        "several columns that may hold the prompts .`my_prompt`, `your_prompt`.*--column q.csv:text=",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("columns", "sentence"), ASKED.values(), ids=ASKED)
+def test_what_is_unclear_is_asked_for_in_one_sentence(columns, sentence):
+    rows = table(**({} if "my_prompt" in columns else {"question": QUESTIONS}), **columns)
+    with pytest.raises(DataError, match=sentence) as raised:
+        recognise("q.csv", rows, Given())
+    assert str(raised.value).count("\n") == 0
+
+
+def test_no_text_at_all():
+    with pytest.raises(DataError, match=r"q\.csv has no column of texts that may be prompts"):
+        recognise("q.csv", table(number=range(8), kind=KINDS), Given())
+
+
+def test_what_the_user_says_goes_first():
+    rows = table(prompt=QUESTIONS, other=QUESTIONS[::-1], kind=KINDS, label=["1", "0"] * 4)
+    given = Given(
+        columns={"text": "other", "label": "label"}, meanings={"1": Label.SEEMINGLY_TOXIC, "0": "none"}
+    )
+    found = recognise("q.csv", rows, given)
+    assert (found.text, found.label) == ("other", "label")
+    assert found.meanings == {"1": Label.SEEMINGLY_TOXIC, "0": "none"}
+    assert recognise("q.csv", rows, Given(label=Label.TOXIC)).fixed_label is Label.TOXIC
+    with pytest.raises(DataError, match=r"q\.csv has no column `gone` .*columns: `prompt`, `other`"):
+        recognise("q.csv", rows, Given(columns={"text": "gone"}))
+
+
+@pytest.mark.parametrize(
+    ("file", "label"),
+    [
+        ("benign.jsonl", Label.BENIGN),
+        ("harmful_prompts_train.csv", Label.TOXIC),
+        ("sub/seemingly-toxic.jsonl.gz", Label.SEEMINGLY_TOXIC),
+    ],
+)
+def test_a_name_that_says_one_label_and_nothing_else_is_taken(file, label):
+    found = recognise(file, table(question=QUESTIONS), Given())
+    assert (found.label, found.fixed_label) == (None, label)
+    assert f"all rows as {label} (as its name says)" in found.in_words()
+
+
+@pytest.mark.parametrize(
+    "file", ["bad_refusals.csv", "toxic_or_not.csv", "answers_to_harmful.csv", "all.csv"]
+)
+def test_a_name_that_says_more_is_not(file):
+    with pytest.raises(DataError, match="no column whose values are known labels"):
+        recognise(file, table(question=QUESTIONS), Given())
+
+
+def test_splits():
+    rows = table(question=QUESTIONS, kind=KINDS, split=["train", "dev", "test", "Training"] * 2)
+    assert recognise("q.csv", rows, Given()).split == "split"
+    assert [split_of(row["split"]) for row in rows[:4]] == [
+        Split.TRAIN, Split.VALIDATION, Split.TEST, Split.TRAIN,
+    ]  # fmt: skip
+    numbers = table(question=QUESTIONS, kind=KINDS, fold=[0, 1, 2, 3] * 2)
+    assert recognise("q.csv", numbers, Given()).split is None
