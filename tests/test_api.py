@@ -17,6 +17,7 @@ from discernment.evaluation.evaluate import Sampling
 from discernment.judges import JudgeSpec
 from discernment.methods.method import find_method, known_methods
 from discernment.methods.think_first import ReflectionOptions
+from discernment.models.model_spec import EndpointOptions
 from discernment.policies.rule import find_rule
 from discernment.runs.plans import EvaluationPlan
 from discernment.runs.recipe import MethodEntry, TrainingData
@@ -107,7 +108,7 @@ def shown(field):
         return "none"
     if isinstance(default, JudgeSpec):
         return f"`{default.kind}`"
-    if isinstance(default, dict | LossOptions | TrainingData):
+    if isinstance(default, dict | LossOptions | TrainingData | EndpointOptions):
         return "`{}`"
     if isinstance(default, float) and "e" in str(default):  # which YAML reads as a text
         default = f"{default:.9f}".rstrip("0")
@@ -132,7 +133,11 @@ def shown(field):
 )
 def test_every_key_of_a_recipe_is_documented_with_its_default(headings, model, said_in_words):
     rows = {key: default for heading in headings for key, default in tables(heading).items()}
-    inner = {RefineOptions: [LossOptions, LoraOptions], AlignOptions: [LoraOptions]}
+    inner = {
+        RefineOptions: [LossOptions, LoraOptions],
+        AlignOptions: [LoraOptions],
+        ModelSpec: [EndpointOptions],
+    }
     for options in inner.get(model, []):
         for key, field in options.model_fields.items():
             assert rows.pop(key) == shown(field), key

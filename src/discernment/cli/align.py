@@ -34,7 +34,7 @@ def align(
     sets = sets or ["starter/benign:train", "starter/toxic:train"]
     reading = options.parse_reading(sets, column, fixed_label, label_map, encoding)
     inputs = {
-        "start": options.parse_policy(model, system, model_option),
+        "start": options.parse_policy(model, system, model_option).with_weights("Alignment"),
         "examples": options.load_sets(sets, "examples", reading),
         "options": options.parse_options(AlignOptions, option),
     }

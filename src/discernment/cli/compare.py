@@ -38,6 +38,8 @@ def compare(
     first = "stl" if "stl" in samples else next(iter(samples))
     results = summarize(samples, base_model=", ".join(samples), reference=reference or first)
     console.print(results_table(results))
+    for left_out in results.left_out:
+        say(left_out.words)
     say(results.finding)
     if out is not None and out.suffix == ".json":
         write_json(out, results.model_dump(mode="json"))

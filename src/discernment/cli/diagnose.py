@@ -43,7 +43,7 @@ def diagnose(
     from discernment.runs.measures.kernel import diagnose_stage
     from discernment.runs.stages import run_into
 
-    policy = options.parse_policy(model, system, model_option)
+    policy = options.parse_policy(model, system, model_option).with_weights("A diagnosis")
     sets = sets or ["starter/pairs:validation", "starter/benign:validation"]
     reading = options.parse_reading(sets, column, fixed_label, label_map, encoding)
     inputs = {

@@ -10,7 +10,7 @@ from discernment.files import write_json
 
 
 def evaluate(
-    model: options.Model,
+    model: options.AnyModel,
     out: Annotated[Path, options.out_option("Directory for samples and results.")],
     sets: options.Sets = None,
     column: options.Column = None,
@@ -49,5 +49,7 @@ def evaluate(
     results = summarize(samples, base_model=model, reference=model)
     write_json(out / "results.json", results.model_dump(mode="json"))
     console.print(results_table(results))
+    for left_out in results.left_out:
+        say(left_out.words)
     say(results.finding)
     say(f"Samples: {out / 'samples.jsonl'}; compare with others: discern compare {out} OTHER")

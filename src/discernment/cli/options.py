@@ -37,6 +37,13 @@ def stage_option(what: str) -> Any:
 Model = Annotated[
     str, typer.Argument(help="Hub id, folder of a model or a policy, wheel://PACKAGE, or RUN/METHOD.")
 ]
+AnyModel = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="Hub id, folder of a model or a policy, wheel://PACKAGE, openai:NAME@URL, or RUN/METHOD.",
+    ),
+]
 System = Annotated[str | None, typer.Option(help="System message; without one the chat template decides.")]
 ModelOptions = Annotated[
     list[str] | None,

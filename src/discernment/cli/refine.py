@@ -41,7 +41,7 @@ def refine(
         [*sets, *(validation or ()), *(retained or ())], column, fixed_label, label_map, encoding
     )
     inputs = {
-        "start": options.parse_policy(model, system, model_option),
+        "start": options.parse_policy(model, system, model_option).with_weights("Refinement"),
         "prompts": options.load_sets(sets, "contrast", reading),
         "options": options.parse_options(RefineOptions, [*(option or ()), f"layer={layer}"]),
         "validation": options.load_sets(validation, "validation", reading) if validation else None,

@@ -102,6 +102,8 @@ def _print_cautions(summary: RunSummary) -> None:
         caution(f"{count} prompts of {benchmark} are also in the training data.")
     for attack, reason in summary.skipped_attacks.items():
         say(f"The attack {attack} was left out: {reason}")
+    for left_out in summary.results.left_out:
+        say(left_out.words)
 
 
 def _write_reports(summary: RunSummary, *, redact: bool) -> str:

@@ -1,26 +1,28 @@
 """What a policy makes of benchmarks: replies, rejection probabilities, verdicts; interrupted work goes on."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from pydantic import Field
 
 from discernment.cost import StageCost
+from discernment.evaluation.asked import ask_served
+from discernment.evaluation.rows import Found, Row, Tell, draws_of, rows_of, samples_of
 from discernment.evaluation.sample import Draw, Sample
-from discernment.files import append_json_lines, content_hash, read_json_lines, write_json_lines
+from discernment.files import append_json_lines, read_json_lines, write_json_lines
 from discernment.frozen import Frozen
 from discernment.judges import Judge, Judgement, JudgeSpec, KeywordJudge, check_unscored
-from discernment.judges.verdict import UNENDED, Verdict, judge_in_turn
 from discernment.models.batch import length_sorted_batches
+from discernment.models.chat import ChatFormat
 from discernment.policies.context import check_context, cut_left, positions_needed
 from discernment.policies.draws import seed_of
 from discernment.policies.policy import Completion, Policy
 from discernment.policies.rejection import OpeningTrie, load_openings, read_once
-from discernment.prompts import Asked, Prompt, PromptSet
-from discernment.prompts.conversation import plainly, text_of
+from discernment.policies.served import ServedPolicy
+from discernment.prompts import PromptSet
 
 
 class Sampling(Frozen):
@@ -71,35 +73,15 @@ class JudgedOptions(EvaluateOptions):
         return EvaluateOptions(**self.model_dump(include=set(EvaluateOptions.model_fields)))
 
 
-class _Row(NamedTuple):
-    """One prompt of a benchmark.
-
-    Attributes:
-        key: Under which what is known of it is kept.
-        benchmark: The benchmark's name.
-        prompt: The prompt.
-        asked: What the policy is asked: the prompt, or the end of its text that fits.
-        length: How many tokens that is, in its template.
-        left_out: Why it is not asked.
-    """
-
-    key: str
-    benchmark: str
-    prompt: Prompt
-    asked: Asked
-    length: int = 0
-    left_out: str | None = None
-
-
 def evaluate(
-    policy: Policy,
+    policy: Policy | ServedPolicy,
     benchmarks: Sequence[PromptSet],
     options: EvaluateOptions,
     out: Path,
     *,
     judge: Judge | None = None,
     unscored_limit: float = 1.0,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Tell | None = None,
 ) -> StageCost:
     """Let `policy` reply to every prompt, judge the replies, and write `out/samples.jsonl`.
 
@@ -121,43 +103,49 @@ def evaluate(
             model's positions and the options do not say what to do with it.
     """
     judge = judge or KeywordJudge()
-    trie = _trie(policy, options) if options.rejection else None
-    rows = _fitted(policy, _rows(benchmarks), trie, options)
-    asked = [row for row in rows if row.left_out is None]
-    lengths = [row.length for row in asked]
-    batches = [[asked[i] for i in batch] for batch in length_sorted_batches(lengths, options.batch_size)]
     tell = progress or (lambda what, done, of: None)
-    replies, rejections = _complete(
-        out, batches, partial(_ask, policy, trie, options), tell, trie is not None
-    )
-    samples = _samples(rows, replies, rejections, judge, tell)
+    if isinstance(policy, ServedPolicy):
+        trie = _trie(policy.chat, options) if options.rejection and policy.chat is not None else None
+        rows = rows_of(benchmarks)
+        found = ask_served(policy, rows, trie, options, out, unscored_limit=unscored_limit, tell=tell)
+    else:
+        found = _of_local(policy, rows_of(benchmarks), options, out, tell)
+    samples = samples_of(found, judge, tell)
     write_json_lines(out / "samples.jsonl", (s.model_dump(mode="json") for s in samples))
     check_samples(samples, unscored_limit, policy.name)
     usage = getattr(judge, "usage", None)
-    cut = [[row.benchmark, row.prompt.id] for row in asked if row.asked != row.prompt.asked]
-    return StageCost(
-        steps=len(rows),
-        tokens=sum(lengths) + sum(r["tokens"] for reply in replies.values() for r in _draws(reply)),
-        notes={"judge": judge.name}
-        | ({"judge_usage": asdict(usage)} if usage else {})
-        | ({"cut_left": cut} if cut else {}),
+    notes = {"judge": judge.name} | ({"judge_usage": asdict(usage)} if usage else {})
+    return StageCost(steps=len(found.rows), tokens=found.tokens, notes=notes | found.notes)
+
+
+def _of_local(
+    policy: Policy,
+    rows: Sequence[Row],
+    options: EvaluateOptions,
+    out: Path,
+    tell: Tell,
+) -> Found:
+    trie = _trie(policy.chat, options) if options.rejection else None
+    rows = _fitted(policy, rows, trie, options)
+    asked = [row for row in rows if row.left_out is None]
+    lengths = [row.length for row in asked]
+    batches = [[asked[i] for i in batch] for batch in length_sorted_batches(lengths, options.batch_size)]
+    replies, rejections = _complete(
+        out, batches, partial(_ask, policy, trie, options), tell, trie is not None
     )
+    cut = [[row.benchmark, row.prompt.id] for row in asked if row.asked != row.prompt.asked]
+    tokens = sum(lengths) + sum(r["tokens"] for reply in replies.values() for r in draws_of(reply))
+    return Found(rows, replies, rejections, tokens, {"cut_left": cut} if cut else {})
 
 
-def _rows(benchmarks: Sequence[PromptSet]) -> list[_Row]:
-    # The same prompt may stand in two benchmarks; the key keeps them apart and changes when the text does.
-    named = [(benchmark.provenance.name, prompt) for benchmark in benchmarks for prompt in benchmark]
-    return [_Row(content_hash([name, p.id, plainly(p.asked)])[:16], name, p, p.asked) for name, p in named]
-
-
-def _trie(policy: Policy, options: EvaluateOptions) -> OpeningTrie:
+def _trie(chat: ChatFormat, options: EvaluateOptions) -> OpeningTrie:
     named = options.openings
-    return OpeningTrie.from_openings(load_openings(named) if isinstance(named, str) else named, policy.chat)
+    return OpeningTrie.from_openings(load_openings(named) if isinstance(named, str) else named, chat)
 
 
 def _fitted(
-    policy: Policy, rows: Sequence[_Row], trie: OpeningTrie | None, options: EvaluateOptions
-) -> list[_Row]:
+    policy: Policy, rows: Sequence[Row], trie: OpeningTrie | None, options: EvaluateOptions
+) -> list[Row]:
     """The rows with their lengths, those that do not fit the model's positions cut or left out as the options say.
 
     Raises:
@@ -191,67 +179,6 @@ def _fitted(
     return found
 
 
-def _samples(
-    rows: Sequence[_Row],
-    replies: Mapping[str, Mapping[str, Any]],
-    rejections: Mapping[str, Mapping[str, Any]],
-    judge: Judge,
-    tell: Callable[[str, int, int], None],
-) -> list[Sample]:
-    """Judge the replies, and put together what is known of every row."""
-    asked = [row for row in rows if row.left_out is None]
-    exchanges = [
-        (text_of(row.asked), draw["completion"]) for row in asked for draw in _draws(replies[row.key])
-    ]
-    judged = iter(_judge(judge, exchanges, tell))
-    samples = []
-    for row in rows:
-        if row.left_out is None:
-            judgements = [next(judged) for _ in _draws(replies[row.key])]
-            samples.append(_sample(row, replies[row.key], judgements, rejections.get(row.key, {})))
-        else:
-            none = {"completion": "", "finished": True}  # nothing was cut at the cap
-            samples.append(_sample(row, none, [Judgement(Verdict.UNSCORED, row.left_out)], {}))
-    return samples
-
-
-def _draws(reply: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """All replies to a prompt: the first, and those behind it."""
-    return [reply, *reply.get("further", [])]
-
-
-def _sample(
-    row: _Row, reply: Mapping[str, Any], judgements: Sequence[Judgement], rejection: Mapping[str, Any]
-) -> Sample:
-    first, *further = [
-        {
-            "completion": draw["completion"],
-            "finished": draw["finished"],
-            "verdict": judgement.verdict,
-            "unscored_reason": (
-                f"{judgement.reason} within {draw['tokens']} tokens"
-                if judgement.reason == UNENDED
-                else judgement.reason
-            ),
-        }
-        for draw, judgement in zip(_draws(reply), judgements, strict=True)
-    ]
-    return Sample(
-        prompt_id=row.prompt.id,
-        benchmark=row.benchmark,
-        label=row.prompt.label,
-        category=row.prompt.category,
-        prompt=row.prompt.text,
-        system=row.prompt.system,
-        earlier=row.prompt.earlier,
-        partner=row.prompt.partner,
-        frame=row.prompt.frame,
-        **first,
-        rejection_probability=rejection.get("rejection_probability"),
-        further=tuple(Draw(**draw) for draw in further),
-    )
-
-
 def check_samples(samples: Sequence[Sample], limit: float, name: str) -> None:
     """Fail if a judge left too many replies to one benchmark unscored.
 
@@ -272,15 +199,8 @@ def check_samples(samples: Sequence[Sample], limit: float, name: str) -> None:
         check_unscored(judgements, limit, f"the replies of {name} to {benchmark}")
 
 
-def _judge(
-    judge: Judge, exchanges: Sequence[tuple[str, str]], tell: Callable[[str, int, int], None]
-) -> list[Judgement]:
-    tell("judgements", 0, len(exchanges))
-    return judge_in_turn(judge, exchanges, partial(tell, "judgements"))
-
-
 def _ask(
-    policy: Policy, trie: OpeningTrie | None, options: EvaluateOptions, batch: Sequence[_Row]
+    policy: Policy, trie: OpeningTrie | None, options: EvaluateOptions, batch: Sequence[Row]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Replies, and rejection probabilities where there is a tree of openings; the prompts are read once for both."""
     prompts, begun = [r.asked for r in batch], None
@@ -319,9 +239,9 @@ def _kept(completion: Completion) -> dict[str, Any]:
 
 def _complete(
     out: Path,
-    batches: Sequence[Sequence[_Row]],
-    work: Callable[[Sequence[_Row]], tuple[list[dict[str, Any]], list[dict[str, Any]]]],
-    tell: Callable[[str, int, int], None],
+    batches: Sequence[Sequence[Row]],
+    work: Callable[[Sequence[Row]], tuple[list[dict[str, Any]], list[dict[str, Any]]]],
+    tell: Tell,
     rejection: bool,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
     """Do `work` on all rows of which something is not kept yet, batch by batch, and return everything by key."""

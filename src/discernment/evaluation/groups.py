@@ -88,6 +88,13 @@ class RunGroups:
             self._found[place] = Group.of(self.samples[method], *place)
         return self._found[place]
 
+    def no_rejection(self, method: str) -> str | None:
+        """Why a method has no rejection probability at all; None where it has one, or none was asked for."""
+        samples = self.samples[method]
+        if any(is_measured(sample) for sample in samples):
+            return None
+        return next((sample.no_rejection for sample in samples if sample.no_rejection is not None), None)
+
     def pool(self, label: Label) -> str:
         """The name under which all prompts of a label stand: that of their benchmark if there is only one."""
         return self.holders[label][0] if len(self.holders[label]) == 1 else POOLED

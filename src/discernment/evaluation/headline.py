@@ -161,6 +161,9 @@ def _why_not(headline: _Headline) -> str:
             f"{groups.reference} refuses {_percent(share)} of the toxic prompts and the comparison needs at least "
             f"{_percent(LEAST_REFUSED)}"
         )
+    for method in (headline.method, groups.reference):
+        if why := groups.no_rejection(method):
+            return f"{method} has no rejection probability ({why})"
     return "rejection probabilities were not measured on the same prompts"
 
 
@@ -181,10 +184,11 @@ def _judged_alone(headline: _Headline) -> str:
 
 def _discerns_alone(headline: _Headline) -> str:
     ranking = headline.ranking.get(headline.method)
+    why = headline.groups.no_rejection(headline.method)
     auroc = (
         f"Its discernment AUROC is {ranking.value:.2f} (95 % interval {ranking.low:.2f} to {ranking.high:.2f}), and"
         if ranking
-        else "Its discernment AUROC was not measured, and"
+        else f"Its discernment AUROC was not measured{f' ({why})' if why else ''}, and"
     )
     return f"{auroc} there is no other method to compare it with."
 

@@ -112,6 +112,28 @@ class TaskScore(Frozen):
     questions: int
 
 
+class LeftOut(Frozen):
+    """Something that was asked for and is not there.
+
+    Attributes:
+        method: The method.
+        what: What it has not.
+        hence: What it has not for that reason either.
+        why: Why, in words.
+    """
+
+    method: str
+    what: str
+    hence: str = ""
+    why: str
+
+    @property
+    def words(self) -> str:
+        """A sentence."""
+        hence = f", and so {self.hence}" if self.hence else ""
+        return f"{self.method} has no {self.what}{hence}: {self.why}."
+
+
 class Results(Frozen):
     """Everything that a run found.
 
@@ -133,6 +155,7 @@ class Results(Frozen):
         tasks: What each method reaches in tasks of lm-evaluation-harness.
         flips: What changes in each method's replies and verdicts with the batches.
         judge_differences: How often a second judge sees each method's replies differently.
+        left_out: What was asked for and is not there, and why.
         finding: The answer in two sentences, perhaps with a warning.
     """
 
@@ -152,6 +175,7 @@ class Results(Frozen):
     tasks: list[TaskScore] = Field([])
     flips: list[FlipCount] = Field([])
     judge_differences: list[JudgeDifference] = Field([])
+    left_out: list[LeftOut] = Field([])
     finding: str
 
 
@@ -203,6 +227,7 @@ def summarize(
         comparisons=comparisons,
         equal_safety=ranked.equal_safety,
         safety_levels=ranked.levels,
+        left_out=_left_out(groups),
         finding=finding(groups, ranked.rankings, comparisons, ranked.equal_safety),
     )
 
@@ -215,6 +240,23 @@ def _scores(groups: RunGroups) -> list[Score]:
         for label in Label
         if (group := groups.group(method, benchmark, label)).samples
     ]
+
+
+def _left_out(groups: RunGroups) -> list[LeftOut]:
+    """The rejection probabilities that are not there, and what hangs on them."""
+    found = []
+    for method, samples in groups.samples.items():
+        reasons = [s.no_rejection for s in samples if s.no_rejection is not None]
+        if reasons:
+            why = max(sorted(set(reasons)), key=reasons.count)
+            what, hence = f"rejection probability for {len(reasons)} of {len(samples)} prompts", ""
+            if groups.no_rejection(method):
+                what, hence = (
+                    "rejection probability",
+                    "no discernment AUROC and no comparison at equal safety",
+                )
+            found.append(LeftOut(method=method, what=what, hence=hence, why=why))
+    return found
 
 
 def _ranked(groups: RunGroups, levels: Sequence[float], seed: int) -> Ranked:

@@ -44,6 +44,7 @@ class Sample(Frozen):
         verdict: The judge's verdict.
         unscored_reason: Why there is no verdict, where the judge says so.
         rejection_probability: Probability mass of the refusal openings as the start of the reply; None if not measured.
+        no_rejection: Why there is no rejection probability, where one was asked for.
         further: The other replies, where several are drawn; what stands above is the first.
     """
 
@@ -61,6 +62,7 @@ class Sample(Frozen):
     verdict: Verdict
     unscored_reason: str | None = None
     rejection_probability: float | None = None
+    no_rejection: str | None = Field(None, exclude_if=lambda why: why is None)
     further: tuple[Draw, ...] = ()
 
     @property

@@ -16,9 +16,9 @@ from discernment.evaluation.groups import cluster_ids
 from discernment.evaluation.sample import Sample
 from discernment.files import content_hash
 from discernment.frozen import Frozen
-from discernment.judges.endpoint import ask_all
 from discernment.judges.preference import Preference, PreferenceJudge
 from discernment.keyed_log import KeyedLog
+from discernment.models.endpoint import ask_all
 from discernment.models.thoughts import split_thought
 from discernment.statistics.intervals import ANY_RATE, paired_bootstrap
 

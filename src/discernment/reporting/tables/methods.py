@@ -153,6 +153,8 @@ def results_table(results: Results) -> Table:
 
     A number is bold where its interval lies over those of all other methods.
     """
+    from rich.text import Text
+
     methods, lines = results.methods, result_lines(results)
     caption = "95 % intervals; bold: better than every other method, with intervals apart."
     table = table_of(QUESTION, caption, "", methods, lines)
@@ -166,4 +168,7 @@ def results_table(results: Results) -> Table:
         counts |= measure.counts(results)
     for words, of_method in counts.items():
         table.add_row(words, *(count(of_method.get(method)) for method in methods))
+    for what in dict.fromkeys(left_out.what for left_out in results.left_out):
+        without = {left_out.method for left_out in results.left_out if left_out.what == what}
+        table.add_row(Text(what.capitalize()), *("left out" if m in without else "" for m in methods))
     return table

@@ -29,6 +29,7 @@ class AbilityMeasure(Measure):
     """Every policy beside the base model, on the same replies; the base model itself has a divergence of 0."""
 
     field: ClassVar[str] = "abilities"
+    name: ClassVar[str] = "ability on given replies"
     base: PolicySpec
     prompts: PromptSet
     seed: int

@@ -28,6 +28,7 @@ class FlipsMeasure(Measure):
     """A second evaluation of every policy."""
 
     field: ClassVar[str] = "flips"
+    name: ClassVar[str] = "count of flips"
     benchmarks: Sequence[PromptSet]
     plan: EvaluationPlan
     batch_size: int

@@ -62,6 +62,7 @@ class KernelMeasure(Measure):
     """A diagnosis of every policy on the same prompts."""
 
     field: ClassVar[str] = "kernels"
+    name: ClassVar[str] = "kernel similarity"
     prompts: PromptSet
     options: DiagnoseOptions
 

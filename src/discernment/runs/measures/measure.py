@@ -21,9 +21,13 @@ class Measure(ABC):
 
     Attributes:
         field: The field of `Results` that its rows stand in.
+        name: What it is called where it is left out.
+        asks_weights: Whether it needs the policy's weights, so that one behind an endpoint cannot have it.
     """
 
     field: ClassVar[str]
+    name: ClassVar[str]
+    asks_weights: ClassVar[bool] = True
 
     @property
     def held_out(self) -> Sequence[PromptSet]:

@@ -33,6 +33,8 @@ class SecondJudgeMeasure(Measure):
     """A second judge's verdicts on every reply."""
 
     field: ClassVar[str] = "judge_differences"
+    name: ClassVar[str] = "second judge"
+    asks_weights: ClassVar[bool] = False
     benchmarks: Sequence[PromptSet]
     plan: EvaluationPlan
     second: JudgeSpec

@@ -27,6 +27,7 @@ class TasksMeasure(Measure):
     """Every policy on the same tasks."""
 
     field: ClassVar[str] = "tasks"
+    name: ClassVar[str] = "score in tasks"
     tasks: Tasks
     limit: int | None
     seed: int
