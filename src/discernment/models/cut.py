@@ -80,6 +80,11 @@ class CutModel(nn.Module):
         assert isinstance(layers, nn.ModuleList)
         return layers
 
+    @property
+    def ways(self) -> dict[bool, int]:
+        """The ways in which batches are run as far as they were chosen yet, without and with states of held layers."""
+        return dict(self._way)
+
     def takes_states(self, pad_id: int) -> bool:
         """Whether the layers behind the held ones can be run on stored states; found out once.
 
