@@ -64,7 +64,7 @@ def run_seeds(
 def _run_seeds(
     recipe: Recipe, directory: Path, reporter: Reporter, *, verify: bool, jobs: int
 ) -> SeedsSummary:
-    recipes = {seed: _with_seed(recipe, seed) for seed in recipe.seeds}
+    recipes = {seed: with_seed(recipe, seed) for seed in recipe.seeds}
     prepared = {seed: prepare(of_seed) for seed, of_seed in recipes.items()}
     forget_other_recipe(directory, recipe)
     write_text(directory / "recipe.yaml", recipe.to_yaml())
@@ -95,6 +95,6 @@ def _run_seeds(
     return SeedsSummary(directory, results, runs)
 
 
-def _with_seed(recipe: Recipe, seed: int) -> Recipe:
+def with_seed(recipe: Recipe, seed: int) -> Recipe:
     """The recipe of one seed's run."""
     return recipe.model_copy(update={"name": f"{recipe.name}-{seed}", "seed": seed, "seeds": []})
