@@ -14,6 +14,7 @@ from discernment.cli.main import app
 VERBS = (
     "init",
     "run",
+    "plan",
     "recipes",
     "sweep",
     "refine",

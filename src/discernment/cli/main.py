@@ -30,6 +30,7 @@ app.add_typer(judges, name="judges")
 VERBS = {
     "init": "Write a first recipe for a model: looks at it, the machine and your prompts, and says why each choice.",
     "run": "Run a recipe from the base model to the report; done stages are not done again.",
+    "plan": "Say what running a recipe will take: memory and time of each stage, and what is done already.",
     "recipes": "List the recipes that come along, or print one to start your own from.",
     "sweep": "Search over a recipe's options; the same command goes on where it was.",
     "refine": "Stage 1 alone: contrastive refinement of the first LAYER layers.",

@@ -80,6 +80,15 @@ class CutModel(nn.Module):
         assert isinstance(layers, nn.ModuleList)
         return layers
 
+    @property
+    def ways(self) -> dict[bool, int]:
+        """The ways in which batches are run as far as they were chosen yet, without and with states of held layers."""
+        return dict(self._way)
+
+    def cut_off(self) -> list[nn.Parameter]:
+        """The weights of the layers behind `layer`."""
+        return [weights for layer in self._whole[0][self.layer :] for weights in layer.parameters()]
+
     def takes_states(self, pad_id: int) -> bool:
         """Whether the layers behind the held ones can be run on stored states; found out once.
 
@@ -150,7 +159,19 @@ class CutModel(nn.Module):
         return exact_way(self, self._config, what, alone, ways, self._model_name)
 
     def _share(self, input_ids: Tensor, attention_mask: Tensor, held: Tensor | None) -> Tensor:
-        shared = self._shared_prefix(input_ids, attention_mask)
+        return self.behind(self._shared_prefix(input_ids, attention_mask), input_ids, attention_mask, held)
+
+    def behind(
+        self, shared: int, input_ids: Tensor, attention_mask: Tensor, held: Tensor | None = None
+    ) -> Tensor:
+        """What `forward` gives, in a padded batch whose first tokens are run once where it pays; nothing is tried out.
+
+        Args:
+            shared: How many tokens all rows begin with.
+            input_ids: As in `forward`.
+            attention_mask: As in `forward`.
+            held: As in `forward`.
+        """
         if shared < WORTH_SHARING:
             return self._pad(input_ids, attention_mask, held)
         from transformers import DynamicCache

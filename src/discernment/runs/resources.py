@@ -49,11 +49,21 @@ def _reset_peak() -> None:
 
 def _peak() -> int | None:
     gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    found = _status("VmHWM")
+    return (found or 0) + gpu or None
+
+
+def resident() -> int | None:
+    """Bytes of memory that the process has at present; None where the system does not tell."""
+    return _status("VmRSS")
+
+
+def _status(name: str) -> int | None:
     try:
-        line = next(x for x in _STATUS.read_text().splitlines() if x.startswith("VmHWM"))
+        line = next(x for x in _STATUS.read_text().splitlines() if x.startswith(name))
     except (OSError, StopIteration):
-        return gpu or None
-    return int(line.split()[1]) * 1024 + gpu
+        return None
+    return int(line.split()[1]) * 1024
 
 
 def give_back_freed_memory() -> None:

@@ -129,6 +129,44 @@ def do_method(
     return stage.ran
 
 
+class Asking(NamedTuple):
+    """A stage in which a policy replies.
+
+    Attributes:
+        stage: Its name.
+        attack: The attack; empty where the benchmarks are asked as they are.
+        inputs: What the replies depend on; `evaluate_policy` takes them.
+    """
+
+    stage: str
+    attack: str
+    inputs: dict[str, Any]
+
+
+def asked_of(recipe: Recipe, prepared: Prepared, policy: PolicySpec) -> list[Asking]:
+    """The stages in which a method's policy replies: to the benchmarks, and then to them under each attack.
+
+    Only verdicts are asked of replies to attacks.
+    """
+    plan = recipe.evaluate
+    plain = plan.options
+    options = EvaluateOptions(
+        max_new_tokens=plain.max_new_tokens,
+        batch_size=plain.batch_size,
+        rejection=False,
+        too_long=plain.too_long,
+    )
+
+    def inputs(benchmarks: Sequence[PromptSet], options: EvaluateOptions, **more: Any) -> dict[str, Any]:
+        return {"policy": policy, "benchmarks": benchmarks, "options": options, "judge": plan.judge, **more}
+
+    found = [Asking("evaluate", "", inputs(prepared.benchmarks, plain))]
+    for under in prepared.attacked:
+        prefix = {} if under.reply_prefix is None else {"reply_prefix": under.reply_prefix}
+        found.append(Asking("attack", under.attack, inputs(under.benchmarks, options, **prefix)))
+    return found
+
+
 class _Run:
     """One run, step by step; `stage.owner` is the method that a step is about."""
 
@@ -159,28 +197,18 @@ class _Run:
 
     def evaluate(self, policy: PolicySpec) -> None:
         """Let it answer the benchmarks."""
-        asked = self.recipe.evaluate.options
-        self.samples[self.stage.owner] = self._replies("evaluate", policy, self.prepared.benchmarks, asked)
+        self.samples[self.stage.owner] = self._replies(asked_of(self.recipe, self.prepared, policy)[0])
 
     def attack(self, policy: PolicySpec) -> None:
-        """Let it answer them under each attack, which only verdicts are asked of.
+        """Let it answer them under each attack.
 
         A stage for each attack: another attack in the recipe is no reason to do the others again.
         """
-        asked = self.recipe.evaluate.options
-        options = EvaluateOptions(
-            max_new_tokens=asked.max_new_tokens,
-            batch_size=asked.batch_size,
-            rejection=False,
-            too_long=asked.too_long,
-        )
-        for under in self.prepared.attacked:
-            prefix = {} if under.reply_prefix is None else {"reply_prefix": under.reply_prefix}
-            if prefix and policy.model.is_served:
-                self._leave_out(f"replies under the attack {under.attack}")
+        for asked in asked_of(self.recipe, self.prepared, policy)[1:]:
+            if "reply_prefix" in asked.inputs and policy.model.is_served:
+                self._leave_out(f"replies under the attack {asked.attack}")
                 continue
-            found = self._replies("attack", policy, under.benchmarks, options, **prefix)
-            self.under_attack[under.attack, self.stage.owner] = found
+            self.under_attack[asked.attack, self.stage.owner] = self._replies(asked)
 
     def measure(self, policy: PolicySpec) -> None:
         """Measure what the recipe asks for beside the verdicts."""
@@ -237,29 +265,13 @@ class _Run:
     def _leave_out(self, what: str) -> None:
         self.left_out.append(LeftOut(method=self.stage.owner, what=what, why=ONLY_REPLIES))
 
-    def _replies(
-        self,
-        name: str,
-        policy: PolicySpec,
-        benchmarks: Sequence[PromptSet],
-        options: EvaluateOptions,
-        **more: Any,
-    ) -> list[Sample]:
-        asked = self.recipe.evaluate
-        inputs = {
-            "policy": policy,
-            "benchmarks": benchmarks,
-            "options": options,
-            "judge": asked.judge,
-            **more,
-        }
+    def _replies(self, asked: Asking) -> list[Sample]:
+        limit = self.recipe.evaluate.unscored_limit
         stage = self.stage.look(
-            name, evaluate_policy, inputs, JUDGED_AGAIN, unscored_limit=asked.unscored_limit
+            asked.stage, evaluate_policy, asked.inputs, JUDGED_AGAIN, unscored_limit=limit
         )
         found = read_samples(stage / "samples.jsonl")
-        check_samples(
-            found, asked.unscored_limit, self.stage.owner
-        )  # which may have been higher the last time
+        check_samples(found, limit, self.stage.owner)  # which may have been higher the last time
         return found
 
 

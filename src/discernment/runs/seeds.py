@@ -52,7 +52,7 @@ def run_seeds(
     """
     if not recipe.seeds:
         raise RecipeError("The recipe has no `seeds`; run it with `run_recipe`, as `discern run` does.")
-    recipes = {f"seed-{seed}": _with_seed(recipe, seed) for seed in recipe.seeds}
+    recipes = {f"seed-{seed}": with_seed(recipe, seed) for seed in recipe.seeds}
     with claim(directory, "run"):
         found = run_several(recipe, recipes, directory, reporter, verify=verify, jobs=jobs)
         runs = {seed: found[f"seed-{seed}"] for seed in recipe.seeds}
@@ -72,6 +72,6 @@ def _together(recipe: Recipe, runs: dict[int, RunSummary]) -> SeedResults:
     return results.model_copy(update={"measures": measures})
 
 
-def _with_seed(recipe: Recipe, seed: int) -> Recipe:
+def with_seed(recipe: Recipe, seed: int) -> Recipe:
     """The recipe of one seed's run."""
     return recipe.model_copy(update={"name": f"{recipe.name}-{seed}", "seed": seed, "seeds": []})

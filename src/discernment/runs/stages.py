@@ -142,7 +142,7 @@ class StageRunner:
             alike: What it may go on from, where another stage of this name did the same but for one input.
         """
         described = self.describe(inputs)
-        final = self.directory / _folder_name(name, work, described)
+        final = self.place(name, work, inputs)
         with self._claimed(final):
             reused = final.name in self.records or self._is_whole(final)
             self.reporter.stage(name, self.owner, reused=reused)
@@ -157,6 +157,10 @@ class StageRunner:
         self.records[final.name] = StageRecord.read(final)
         self.owners.setdefault(final.name, []).append(self.owner)
         return final
+
+    def place(self, name: str, work: Callable[..., StageCost], inputs: Mapping[str, Any]) -> Path:
+        """Where a stage with these inputs lies once it is done."""
+        return self.directory / _folder_name(name, work, self.describe(inputs))
 
     def _claimed(self, final: Path) -> AbstractContextManager[object]:
         """Held while a stage is looked at and made: another process that needs it waits, and then finds it done."""

@@ -31,6 +31,11 @@ class RefineOptions(OptimizerOptions):
 
     learning_rate: float = Field(1e-4, gt=0)
     batch_size: int = Field(32, ge=4)
+    micro_batch_size: int | None = Field(
+        None,
+        ge=1,
+        description="Prompts that are run at once, for a batch that does not fit; each is then run twice a step.",
+    )
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "constant_with_warmup"
     layer: LayerChoice = Field(
         description="l: the last layer that is trained; its output is what the loss sees. `auto` finds it."
@@ -66,6 +71,11 @@ class RefineOptions(OptimizerOptions):
         description="Validation number by which the best look after the start is kept and the stage stops early.",
     )
     patience: int = Field(3, ge=1, description="Looks without improvement before the stage stops.")
+
+    @property
+    def rows_at_once(self) -> int:
+        """Most prompts that are run at once."""
+        return self.batch_size if self.micro_batch_size is None else self.micro_batch_size
 
     @model_validator(mode="after")
     def _something_is_trained(self) -> Self:
@@ -150,7 +160,7 @@ def _layer(
     """The layer to refine, and the reason where it had to be found."""
     if options.layer != "auto":
         return options.layer, {}
-    layer, reason = find_layer(policy, prompts, out, options.batch_size, options.loss.pooling)
+    layer, reason = find_layer(policy, prompts, out, options.rows_at_once, options.loss.pooling)
     if options.first_layer >= layer:
         raise TrainingError(
             f"`first_layer: {options.first_layer}` leaves nothing to train up to layer {layer}, which `layer: auto` has "

@@ -16,10 +16,11 @@ from discernment.policies.policy import Policy
 from discernment.prompts import Label, PromptSet
 from discernment.training.batches import BalancedBatches, Collator, PromptRows
 from discernment.training.contrastive import RefineOptions
-from discernment.training.cut_states import batch_states, pooled_states, token_states
+from discernment.training.cut_states import READ, batch_states, pooled_states, token_states
 from discernment.training.held import HeldStates, WithStates, held_states
 from discernment.training.history import HistoryCallback, StopWithoutImprovement
 from discernment.training.losses import ContrastiveLoss, pool, retention
+from discernment.training.micro_batches import Rows, in_micro_batches, padded_to
 from discernment.training.options import trainer_arguments
 
 HISTORY = {
@@ -87,17 +88,38 @@ class ContrastiveTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Contrast between the labels, plus the retention term on benign prompts."""
-        hidden = batch_states(model, inputs, mixed=self.args.bf16)
-        labels, mask = inputs["labels"], inputs["attention_mask"]
-        contrasted = labels != RETAINED
-        states = pool(hidden[contrasted], mask[contrasted], self.options.loss.pooling)
-        loss = self.contrastive_loss(states, labels[contrasted])
+        contrasted = inputs["labels"] != RETAINED
+        references = inputs.get("references")
+        states, retained = self._states(model, inputs, contrasted, references)
+        loss = self.contrastive_loss(states, inputs["labels"][contrasted])
         self.parts = {"contrast": float(loss.detach())}
-        if "references" in inputs:
-            drift = retention(hidden[~contrasted], inputs["references"], mask[~contrasted])
+        if references is not None:
+            drift = retention(retained, references, inputs["attention_mask"][~contrasted])
             self.parts["retention"] = float(drift.detach())
             loss = loss + self.options.retention * drift
-        return (loss, hidden) if return_outputs else loss
+        return (loss, states) if return_outputs else loss
+
+    def _states(
+        self, model: nn.Module, batch: dict[str, Tensor], contrasted: Tensor, references: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Pooled states of the contrasted rows, and those of all tokens of the retained ones."""
+        size, mixed, pooling = self.options.micro_batch_size, self.args.bf16, self.options.loss.pooling
+        if size is None:
+            hidden = batch_states(model, batch, mixed=mixed)
+            return pool(hidden[contrasted], batch["attention_mask"][contrasted], pooling), hidden[~contrasted]
+
+        def pooled(rows: Rows) -> Tensor:
+            return pool(batch_states(model, rows, mixed=mixed), rows["attention_mask"], pooling)
+
+        def tokens(rows: Rows) -> Tensor:
+            assert references is not None
+            return padded_to(references.shape[1], batch_states(model, rows, mixed=mixed))
+
+        read = [name for name in READ if name in batch]
+        states = in_micro_batches(self.cut, {n: batch[n][contrasted] for n in read}, size, pooled)
+        if references is None:
+            return states, states[:0]
+        return states, in_micro_batches(self.cut, {n: batch[n][~contrasted] for n in read}, size, tokens)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the parts of the loss to what the trainer logs."""
@@ -110,7 +132,7 @@ class ContrastiveTrainer(Trainer):
         behind = len(self.rows)
         held = None if self.held is None else [self.held[behind + n] for n in range(len(sequences))]
         states = pooled_states(
-            self.cut, sequences, self.pad_id, self.options.batch_size, self.options.loss.pooling, held
+            self.cut, sequences, self.pad_id, self.options.rows_at_once, self.options.loss.pooling, held
         )
         found = separation(states, toxic, sources, centre=self.options.loss.centre)
         metrics = {"eval_within_similarity": found.within, "eval_cross_similarity": found.cross}
@@ -214,7 +236,7 @@ def _hold(
         cut.found.path,
         options.first_layer,
         dict(enumerate([*(row["input_ids"] for row in rows.rows), *(validation[0] if validation else ())])),
-        batch_size=options.batch_size,
+        batch_size=options.rows_at_once,
         pad_id=policy.pad_id,
         folder=out,
         mixed=trains_mixed(spec),
@@ -236,7 +258,7 @@ def _encode(
     references: list[Tensor | None] = [None] * len(prompts)
     if options.retention and retained is not None:
         benign = [chat.encode(p.asked) for p in retained]
-        references += token_states(cut, benign, chat.tokenizer.pad_token_id, options.batch_size)
+        references += token_states(cut, benign, chat.tokenizer.pad_token_id, options.rows_at_once)
         labels += [RETAINED] * len(benign)
         sequences += benign
     elif options.retention:

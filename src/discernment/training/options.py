@@ -1,10 +1,11 @@
 """Options that training stages share: of the optimizer, of adapters, of the contrastive loss."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from discernment.frozen import Frozen
 from discernment.training.trackers import tracking_arguments
@@ -22,7 +23,7 @@ class LoraOptions(Frozen):
 
 
 class OptimizerOptions(Frozen):
-    """Options of the optimizer and its schedule (AdamW)."""
+    """Options of the optimizer and its schedule."""
 
     learning_rate: float = Field(gt=0)
     batch_size: int = Field(ge=1, description="Prompts a step on each device.")
@@ -34,6 +35,9 @@ class OptimizerOptions(Frozen):
     weight_decay: float = Field(0.0, ge=0)
     max_gradient_norm: float = Field(1.0, gt=0)
     gradient_checkpointing: bool = False
+    optim: Literal[
+        "adamw_torch_fused", "adafactor", "sgd", "adamw_bnb_8bit", "paged_adamw_32bit", "paged_adamw_8bit"
+    ] = Field("adamw_torch_fused", description="The optimizer, by its name in transformers.")
     lora: LoraOptions | None = Field(None, description="Train adapters instead of all parameters.")
     checkpoint_every: int | None = Field(
         None,
@@ -42,6 +46,13 @@ class OptimizerOptions(Frozen):
         "validation number has one at each look anyway.",
     )
     seed: int = 0
+
+    @field_validator("optim")
+    @classmethod
+    def _is_installed(cls, optim: str) -> str:
+        if ("bit" in optim) and find_spec("bitsandbytes") is None:
+            raise ValueError(f"`optim: {optim}` needs the package bitsandbytes; install it or name another")
+        return optim
 
 
 class LossOptions(Frozen):
@@ -89,7 +100,7 @@ def trainer_arguments(
         "weight_decay": options.weight_decay,
         "max_grad_norm": options.max_gradient_norm,
         "gradient_checkpointing": options.gradient_checkpointing,
-        "optim": "adamw_torch_fused",
+        "optim": options.optim,
         "seed": options.seed,
         "data_seed": options.seed,
         "save_strategy": "steps" if options.checkpoint_every else "no",

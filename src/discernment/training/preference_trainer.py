@@ -106,6 +106,7 @@ def make_trainer(
         args=DPOConfig(
             **settings,
             num_train_epochs=options.epochs,
+            use_liger_kernel=options.use_liger_kernel,
             max_length=options.max_length,
             beta=options.beta,
             loss_type=[options.loss_type],

@@ -5,10 +5,11 @@ taken on the reply only.
 """
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from discernment.cost import StageCost
 from discernment.diagnosis.dynamics import DynamicsOptions
@@ -43,6 +44,16 @@ class AlignOptions(OptimizerOptions):
         description="Also train the token embeddings and the head; by default where no layer is held, since embeddings "
         "that move would move the states of held layers too.",
     )
+    use_liger_kernel: bool = Field(
+        False, description="Fused layers that hold less, where the package liger-kernel is installed."
+    )
+
+    @field_validator("use_liger_kernel")
+    @classmethod
+    def _liger_is_installed(cls, use: bool) -> bool:
+        if use and find_spec("liger_kernel") is None:
+            raise ValueError("`use_liger_kernel` needs the package liger-kernel; install it or leave it out")
+        return use
 
     @property
     def held(self) -> int:

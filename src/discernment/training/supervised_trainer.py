@@ -110,6 +110,7 @@ def make_trainer(
             num_train_epochs=options.epochs,
             max_length=options.max_length,
             completion_only_loss=True,
+            use_liger_kernel=options.use_liger_kernel,
             eval_strategy="epoch" if validation is not None else "no",
         ),
         train_dataset=rows,

@@ -1,0 +1,160 @@
+"""What a recipe will take: nothing is run, done stages are found, and the memory is that of a real step."""
+
+import copy
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch.utils.flop_counter import FlopCounterMode
+
+from discernment.models.chat import ChatFormat
+from discernment.models.model_spec import ModelSpec
+from discernment.policies.policy_spec import PolicySpec
+from discernment.runs.planning.estimate import smaller, work_of
+from discernment.runs.planning.plan import Looker, look_through, make_plan
+from discernment.runs.planning.steps import Batch, align_step, refine_step
+from discernment.runs.planning.trace import LiveBytes
+from discernment.runs.recipe import Recipe
+from discernment.runs.run import run_recipe
+from discernment.training.contrastive import RefineOptions
+from discernment.training.options import LoraOptions
+from discernment.training.supervised import AlignOptions
+from good_recipe import GOOD
+from tiny import make_benign, make_model, make_prompts
+
+
+@pytest.fixture
+def recipe(model_folder):
+    content = copy.deepcopy(GOOD)
+    content |= {
+        "model": {"model": str(model_folder()), "device": "cpu"},
+        "methods": ["base", "stl", "dcr"],
+        "refine": {"layer": 2, "steps": 2, "batch_size": 4, "stopping": "none"},
+    }
+    content["data"]["general"] |= {"limit": 4}
+    content["data"]["safety"] = {"set": "starter/toxic", "split": "train", "limit": 4}
+    content["data"]["contrast"] |= {"limit": 12}
+    content["evaluate"] = {
+        "benchmarks": [{"set": "starter/pairs", "split": "test", "limit": 4}],
+        "max_new_tokens": 2,
+        "unscored_limit": 1.0,
+    }
+    return Recipe.model_validate(content)
+
+
+def test_all_stages_are_named_and_none_is_run(recipe, tmp_path):
+    plan = make_plan(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert [(stage.name, stage.methods) for stage in plan.stages] == [
+        ("evaluate", ["base"]),
+        ("align", ["stl"]),
+        ("evaluate", ["stl"]),
+        ("refine", ["dcr"]),
+        ("align", ["dcr"]),
+        ("evaluate", ["dcr"]),
+    ]
+    assert not any(stage.done for stage in plan.stages)
+    assert all(stage.fits and stage.memory > plan.process > 0 and stage.seconds > 0 for stage in plan.stages)
+    network = make_model("llama", 398)
+    layers = sum(p.numel() for p in network.model.layers[:2].parameters())
+    assert plan.stages[3].trained == layers
+    assert plan.stages[1].trained == sum(p.numel() for p in network.parameters())
+
+
+def test_done_stages_are_found_and_those_behind_them_too(recipe, tmp_path):
+    run_recipe(recipe.model_copy(update={"methods": recipe.methods[:2]}), tmp_path / "run")
+    looker = Looker(tmp_path / "run" / "stages")
+    look_through(recipe, looker)
+    done = [(name, owners) for name, owners, _, final in looker.seen.values() if final is not None]
+    assert done == [("evaluate", ["base"]), ("align", ["stl"]), ("evaluate", ["stl"])]
+    assert len(looker.seen) == 6
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+def test_bytes_and_operations_are_those_of_a_real_step(family, model_folder):
+    """The same step on real tensors: forward, back and AdamW on the first layers."""
+    spec = ModelSpec(model=str(model_folder(family)), device="cpu")
+    options = RefineOptions(layer=2, batch_size=4)
+    found = refine_step(spec, options, 2, Batch(4, 12))
+
+    from discernment.models.cut import CutModel
+    from discernment.models.loading import load_model
+
+    network = load_model(spec, training=True)
+    with CutModel(network, 2) as cut:
+        trained = [p for p in cut.train().parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, fused=True)
+        ids = torch.zeros(4, 12, dtype=torch.long)
+        mask = torch.ones_like(ids)
+        with LiveBytes() as live, FlopCounterMode(display=False) as counted:
+            for _ in range(2):
+                live.hold([*network.parameters(), *network.buffers(), *cut.cut_off()])
+                states = cut.behind(0, ids, mask).float()[:, -1]
+                (states @ states.T).logsumexp(-1).mean().backward()
+                optimizer.step()
+                optimizer.zero_grad()
+    assert found.trained == sum(p.numel() for p in trained)
+    assert found.optimizer == pytest.approx(8 * found.trained, rel=0.01)
+    assert found.most == pytest.approx(live.most, rel=0.1)
+    assert found.operations == pytest.approx(counted.get_total_flops() / 2, rel=0.01)
+
+
+def test_what_is_advised_needs_less(model_folder, tokenizer):
+    spec, chat = ModelSpec(model=str(model_folder()), device="cpu"), ChatFormat(tokenizer)
+    for inputs in (
+        {"options": RefineOptions(layer=3, batch_size=16), "prompts": make_prompts()},
+        {"options": AlignOptions(batch_size=8), "examples": make_benign()},
+    ):
+        work = work_of({"start": PolicySpec.of(spec), **inputs}, spec, chat)
+        now = work.of(work.options)
+        needs = {words: work.of(options).memory for words, options in smaller(work.options)}
+        assert len(needs) > 3
+        assert min(needs.values()) < 0.7 * now.memory
+        assert now.memory == sum((now.weights, now.gradients, now.optimizer, now.activations, now.held))
+
+
+def test_adapters_train_little(model_folder):
+    spec = ModelSpec(model=str(model_folder()), device="cpu")
+    full = align_step(spec, AlignOptions(), Batch(2, 10, 0, 8))
+    adapted = align_step(spec, AlignOptions(lora=LoraOptions(rank=2)), Batch(2, 10, 0, 8))
+    assert 0 < adapted.trained < full.trained / 4
+    assert adapted.optimizer < full.optimizer / 4
+
+
+@pytest.mark.parametrize(
+    ("options", "package"),
+    [({"optim": "adamw_bnb_8bit"}, "bitsandbytes"), ({"use_liger_kernel": True}, "liger_kernel")],
+)
+def test_a_package_that_is_missing_is_named(options, package, monkeypatch):
+    for module in ("options", "supervised"):
+        monkeypatch.setattr(f"discernment.training.{module}.find_spec", lambda name: None)
+    with pytest.raises(ValidationError, match=package.replace("_", ".")):
+        AlignOptions(**options)
+
+
+def test_an_unknown_optimizer_is_refused():
+    with pytest.raises(ValidationError, match="adafactor"):
+        AlignOptions(optim="adamm")
+
+
+@pytest.mark.parametrize("optim", ["adafactor", "sgd"])
+def test_the_optimizer_reaches_the_trainer(optim, model_folder, tmp_path, monkeypatch):
+    from transformers import Trainer
+
+    from discernment.training.contrastive import refine
+    from discernment.training.supervised import align
+
+    seen = []
+    create = Trainer.create_optimizer
+
+    def noted(self, *given, **named):
+        made = create(self, *given, **named)
+        seen.append((self.args.optim, type(made).__name__.casefold()))
+        return made
+
+    monkeypatch.setattr(Trainer, "create_optimizer", noted)
+    spec = ModelSpec(model=str(model_folder()), device="cpu")
+    align(spec, make_benign(), AlignOptions(batch_size=8, optim=optim), tmp_path / "align")
+    options = RefineOptions(layer=2, steps=1, batch_size=8, stopping="none", optim=optim)
+    refine(spec, make_prompts(), options, tmp_path / "refine")
+    assert seen == [(optim, optim), (optim, optim)]
