@@ -35,6 +35,7 @@ class RefineOptions(OptimizerOptions):
         None,
         ge=1,
         description="Prompts that are run at once, for a batch that does not fit; each is then run twice a step.",
+        exclude_if=lambda size: size is None,  # so stages keep the names that they had before there was this
     )
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "constant_with_warmup"
     layer: LayerChoice = Field(

@@ -37,7 +37,11 @@ class OptimizerOptions(Frozen):
     gradient_checkpointing: bool = False
     optim: Literal[
         "adamw_torch_fused", "adafactor", "sgd", "adamw_bnb_8bit", "paged_adamw_32bit", "paged_adamw_8bit"
-    ] = Field("adamw_torch_fused", description="The optimizer, by its name in transformers.")
+    ] = Field(
+        "adamw_torch_fused",
+        description="The optimizer, by its name in transformers.",
+        exclude_if=lambda optim: optim == "adamw_torch_fused",  # so stages keep the names that they had before
+    )
     lora: LoraOptions | None = Field(None, description="Train adapters instead of all parameters.")
     checkpoint_every: int | None = Field(
         None,

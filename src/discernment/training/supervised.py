@@ -45,7 +45,9 @@ class AlignOptions(OptimizerOptions):
         "that move would move the states of held layers too.",
     )
     use_liger_kernel: bool = Field(
-        False, description="Fused layers that hold less, where the package liger-kernel is installed."
+        False,
+        description="Fused layers that hold less, where the package liger-kernel is installed.",
+        exclude_if=lambda use: not use,  # so stages keep the names that they had before there was this
     )
 
     @field_validator("use_liger_kernel")
