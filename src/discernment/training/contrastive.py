@@ -20,6 +20,7 @@ from discernment.policies.context import check_context, names_of
 from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import Label, PromptSet
+from discernment.ranks import is_first, on_first, together
 from discernment.training.adapters import add_adapter, check_leaving, leave_policy
 from discernment.training.checkpoints import latest_checkpoint
 from discernment.training.layer import LayerChoice, find_layer
@@ -67,6 +68,11 @@ class RefineOptions(OptimizerOptions):
     )
     patience: int = Field(3, ge=1, description="Looks without improvement before the stage stops.")
 
+    @property
+    def rows(self) -> int:
+        """Rows of a batch, the retained ones included."""
+        return self.batch_size + (self.retention_batch if self.retention else 0)
+
     @model_validator(mode="after")
     def _something_is_trained(self) -> Self:
         if self.layer != "auto" and self.first_layer >= self.layer:
@@ -76,6 +82,7 @@ class RefineOptions(OptimizerOptions):
         return self
 
 
+@together
 def refine(
     start: PolicySpec | ModelSpec | str,
     prompts: PromptSet,
@@ -126,12 +133,13 @@ def refine(
             network = add_adapter(network, cut.found, range(first + 1, layer + 1), options.lora)
         trainer = make_trainer(start.model, cut, policy, prompts, options, out, validation, retained)
         looks = watch(trainer, policy, probes, out, dynamics, cut.whole)
-        checkpoint = latest_checkpoint(out)
+        checkpoint = on_first(latest_checkpoint, out)
         # A look that was taken before the interruption would count twice towards stopping.
         trainer.args.eval_on_start = trainer.args.eval_on_start and checkpoint is None
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    leave_policy(start, network, policy.chat, options.lora, out)
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    if is_first():
+        leave_policy(start, network, policy.chat, options.lora, out)
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)
     steps, best = trainer.state.global_step, trainer.state.best_global_step
     rows = options.gradient_accumulation * trainer.sampler.block_size
     notes |= {"layer": layer, **looks.notes, "kept_step": steps if best is None else best}
@@ -150,7 +158,7 @@ def _layer(
     """The layer to refine, and the reason where it had to be found."""
     if options.layer != "auto":
         return options.layer, {}
-    layer, reason = find_layer(policy, prompts, out, options.batch_size, options.loss.pooling)
+    layer, reason = on_first(find_layer, policy, prompts, out, options.batch_size, options.loss.pooling)
     if options.first_layer >= layer:
         raise TrainingError(
             f"`first_layer: {options.first_layer}` leaves nothing to train up to layer {layer}, which `layer: auto` has "

@@ -14,6 +14,8 @@ from discernment.models.model_spec import ModelSpec
 from discernment.models.precision import choose_device, trains_mixed
 from discernment.policies.policy import Policy
 from discernment.prompts import Label, PromptSet
+from discernment.ranks import on_first
+from discernment.training.all_devices import mean_over_devices, of_all_devices, part_of_mean
 from discernment.training.batches import BalancedBatches, Collator, PromptRows
 from discernment.training.contrastive import RefineOptions
 from discernment.training.cut_states import batch_states, pooled_states, token_states
@@ -89,13 +91,18 @@ class ContrastiveTrainer(Trainer):
         """Contrast between the labels, plus the retention term on benign prompts."""
         hidden = batch_states(model, inputs, mixed=self.args.bf16)
         labels, mask = inputs["labels"], inputs["attention_mask"]
-        contrasted = labels != RETAINED
-        states = pool(hidden[contrasted], mask[contrasted], self.options.loss.pooling)
-        loss = self.contrastive_loss(states, labels[contrasted])
+        states = pool(hidden, mask, self.options.loss.pooling)
+        states, every_label = of_all_devices(states), of_all_devices(labels)
+        every = every_label != RETAINED
+        loss = self.contrastive_loss(states[every], every_label[every])
         self.parts = {"contrast": float(loss.detach())}
-        if "references" in inputs:
-            drift = retention(hidden[~contrasted], inputs["references"], mask[~contrasted])
-            self.parts["retention"] = float(drift.detach())
+        if self.options.retention:
+            kept = mask[labels == RETAINED]
+            mean = hidden.new_zeros(())  # the devices that have the end of the batch have all of it
+            if "references" in inputs:
+                mean = retention(hidden[labels == RETAINED], inputs["references"], kept)
+            drift = part_of_mean(mean, kept.sum())
+            self.parts["retention"] = mean_over_devices(drift)
             loss = loss + self.options.retention * drift
         return (loss, hidden) if return_outputs else loss
 
@@ -112,7 +119,7 @@ class ContrastiveTrainer(Trainer):
         states = pooled_states(
             self.cut, sequences, self.pad_id, self.options.batch_size, self.options.loss.pooling, held
         )
-        found = separation(states, toxic, sources, centre=self.options.loss.centre)
+        found = on_first(separation, states, toxic, sources, centre=self.options.loss.centre)
         metrics = {"eval_within_similarity": found.within, "eval_cross_similarity": found.cross}
         if found.probe_auroc is not None:
             metrics["eval_probe_auroc"] = found.probe_auroc
@@ -159,7 +166,6 @@ def make_trainer(
     )
     device = choose_device(spec)
     settings = trainer_arguments(options, out, options.steps, device, mixed=trains_mixed(spec))
-    settings["per_device_train_batch_size"] = sampler.block_size
     # The layers do it themselves; the trainer would ask the cut model, which knows nothing of it.
     settings["gradient_checkpointing"] = False
     callbacks: list[Any] = [HistoryCallback(out / "history.jsonl", HISTORY)]

@@ -7,7 +7,9 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 
+from discernment.errors import TrainingError
 from discernment.frozen import Frozen
+from discernment.ranks import check_together, count
 
 
 class LoraOptions(Frozen):
@@ -25,7 +27,7 @@ class OptimizerOptions(Frozen):
     """Options of the optimizer and its schedule (AdamW)."""
 
     learning_rate: float = Field(gt=0)
-    batch_size: int = Field(ge=1, description="Prompts a step on each device.")
+    batch_size: int = Field(ge=1, description="Prompts a step, over all devices.")
     gradient_accumulation: int = Field(1, ge=1)
     warmup: float = Field(
         0.1, ge=0, lt=1, description="Share of the steps over which the learning rate rises."
@@ -42,6 +44,24 @@ class OptimizerOptions(Frozen):
         "validation number has one at each look anyway.",
     )
     seed: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Rows of a batch, over all devices."""
+        return self.batch_size
+
+    def share(self) -> int:
+        """Rows of a batch for each device.
+
+        Raises:
+            TrainingError: If it cannot be shared out in equal parts.
+        """
+        if self.rows % count():
+            raise TrainingError(
+                f"A batch of {self.rows} cannot be shared out among {count()} devices in equal parts; make it a multiple of "
+                f"{count()}."
+            )
+        return self.rows // count()
 
 
 class LossOptions(Frozen):
@@ -77,12 +97,18 @@ def trainer_arguments(
         steps: Number of optimizer steps, for the warm-up.
         device: Where to train.
         mixed: Compute in bfloat16 while the weights stay in float32.
+
+    Raises:
+        TrainingError: If the devices cannot have equal parts of a batch.
+        RunError: If the stage is not one that several processes do together, and there are several.
     """
+    check_together()
+    rows = options.share()
     return {
         "output_dir": str(out / "checkpoints"),
         "learning_rate": options.learning_rate,
-        "per_device_train_batch_size": options.batch_size,
-        "per_device_eval_batch_size": options.batch_size,
+        "per_device_train_batch_size": rows,
+        "per_device_eval_batch_size": rows,
         "gradient_accumulation_steps": options.gradient_accumulation,
         "warmup_steps": round(options.warmup * steps),
         "lr_scheduler_type": options.schedule,
