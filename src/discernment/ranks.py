@@ -171,6 +171,8 @@ def _meet() -> None:
     from accelerate import PartialState
     from accelerate.utils import parse_flag_from_env
 
+    # Each process needs the weights for what is done before they are spread over the devices.
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     PartialState(cpu=cpu, timeout=STAGE_LIMIT)
     # Beside that of the devices, whose libraries take a long wait for a fault.

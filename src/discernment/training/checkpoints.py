@@ -10,13 +10,21 @@ from safetensors import SafetensorError, safe_open
 from discernment.errors import DiscernmentError
 from discernment.files import read_json
 
+SHARDED = "pytorch_model_fsdp*"
+"""What is in the checkpoint of a model that is spread over devices: a file or a folder."""
+
 logger = logging.getLogger(__name__)
 
 
-def latest_checkpoint(out: Path) -> Path | None:
-    """The newest checkpoint under `out/checkpoints` that was written whole; those that were not are removed."""
+def latest_checkpoint(out: Path, *, sharded: bool = False) -> Path | None:
+    """The newest checkpoint under `out/checkpoints` that was written whole; those that were not are removed.
+
+    Args:
+        out: The stage's directory.
+        sharded: Whether the model is spread over devices (FSDP): its checkpoints are of another kind.
+    """
     remove_torn_checkpoints(out)
-    found = _checkpoints(out)
+    found = [checkpoint for checkpoint in _checkpoints(out) if any(checkpoint.glob(SHARDED)) == sharded]
     if not found:
         return None
     logger.info("Going on from step %s.", found[-1].name.rpartition("-")[2])
@@ -42,17 +50,15 @@ def _checkpoints(out: Path) -> list[Path]:
 def _is_whole(checkpoint: Path) -> bool:
     try:
         state = read_json(checkpoint / "trainer_state.json")
-        weights = list(checkpoint.glob("*.safetensors"))
-        for file in weights:
+        weights = [*checkpoint.glob("*.safetensors"), *checkpoint.glob(f"{SHARDED}/.metadata")]
+        for file in checkpoint.glob("*.safetensors"):
             with safe_open(file, framework="pt") as handle:
                 handle.keys()
-        for file in (
-            checkpoint / "optimizer.pt",
-            *checkpoint.glob("*.pt*"),
-        ):  # torch writes archives with checksums
+        optimizer = [*checkpoint.glob("optimizer.*"), *checkpoint.glob("optimizer_*/.metadata")]
+        for file in (*checkpoint.glob("*.pt*"), *checkpoint.glob("*.bin")):  # torch writes archives with checksums
             with ZipFile(file) as archive:
                 if archive.testzip() is not None:
                     return False
     except (DiscernmentError, OSError, SafetensorError, BadZipFile):
         return False
-    return bool(weights) and isinstance(state, dict) and "global_step" in state
+    return bool(weights and optimizer) and isinstance(state, dict) and "global_step" in state

@@ -115,6 +115,7 @@ def refine(
     """
     from discernment.training.contrastive_trainer import make_trainer
     from discernment.training.history import watch
+    from discernment.training.sharding import gather_model, is_sharded
 
     start = PolicySpec.of(start).without_rule("Refinement")
     policy = Policy.load(start, training=True)
@@ -133,10 +134,16 @@ def refine(
             network = add_adapter(network, cut.found, range(first + 1, layer + 1), options.lora)
         trainer = make_trainer(start.model, cut, policy, prompts, options, out, validation, retained)
         looks = watch(trainer, policy, probes, out, dynamics, cut.whole)
-        checkpoint = on_first(latest_checkpoint, out)
+        sharded = is_sharded(trainer)
+        if sharded:
+            cut.run_in_one_pass(policy.pad_id)
+        checkpoint = on_first(latest_checkpoint, out, sharded=sharded)
         # A look that was taken before the interruption would count twice towards stopping.
         trainer.args.eval_on_start = trainer.args.eval_on_start and checkpoint is None
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        gather_model(trainer)
+    if sharded:
+        policy.model.tie_weights()  # of which one end was not in the cut
     if is_first():
         leave_policy(start, network, policy.chat, options.lora, out)
         shutil.rmtree(out / "checkpoints", ignore_errors=True)

@@ -23,6 +23,7 @@ from discernment.training.held import HeldStates, WithStates, held_states
 from discernment.training.history import HistoryCallback, StopWithoutImprovement
 from discernment.training.losses import ContrastiveLoss, pool, retention
 from discernment.training.options import trainer_arguments
+from discernment.training.sharding import shards
 
 HISTORY = {
     "loss": "loss",
@@ -213,7 +214,7 @@ def _hold(
     validation: Validation | None,
 ) -> HeldStates | None:
     """Run the layers that are not trained once on all prompts, where that comes to the same."""
-    if not options.first_layer or not cut.takes_states(policy.pad_id):
+    if not options.first_layer or shards() or not cut.takes_states(policy.pad_id):
         return None
     return held_states(
         policy.model,

@@ -22,6 +22,7 @@ from discernment.models.training_bar import show_a_bar_alone
 from discernment.policies.policy import Policy
 from discernment.prompts import PromptSet
 from discernment.ranks import is_first
+from discernment.training.sharding import is_sharded
 
 
 class HistoryCallback(TrainerCallback):
@@ -129,8 +130,14 @@ def watch(
 
     Raises:
         DataError: If no prompt among the probes is toxic.
+        TrainingError: If the model is spread over devices.
     """
     show_a_bar_alone(trainer)
+    if probes is not None and is_sharded(trainer):
+        raise TrainingError(
+            "Probe prompts cannot be looked at while the model is spread over devices (FSDP); leave the dynamics out, or "
+            "start without FSDP."
+        )
     if probes is None or not is_first():
         return Looks(None)
     looks = DynamicsCallback(policy, probes, out, options, whole)

@@ -19,6 +19,7 @@ from discernment.training.adapters import leave_policy
 from discernment.training.batches import EpochSampler
 from discernment.training.checkpoints import latest_checkpoint
 from discernment.training.options import LoraOptions
+from discernment.training.sharding import gather_model, is_sharded
 
 
 class TrlTrainer(Trainer):
@@ -103,8 +104,9 @@ def train_and_leave(
         TrainingError: If the loss is not finite.
         DiskError: If there is no room for what is left.
     """
-    checkpoint = on_first(latest_checkpoint, out)
+    checkpoint = on_first(latest_checkpoint, out, sharded=is_sharded(trainer))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    gather_model(trainer)
     trained = trainer.accelerator.unwrap_model(trainer.model)
     if is_first():
         leave_policy(start, trained, policy.chat, lora, out)
