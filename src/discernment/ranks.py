@@ -1,11 +1,12 @@
 """One run in several processes, a device each, as `accelerate launch` and `torchrun` start them.
 
-The first process is the run: it plans, reads, writes and prints. The others wait; they do each stage that trains with it
-(`together`), and wait again. What ends one of them ends all, and one of them says why.
+The first process is the run: it plans, reads, writes and prints. The others wait; they do with it each stage that trains or
+generates much (`together`), and wait again. What ends one of them ends all, and one of them says why.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from datetime import timedelta
@@ -32,19 +33,29 @@ class _Place:
     at_a_stage = False
 
 
-def count() -> int:
+def launched() -> int:
     """How many processes a launcher has started for this run."""
     return int(os.environ.get("WORLD_SIZE") or 1)
 
 
 def several() -> bool:
     """Whether this process is one of several."""
-    return count() > 1
+    return launched() > 1
+
+
+def sharing() -> int:
+    """How many processes do what this one is at: all at a stage that they do together, otherwise one."""
+    return launched() if _Place.at_a_stage else 1
+
+
+def place() -> int:
+    """This process's number, from 0."""
+    return int(os.environ.get("RANK") or 0) if several() else 0
 
 
 def is_first() -> bool:
     """Whether this process writes and prints; one that is alone does."""
-    return not several() or int(os.environ.get("RANK") or 0) == 0
+    return place() == 0
 
 
 def check_alone(what: str) -> None:
@@ -82,13 +93,15 @@ def take_part(lead: Callable[[], None]) -> None:
         while (call := _from_first(None)) is not None:
             work, arguments, named = call
             work(*arguments, **named)
+            gc.collect()  # the next stage loads another model
     dist.destroy_process_group()
 
 
 def together(work: Callable[Asked, Found]) -> Callable[Asked, Found]:
     """Let all processes do a stage when the first one comes to it; alone, it is done as ever.
 
-    Its arguments are sent to the others. All that it writes, the first has to write (`is_first`, `on_first`).
+    Its arguments are sent to the others, but for one called `progress`. All that it writes, the first has to write
+    (`is_first`, `on_first`).
     """
 
     @wraps(work)
@@ -96,7 +109,9 @@ def together(work: Callable[Asked, Found]) -> Callable[Asked, Found]:
         if _Place.waiting is None or _Place.at_a_stage:
             return work(*arguments, **named)
         if is_first():
-            _from_first((enter, arguments, named))
+            _from_first(
+                (enter, arguments, {name: value for name, value in named.items() if name != "progress"})
+            )
         _Place.at_a_stage = True
         found = work(*arguments, **named)
         _from_first(None)  # none is done before all are
@@ -143,7 +158,22 @@ def on_first(work: Callable[Asked, Found], *arguments: Asked.args, **named: Aske
     found = _from_first(found)
     if isinstance(found, DiscernmentError):
         raise found
-    return found  # type: ignore[return-value]
+    return found
+
+
+def gathered(what: Found) -> list[Found]:
+    """What each process of a stage has, in their order; none in all but the first.
+
+    Args:
+        what: What this one has; something small.
+    """
+    import torch.distributed as dist
+
+    if not _Place.at_a_stage:
+        return [what]
+    found: list[Any] | None = [None] * launched() if is_first() else None
+    dist.gather_object(what, found, dst=0, group=_Place.waiting)
+    return found or []
 
 
 def is_to_tell() -> bool:

@@ -21,6 +21,7 @@ from discernment.policies.policy import Completion, Policy
 from discernment.policies.rejection import OpeningTrie, load_openings, read_once
 from discernment.prompts import Asked, Prompt, PromptSet
 from discernment.prompts.conversation import plainly, text_of
+from discernment.ranks import gathered, is_first, on_first, place, sharing
 
 
 class Sampling(Frozen):
@@ -130,6 +131,8 @@ def evaluate(
     replies, rejections = _complete(
         out, batches, partial(_ask, policy, trie, options), tell, trie is not None
     )
+    if not is_first():
+        return StageCost(steps=0, tokens=0)
     samples = _samples(rows, replies, rejections, judge, tell)
     write_json_lines(out / "samples.jsonl", (s.model_dump(mode="json") for s in samples))
     check_samples(samples, unscored_limit, policy.name)
@@ -324,16 +327,23 @@ def _complete(
     tell: Callable[[str, int, int], None],
     rejection: bool,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
-    """Do `work` on all rows of which something is not kept yet, batch by batch, and return everything by key."""
+    """Do `work` on all rows of which something is not kept yet, batch by batch, and return everything by key.
+
+    Where several processes do it, they take turns with the batches; the first of them keeps and returns what all have found.
+    """
     paths = [out / "completions.jsonl"] + ([out / "rejection.jsonl"] if rejection else [])
     what = "replies and rejection probabilities" if rejection else "replies"
-    known = [_read(path) for path in paths]
-    done, total = 0, sum(map(len, batches))
+    known = on_first(lambda: [_read(path) for path in paths])
+    # All of a batch again: its composition decides how floating point rounds.
+    left = [batch for batch in batches if any(row.key not in kept for kept in known for row in batch)]
+    done, total = sum(map(len, batches)) - sum(map(len, left)), sum(map(len, batches))
     tell(what, done, total)
-    for batch in batches:
-        if any(row.key not in kept for kept in known for row in batch):
-            # All of the batch again: its composition decides how floating point rounds.
-            for path, kept, values in zip(paths, known, work(batch), strict=False):
+    for begin in range(0, len(left), sharing()):
+        turn = left[begin : begin + sharing()]
+        for batch, made in zip(
+            turn, gathered(work(turn[place()]) if place() < len(turn) else None), strict=False
+        ):
+            for path, kept, values in zip(paths, known, made or (), strict=False):
                 found = [
                     {"key": row.key, **value}
                     for row, value in zip(batch, values, strict=True)
@@ -341,8 +351,8 @@ def _complete(
                 ]
                 append_json_lines(path, found)
                 kept.update({row["key"]: row for row in found})
-        done += len(batch)
-        tell(what, done, total)
+            done += len(batch)
+            tell(what, done, total)
     return known[0], known[1] if rejection else {}
 
 

@@ -95,8 +95,9 @@ class CutModel(nn.Module):
         return held.can_be_recalled(self, self._config, "states", self._apart, pad_id)
 
     def run_in_one_pass(self, pad_id: int) -> None:
-        """From now on, run every batch in one pass, as if it were for all processes that share out the weights: at each layer
-        they wait for each other.
+        """Run every batch in one pass from now on, as processes must that have parts of the weights each.
+
+        They wait for each other at each layer, so all have to run the same layers equally often.
 
         Args:
             pad_id: The padding token.

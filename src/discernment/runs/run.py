@@ -17,6 +17,7 @@ from discernment.judges import JudgeSpec
 from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import PromptSet
+from discernment.ranks import is_first, together
 from discernment.runs.directory import claim, forget_other_recipe
 from discernment.runs.manifest import Manifest, check_version
 from discernment.runs.parallel import do_side_by_side
@@ -243,6 +244,7 @@ class _Run:
         return found
 
 
+@together
 def evaluate_policy(
     policy: PolicySpec,
     benchmarks: list[PromptSet],
@@ -273,7 +275,7 @@ def evaluate_policy(
     Raises:
         DiscernmentError: If the policy or the judge cannot be had, or it leaves too much unscored.
     """
-    judges = judge.build(out / "judgements.jsonl")
+    judges = judge.build(out / "judgements.jsonl") if is_first() else None
     loaded = Policy.load(policy, name)
     if reply_prefix is not None:
         loaded = with_completion_prefix(loaded, reply_prefix)

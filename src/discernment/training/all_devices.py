@@ -5,7 +5,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather
 
-from discernment.ranks import count, several
+from discernment.ranks import sharing
 
 
 def of_all_devices(rows: Tensor) -> Tensor:
@@ -20,11 +20,11 @@ def of_all_devices(rows: Tensor) -> Tensor:
     Returns:
         `[devices * rows, ...]`.
     """
-    if not several():
+    if sharing() == 1:
         return rows
     if rows.requires_grad:
         return torch.cat(list(all_gather(rows)))
-    found = [torch.empty_like(rows) for _ in range(count())]
+    found = [torch.empty_like(rows) for _ in range(sharing())]
     dist.all_gather(found, rows.contiguous())
     return torch.cat(found)
 
@@ -39,16 +39,16 @@ def part_of_mean(mean: Tensor, weight: Tensor) -> Tensor:
     Returns:
         A scalar whose mean over the devices is the mean over all.
     """
-    if not several():
+    if sharing() == 1:
         return mean
     total = weight.detach().clone()
     dist.all_reduce(total)
-    return mean * weight * count() / total if weight else mean.new_zeros(())
+    return mean * weight * sharing() / total if weight else mean.new_zeros(())
 
 
 def mean_over_devices(number: Tensor) -> float:
     """The mean of a number that each device has, without gradient."""
     found = number.detach().clone()
-    if several():
+    if sharing() > 1:
         dist.all_reduce(found)
-    return float(found) / count()
+    return float(found) / sharing()

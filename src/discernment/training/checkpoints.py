@@ -55,7 +55,10 @@ def _is_whole(checkpoint: Path) -> bool:
             with safe_open(file, framework="pt") as handle:
                 handle.keys()
         optimizer = [*checkpoint.glob("optimizer.*"), *checkpoint.glob("optimizer_*/.metadata")]
-        for file in (*checkpoint.glob("*.pt*"), *checkpoint.glob("*.bin")):  # torch writes archives with checksums
+        for file in (
+            *checkpoint.glob("*.pt*"),
+            *checkpoint.glob("*.bin"),
+        ):  # torch writes archives with checksums
             with ZipFile(file) as archive:
                 if archive.testzip() is not None:
                     return False

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from discernment.errors import TrainingError
 from discernment.frozen import Frozen
-from discernment.ranks import check_together, count
+from discernment.ranks import check_together, launched
 
 
 class LoraOptions(Frozen):
@@ -56,12 +56,12 @@ class OptimizerOptions(Frozen):
         Raises:
             TrainingError: If it cannot be shared out in equal parts.
         """
-        if self.rows % count():
+        if self.rows % launched():
             raise TrainingError(
-                f"A batch of {self.rows} cannot be shared out among {count()} devices in equal parts; make it a multiple of "
-                f"{count()}."
+                f"A batch of {self.rows} cannot be shared out among {launched()} devices in equal parts; make it a multiple of "
+                f"{launched()}."
             )
-        return self.rows // count()
+        return self.rows // launched()
 
 
 class LossOptions(Frozen):

@@ -14,7 +14,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from discernment.models.quantised import activate, is_quantised
 from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec
-from discernment.ranks import count, is_first, on_first
+from discernment.ranks import is_first, on_first, sharing
 from discernment.training.adapters import leave_policy
 from discernment.training.batches import EpochSampler
 from discernment.training.checkpoints import latest_checkpoint
@@ -78,7 +78,7 @@ class TrlTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
         lengths = self.lengths(train_dataset if train_dataset is not None else self.train_dataset)
         lengths = lengths[:-1] if self.fills else lengths
-        batch = self.args.train_batch_size * count()
+        batch = self.args.train_batch_size * sharing()
         missing = -len(lengths) % batch if self.fills else 0
 
         def order(generator: torch.Generator) -> list[int]:
