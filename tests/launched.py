@@ -73,10 +73,13 @@ def launched(
             _be(folder, rank, arguments, {**shared, **own}, before)
         pids.append(pid)
     codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
-    texts = [
-        [(folder / f"{name}-{rank}").read_text() for name in ("out", "error")] for rank in range(processes)
-    ]
+    texts = [[_printed(folder / f"{name}-{rank}") for name in ("out", "error")] for rank in range(processes)]
     return [Ended(code, *text) for code, text in zip(codes, texts, strict=True)]
+
+
+def _printed(file: Path) -> str:
+    """What was printed, but for a warning that the command turns off where torch is not imported yet."""
+    return "".join(line for line in file.open() if "find_unused_parameters=True was specified" not in line)
 
 
 def die_at(place: str, event: str = "os.mkdir", time: int = 1) -> None:

@@ -16,7 +16,7 @@ from discernment.policies.policy import Policy
 from discernment.prompts import Label, PromptSet
 from discernment.ranks import on_first
 from discernment.training.all_devices import mean_over_devices, of_all_devices, part_of_mean
-from discernment.training.batches import BalancedBatches, Collator, PromptRows
+from discernment.training.batches import BalancedBatches, Collator, PromptRows, TellsEpoch
 from discernment.training.contrastive import RefineOptions
 from discernment.training.cut_states import batch_states, pooled_states, token_states
 from discernment.training.held import HeldStates, WithStates, held_states
@@ -169,7 +169,7 @@ def make_trainer(
     settings = trainer_arguments(options, out, options.steps, device, mixed=trains_mixed(spec))
     # The layers do it themselves; the trainer would ask the cut model, which knows nothing of it.
     settings["gradient_checkpointing"] = False
-    callbacks: list[Any] = [HistoryCallback(out / "history.jsonl", HISTORY)]
+    callbacks: list[Any] = [HistoryCallback(out / "history.jsonl", HISTORY), TellsEpoch(sampler)]
     if validation is not None:
         settings |= {"eval_strategy": "steps", "eval_steps": options.evaluate_every, "eval_on_start": True}
         callbacks += _stopping(options, settings)

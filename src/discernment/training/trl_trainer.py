@@ -16,7 +16,7 @@ from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec
 from discernment.ranks import is_first, on_first, sharing
 from discernment.training.adapters import leave_policy
-from discernment.training.batches import EpochSampler
+from discernment.training.batches import EpochSampler, TellsEpoch
 from discernment.training.checkpoints import latest_checkpoint
 from discernment.training.options import LoraOptions
 from discernment.training.sharding import gather_model, is_sharded
@@ -85,7 +85,9 @@ class TrlTrainer(Trainer):
             rows = get_length_grouped_indices(lengths, batch, generator=generator)
             return [*rows, *[len(lengths)] * missing]
 
-        return EpochSampler(order, len(lengths) + missing, self.args.seed)
+        sampler = EpochSampler(order, len(lengths) + missing, self.args.seed)
+        self.add_callback(TellsEpoch(sampler))
+        return sampler
 
 
 def train_and_leave(
