@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
+import yaml
 from safetensors.torch import load_file
 
 from discernment.files import read_json, read_json_lines
 from launched import die_at, launched
+from opened import SHARDED, spread_over_processors
 from tiny import make_benign, make_prompts
-
-pytestmark = pytest.mark.slow
 
 KILLED = -9
 ALIGN = ["align", "tiny", "-s", "pairs.jsonl", "-s", "benign.jsonl", "-O", "learning_rate=3e-3"]
@@ -19,6 +22,8 @@ REFINE = ["refine", "tiny", "--layer", "3", "-s", "pairs.jsonl", "-O", "learning
 KEPT = ["--retained", "benign.jsonl", "-O", "retention=0.5", "-O", "retention_batch=2", "-O", "batch_size=10"]
 LOOKS = ["--validation", "pairs.jsonl", "-O", "evaluate_every=2"]
 LORA = ["-O", "lora={rank: 4}"]
+LAUNCH = ["accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--module"]
+PARTS = {"general": "benign", "safety": "pairs", "contrast": "pairs"}
 EVALUATE = ["evaluate", "tiny", "-s", "pairs.jsonl", "-O", "max_new_tokens=3", "-O", "unscored_limit=1"]
 
 
@@ -50,6 +55,14 @@ def check_alike(one, other, start):
         assert row == pytest.approx(other_row, abs=1e-4)
 
 
+def test_two_devices_contrast_the_states_of_both(folder):
+    command = [*REFINE, *KEPT, "-O", "steps=3", "-o"]
+    (alone,), many = launched(folder, *command, "alone", processes=1), launched(folder, *command, "many")
+    assert [each.code for each in (alone, *many)] == [0, 0, 0], many
+    check_alike(folder / "alone", folder / "many", folder / "tiny")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "processes"),
     [
@@ -73,6 +86,7 @@ def test_the_devices_learn_together_what_one_learns(folder, command, processes):
         assert records[0][same] == records[1][same]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "said"),
     [
@@ -93,16 +107,22 @@ def test_a_mistake_ends_all_and_is_told_once(folder, command, said):
     assert not (folder / "many").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
-@pytest.mark.parametrize("command", [[*REFINE, *KEPT], [*ALIGN, "-O", "batch_size=8", "-O", "epochs=2"]])
-def test_a_process_that_is_killed_ends_the_others_and_the_command_goes_on(folder, command, killed):
-    command = [*command, "-O", "checkpoint_every=2"]
+@pytest.mark.parametrize(
+    ("command", "place"),
+    # Both in the midst of the second epoch.
+    [([*REFINE, *KEPT], "checkpoint-5"), ([*ALIGN, "-O", "batch_size=8", "-O", "epochs=2"], "checkpoint-6")],
+    ids=["stage 1", "stage 2"],
+)
+def test_a_process_that_is_killed_ends_the_others_and_the_command_goes_on(folder, command, place, killed):
+    command = [*command, "-O", "checkpoint_every=1"]
     (alone,) = launched(folder, *command, "-o", "alone", processes=1)
     assert alone.code == 0
 
     def before(rank):
         if rank == killed:
-            die_at("checkpoint-4")
+            die_at(place)
 
     ended = launched(folder, *command, "-o", "many", before=before)
     assert ended[killed].code == KILLED
@@ -111,12 +131,13 @@ def test_a_process_that_is_killed_ends_the_others_and_the_command_goes_on(folder
     said = "discern: another process of this run has ended; the same command goes on from what is there.\n"
     assert left.error.count("discern: ") == left.error.count(said) == 1
     assert "Traceback" not in left.error
-    assert [path.name for path in (folder / "many.part/checkpoints").glob("checkpoint-2")] == ["checkpoint-2"]
+    assert len([*(folder / "many.part/checkpoints").glob("checkpoint-*/trainer_state.json")]) >= 1
     again = launched(folder, *command, "-o", "many")
     assert [each.code for each in again] == [0, 0]
     check_alike(folder / "alone", folder / "many", folder / "tiny")
 
 
+@pytest.mark.slow
 def test_the_devices_take_turns_with_the_batches_of_an_evaluation(folder):
     command = [*EVALUATE, "-O", "batch_size=5"]
     (alone,) = launched(folder, *command, "-o", "alone", processes=1)
@@ -128,6 +149,7 @@ def test_the_devices_take_turns_with_the_batches_of_an_evaluation(folder):
     assert len((folder / "alone/completions.jsonl").read_text().splitlines()) == 24
 
 
+@pytest.mark.slow
 def test_an_interrupted_evaluation_goes_on(folder):
     command = [*EVALUATE, "-O", "batch_size=5", "-o", "many"]
 
@@ -144,3 +166,134 @@ def test_an_interrupted_evaluation_goes_on(folder):
     shutil.rmtree(folder / "many")
     assert [each.code for each in launched(folder, *command, processes=1)] == [0]
     assert (folder / "many/completions.jsonl").read_text().splitlines() == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command",
+    [
+        [*REFINE, *KEPT, *LOOKS, "-O", "checkpoint_every=2"],
+        [*REFINE, *KEPT, *LORA],
+        [*ALIGN, "-O", "batch_size=8", "-O", "epochs=2"],
+        [*ALIGN, "-O", "batch_size=8", *LORA],
+    ],
+    ids=["stage 1", "stage 1 with adapters", "stage 2", "stage 2 with adapters"],
+)
+@pytest.mark.parametrize(
+    ("form", "tied"),
+    [("FULL_STATE_DICT", False), ("SHARDED_STATE_DICT", True)],
+    ids=["whole", "in parts, tied"],
+)
+def test_a_model_that_is_spread_over_devices_learns_the_same(
+    tmp_path, model_folder, folder, command, tied, form
+):
+    if tied:
+        shutil.rmtree(folder / "tiny")
+        model_folder(tie_word_embeddings=True).rename(folder / "tiny")
+    (alone,) = launched(folder, *command, "-o", "alone", processes=1)
+    environment = {**SHARDED, "FSDP_STATE_DICT_TYPE": form}
+    many = launched(
+        folder,
+        *command,
+        "-o",
+        "many",
+        before=lambda rank: spread_over_processors(folder / f"parts-{rank}"),
+        **environment,
+    )
+    assert [each.code for each in (alone, *many)] == [0, 0, 0], many
+    check_alike(folder / "alone", folder / "many", folder / "tiny")
+    for rank in range(2):
+        parts = (folder / f"parts-{rank}").read_text().split()
+        assert parts.count("LlamaDecoderLayer") == (3 if command[0] == "refine" else 4)
+    configurations = [(folder / out / "model/config.json").read_bytes() for out in ("alone", "many")]
+    assert configurations[0] == configurations[1]
+
+
+@pytest.mark.slow
+def test_a_model_that_is_spread_over_devices_goes_on(folder):
+    command = [*REFINE, *KEPT, "-O", "checkpoint_every=1"]
+    (alone,) = launched(folder, *command, "-o", "alone", processes=1)
+
+    def before(rank):
+        spread_over_processors(folder / f"parts-{rank}")
+        if rank == 1:
+            die_at("checkpoint-5")
+
+    assert launched(folder, *command, "-o", "many", before=before, **SHARDED)[1].code == KILLED
+    assert [*(folder / "many.part/checkpoints").glob("*/pytorch_model_fsdp*")]
+    ended = launched(
+        folder,
+        *command,
+        "-o",
+        "many",
+        before=lambda rank: spread_over_processors(folder / f"again-{rank}"),
+        **SHARDED,
+    )
+    assert [each.code for each in (alone, *ended)] == [0, 0, 0]
+    assert [f" {step}/6 " in ended[0].error for step in (1, 2, 6)] == [False, False, True]
+    check_alike(folder / "alone", folder / "many", folder / "tiny")
+
+
+@pytest.mark.slow
+def test_processors_are_not_spread_over(folder):
+    ended = launched(folder, *ALIGN, "-O", "batch_size=8", "-o", "many", **SHARDED)
+    assert "".join(each.error for each in ended).count("start without FSDP.") == 1, ended
+    assert ended[0].code == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "launcher",
+    [["torch.distributed.run", "--nproc_per_node=2", "--module"], LAUNCH],
+    ids=["torchrun", "accelerate"],
+)
+def test_a_recipe_is_run_by_what_a_launcher_starts(folder, launcher):
+    recipe = {
+        "name": "many",
+        "model": {"model": "tiny"},
+        "data": {name: [f"{file}.jsonl"] for name, file in PARTS.items()},
+        "refine": {"layer": 2, "steps": 3, "batch_size": 8, "learning_rate": 3e-3, "stopping": "none"},
+        "align": {"batch_size": 4, "learning_rate": 3e-3},
+        "methods": ["base", "dcr"],
+        "evaluate": {
+            "benchmarks": ["pairs.jsonl"],
+            "max_new_tokens": 3,
+            "openings": ["Sorry"],
+            "unscored_limit": 1,
+        },
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    run = ["run", "recipe.yaml", "--out"]
+    (alone,) = launched(folder, *run, "alone", processes=1)
+    assert alone.code == 0, alone.error
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", *launcher, "discernment", *run]
+    for out, said in (("many", "Report: "), ("many", "Nothing to do: every stage was done before.")):
+        ended = subprocess.run(
+            [*command, out],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stderr
+        assert ended.stdout.count(said) == 1
+    found = [read_json(folder / out / "results.json") for out in ("alone", "many")]
+    assert found[0] == found[1]
+    stages = [sorted(path.name for path in (folder / out / "stages").iterdir()) for out in ("alone", "many")]
+    assert stages[0] == stages[1]
+    for stage in (name for name in stages[0] if name.startswith(("refine", "align"))):
+        check_alike(folder / "alone/stages" / stage, folder / "many/stages" / stage, folder / "tiny")
+    wrong = subprocess.run(
+        [*command[:-1], "--jobs", "2", "--out", "wrong"],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert wrong.returncode != 0
+    assert wrong.stderr.count("discern: `--jobs` works in one process") == 1

@@ -10,8 +10,8 @@ from safetensors import SafetensorError, safe_open
 from discernment.errors import DiscernmentError
 from discernment.files import read_json
 
-SHARDED = "pytorch_model_fsdp*"
-"""What is in the checkpoint of a model that is spread over devices: a file or a folder."""
+SHARDED = "pytorch_model_fsdp.bin"
+"""A file in the checkpoint of a model that is spread over devices."""
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ def latest_checkpoint(out: Path, *, sharded: bool = False) -> Path | None:
         sharded: Whether the model is spread over devices (FSDP): its checkpoints are of another kind.
     """
     remove_torn_checkpoints(out)
-    found = [checkpoint for checkpoint in _checkpoints(out) if any(checkpoint.glob(SHARDED)) == sharded]
+    found = [checkpoint for checkpoint in _checkpoints(out) if (checkpoint / SHARDED).exists() == sharded]
     if not found:
         return None
     logger.info("Going on from step %s.", found[-1].name.rpartition("-")[2])
@@ -50,11 +50,11 @@ def _checkpoints(out: Path) -> list[Path]:
 def _is_whole(checkpoint: Path) -> bool:
     try:
         state = read_json(checkpoint / "trainer_state.json")
-        weights = [*checkpoint.glob("*.safetensors"), *checkpoint.glob(f"{SHARDED}/.metadata")]
-        for file in checkpoint.glob("*.safetensors"):
+        weights = list(checkpoint.glob("*.safetensors"))
+        for file in weights:
             with safe_open(file, framework="pt") as handle:
                 handle.keys()
-        optimizer = [*checkpoint.glob("optimizer.*"), *checkpoint.glob("optimizer_*/.metadata")]
+        optimizer = list(checkpoint.glob("optimizer.*"))
         for file in (
             *checkpoint.glob("*.pt*"),
             *checkpoint.glob("*.bin"),

@@ -103,6 +103,8 @@ def trainer_arguments(
         RunError: If the stage is not one that several processes do together, and there are several.
     """
     check_together()
+    # In parts, the best checkpoint would not be taken back.
+    os.environ["FSDP_STATE_DICT_TYPE"] = "FULL_STATE_DICT"
     rows = options.share()
     return {
         "output_dir": str(out / "checkpoints"),
