@@ -1,5 +1,7 @@
 """Models whose weights, gradients and optimizer states are spread over devices (FSDP), as `accelerate config` asks for."""
 
+from typing import Any
+
 from accelerate.utils import parse_flag_from_env
 from torch import nn
 from transformers import Trainer
@@ -36,7 +38,7 @@ def gather_model(trainer: Trainer) -> None:
     """
     if not is_sharded(trainer):
         return
-    model = trainer.model
+    model: Any = trainer.model
     weights = trainer.accelerator.get_state_dict(model)
     if not is_first():
         return
