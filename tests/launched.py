@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from accelerate.state import AcceleratorState
 from torch.distributed import TCPStore
 
 # So that each process finds them imported.
@@ -120,6 +121,9 @@ def _be(
                 os.dup2(file.fileno(), descriptor)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
         sys.argv = ["discern", *arguments]
+        AcceleratorState._reset_state(
+            reset_partial_state=True
+        )  # of what this process trained before the fork
         before(rank)
         from discernment.cli.main import main
 

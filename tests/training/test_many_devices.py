@@ -55,7 +55,6 @@ def check_alike(one, other, start):
         assert row == pytest.approx(other_row, abs=1e-4)
 
 
-@pytest.mark.slow
 def test_two_devices_contrast_the_states_of_both(folder):
     command = [*REFINE, *KEPT, "-O", "steps=3", "-o"]
     (alone,), many = launched(folder, *command, "alone", processes=1), launched(folder, *command, "many")
