@@ -1,5 +1,7 @@
 """The command `discern`: its verbs, a file each, and what a mistake costs."""
 
+import logging
+import os
 import sys
 from io import TextIOWrapper
 from pathlib import Path
@@ -7,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from discernment import __version__
+from discernment import __version__, ranks
 from discernment.cli.late import add_verb
 from discernment.disk import fullest_place, is_full, no_room
 from discernment.errors import DiscernmentError, DiskError
@@ -90,17 +92,34 @@ def main() -> None:
     """Run the command line; a user's mistake gets one sentence and exit code 2."""
     _write_what_can_be_written()
     try:
-        app()
+        if ranks.several():
+            _as_one_of_several()
+        else:
+            app()
     except SystemExit as end:
         if end.code == INTERRUPTED:  # typer says nothing of a Ctrl-C
             sys.stderr.write("discern: interrupted; the same command goes on from here.\n")
         raise
     except Exception as error:
         said = _in_a_sentence(error)
+        if not ranks.is_to_tell():
+            sys.exit(1 if said is None else 2)
         if said is None:
             raise
         sys.stderr.write(f"discern: {said}\n")
         sys.exit(2)
+
+
+def _as_one_of_several() -> None:
+    """Be the command, or wait for the stages that it trains."""
+    from discernment.cli.console import prepare_process
+
+    prepare_process()
+    # Each process would warn of what it had to look for in a mixture of experts and did not find in another model.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if not ranks.is_first():
+        logging.disable(logging.ERROR)
+    ranks.take_part(app)
 
 
 def _write_what_can_be_written() -> None:
@@ -120,4 +139,10 @@ def _in_a_sentence(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, OSError) and error.filename is not None:  # which the user named
         return f"{error.filename}: {error.strerror}; name another place or mend this one."
+    if ranks.has_lost_another(error):
+        return "another process of this run has ended; the same command goes on from what is there."
     return None
+
+
+if __name__ == "__main__":
+    main()

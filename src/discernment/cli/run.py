@@ -31,11 +31,14 @@ def run(
 ) -> None:
     """Run a recipe from the base model to the report; done stages are not done again."""
     prepare_process()
+    from discernment.ranks import check_alone
     from discernment.runs.left_out import run_left_out
     from discernment.runs.recipe import read_recipe
     from discernment.runs.run import run_recipe
     from discernment.runs.seeds import run_seeds
 
+    if jobs > 1:
+        check_alone("`--jobs`")
     parsed = read_recipe(recipe)
     directory = out or Path("runs") / parsed.name
     if parsed.leave_out:

@@ -21,6 +21,7 @@ def sweep(
 ) -> None:
     """Search over a recipe's options; the same command goes on where it was."""
     prepare_process()
+    from discernment.ranks import check_alone
     from discernment.reporting.pages.sweep import (
         best_in_words,
         parameters_in_words,
@@ -31,6 +32,7 @@ def sweep(
     from discernment.runs.search.optimise import run_sweep
     from discernment.runs.search.sweep import SweepResults, read_sweep
 
+    check_alone("A sweep")
     parsed = read_sweep(sweep)
     directory = out or Path("runs") / parsed.name
     page = directory / "sweep.html"

@@ -23,6 +23,7 @@ from discernment.policies.policy import Completion, Policy
 from discernment.policies.rejection import OpeningTrie, load_openings, read_once
 from discernment.policies.served import ServedPolicy
 from discernment.prompts import PromptSet
+from discernment.ranks import check_alone, gathered, is_first, on_first, place, sharing
 
 
 class Sampling(Frozen):
@@ -105,11 +106,14 @@ def evaluate(
     judge = judge or KeywordJudge()
     tell = progress or (lambda what, done, of: None)
     if isinstance(policy, ServedPolicy):
+        check_alone("Asking a model behind an endpoint")
         trie = _trie(policy.chat, options) if options.rejection and policy.chat is not None else None
         rows = rows_of(benchmarks)
         found = ask_served(policy, rows, trie, options, out, unscored_limit=unscored_limit, tell=tell)
     else:
         found = _of_local(policy, rows_of(benchmarks), options, out, tell)
+    if not is_first():
+        return StageCost(steps=0, tokens=0)
     samples = samples_of(found, judge, tell)
     write_json_lines(out / "samples.jsonl", (s.model_dump(mode="json") for s in samples))
     check_samples(samples, unscored_limit, policy.name)
@@ -244,16 +248,23 @@ def _complete(
     tell: Tell,
     rejection: bool,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
-    """Do `work` on all rows of which something is not kept yet, batch by batch, and return everything by key."""
+    """Do `work` on all rows of which something is not kept yet, batch by batch, and return everything by key.
+
+    Where several processes do it, they take turns with the batches; the first of them keeps and returns what all have found.
+    """
     paths = [out / "completions.jsonl"] + ([out / "rejection.jsonl"] if rejection else [])
     what = "replies and rejection probabilities" if rejection else "replies"
-    known = [_read(path) for path in paths]
-    done, total = 0, sum(map(len, batches))
+    known = on_first(lambda: [_read(path) for path in paths])
+    # All of a batch again: its composition decides how floating point rounds.
+    left = [batch for batch in batches if any(row.key not in kept for kept in known for row in batch)]
+    done, total = sum(map(len, batches)) - sum(map(len, left)), sum(map(len, batches))
     tell(what, done, total)
-    for batch in batches:
-        if any(row.key not in kept for kept in known for row in batch):
-            # All of the batch again: its composition decides how floating point rounds.
-            for path, kept, values in zip(paths, known, work(batch), strict=False):
+    for begin in range(0, len(left), sharing()):
+        turn = left[begin : begin + sharing()]
+        for batch, made in zip(
+            turn, gathered(work(turn[place()]) if place() < len(turn) else None), strict=False
+        ):
+            for path, kept, values in zip(paths, known, made or (), strict=False):
                 found = [
                     {"key": row.key, **value}
                     for row, value in zip(batch, values, strict=True)
@@ -261,8 +272,8 @@ def _complete(
                 ]
                 append_json_lines(path, found)
                 kept.update({row["key"]: row for row in found})
-        done += len(batch)
-        tell(what, done, total)
+            done += len(batch)
+            tell(what, done, total)
     return known[0], known[1] if rejection else {}
 
 

@@ -65,8 +65,11 @@ class CutModel(nn.Module):
         self.decoder = found.reader
         self._model_name, self._config = type(model).__name__, getattr(model, "config", None)
         self._way: dict[bool, int] = {}
+        self._one_pass = False
         self._owner = (found.owner,)
         self._held = HeldLayers(self.layers[:held])
+        # By this name `accelerate` knows of models which of their parts to spread over devices one by one.
+        self._no_split_modules = sorted({type(layer).__name__ for layer in self.layers})
         model.requires_grad_(False)
         if train_embeddings:
             self.decoder.requires_grad_(True)
@@ -100,6 +103,24 @@ class CutModel(nn.Module):
             return False
         return held.can_be_recalled(self, self._config, "states", self._apart, pad_id)
 
+    def run_in_one_pass(self, pad_id: int) -> None:
+        """Run every batch in one pass from now on, as processes must that have parts of the weights each.
+
+        They wait for each other at each layer, so all have to run the same layers equally often.
+
+        Args:
+            pad_id: The padding token.
+
+        Raises:
+            ModelError: If the states of padded rows are not those of the rows alone.
+        """
+        if self._find_way(pad_id, recalls=False) == APART:
+            raise ModelError(
+                f"Padding changes the states of {self._model_name}, so its layers cannot be spread over devices in stage 1; "
+                "start without FSDP."
+            )
+        self._one_pass = True
+
     def forward(self, input_ids: Tensor, attention_mask: Tensor, held: Tensor | None = None) -> Tensor:
         """Hidden states after layer l.
 
@@ -119,7 +140,7 @@ class CutModel(nn.Module):
         Raises:
             ModelError: If the states of several rows cannot be computed at once; see `exact_way`.
         """
-        if len(input_ids) == 1 and bool(attention_mask.all()):
+        if self._one_pass or (len(input_ids) == 1 and bool(attention_mask.all())):
             return self._pad(input_ids, attention_mask, held)
         padding = input_ids[attention_mask == 0]
         recalls = held is not None

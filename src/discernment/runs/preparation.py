@@ -20,8 +20,10 @@ from discernment.policies.rejection import load_openings
 from discernment.policies.served import ServedPolicy
 from discernment.prompts import PromptSet
 from discernment.prompts.words import normalise
+from discernment.ranks import check_alone, is_shared
 from discernment.runs.measures import MEASURES, Measure
 from discernment.runs.recipe import MethodEntry, Recipe
+from discernment.training.options import OptimizerOptions
 from discernment.training.supervised import AlignOptions
 from discernment.training.trackers import check_trackers
 
@@ -138,6 +140,8 @@ class _DryStage:
         self, name: str, work: Callable[..., StageCost], *, start: PolicySpec, **inputs: Any
     ) -> PolicySpec:
         self._check_weights(name, {"start": start, **inputs})
+        if isinstance(inputs.get("options"), OptimizerOptions) and not is_shared(work):
+            check_alone(f"The training of {self.owner}")
         self._check(inputs)
         rule: RuleSpec | None = inputs.get("rule")
         return start if rule is None else start.with_rule(rule)
@@ -154,6 +158,8 @@ class _DryStage:
 
     def _check(self, inputs: Mapping[str, Any]) -> None:
         options = inputs.get("options")
+        if isinstance(options, OptimizerOptions):
+            options.share()
         if isinstance(layer := getattr(options, "layer", None), int):
             self._check_depth("layer", layer)
         if isinstance(options, AlignOptions):

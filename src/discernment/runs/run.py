@@ -17,6 +17,7 @@ from discernment.judges import JudgeSpec
 from discernment.policies.policy_spec import PolicySpec
 from discernment.policies.served import ServedPolicy, load_policy
 from discernment.prompts import PromptSet
+from discernment.ranks import is_first, together
 from discernment.runs.directory import claim, forget_other_recipe
 from discernment.runs.final_numbers import send_numbers
 from discernment.runs.manifest import Manifest, check_version
@@ -275,6 +276,7 @@ class _Run:
         return found
 
 
+@together
 def evaluate_policy(
     policy: PolicySpec,
     benchmarks: list[PromptSet],
@@ -305,7 +307,7 @@ def evaluate_policy(
     Raises:
         DiscernmentError: If the policy or the judge cannot be had, or it leaves too much unscored.
     """
-    judges = judge.build(out / "judgements.jsonl")
+    judges = judge.build(out / "judgements.jsonl") if is_first() else None
     loaded = load_policy(policy, name)
     if reply_prefix is not None:
         if isinstance(loaded, ServedPolicy):

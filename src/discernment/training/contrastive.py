@@ -20,6 +20,7 @@ from discernment.policies.context import check_context, names_of
 from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import Label, PromptSet
+from discernment.ranks import check_alone, is_first, on_first, together
 from discernment.training.adapters import add_adapter, check_leaving, leave_policy
 from discernment.training.checkpoints import latest_checkpoint
 from discernment.training.layer import LayerChoice, find_layer
@@ -78,6 +79,17 @@ class RefineOptions(OptimizerOptions):
         """Most prompts that are run at once."""
         return self.batch_size if self.micro_batch_size is None else self.micro_batch_size
 
+    @property
+    def rows(self) -> int:
+        """Rows of a batch, the retained ones included."""
+        return self.batch_size + (self.retention_batch if self.retention else 0)
+
+    def share(self) -> int:
+        """As of any stage; rows that are run some at a time are those of one process."""
+        if self.micro_batch_size is not None:
+            check_alone("`refine.micro_batch_size`")
+        return super().share()
+
     @model_validator(mode="after")
     def _something_is_trained(self) -> Self:
         if self.layer != "auto" and self.first_layer >= self.layer:
@@ -87,6 +99,7 @@ class RefineOptions(OptimizerOptions):
         return self
 
 
+@together
 def refine(
     start: PolicySpec | ModelSpec | str,
     prompts: PromptSet,
@@ -119,6 +132,7 @@ def refine(
     """
     from discernment.training.contrastive_trainer import make_trainer
     from discernment.training.history import watch
+    from discernment.training.sharding import gather_model, is_sharded
 
     start = PolicySpec.of(start).without_rule("Refinement")
     policy = Policy.load(start, training=True)
@@ -137,12 +151,19 @@ def refine(
             network = add_adapter(network, cut.found, range(first + 1, layer + 1), options.lora)
         trainer = make_trainer(start.model, cut, policy, prompts, options, out, validation, retained)
         looks = watch(trainer, policy, probes, out, dynamics, cut.whole)
-        checkpoint = latest_checkpoint(out)
+        sharded = is_sharded(trainer)
+        if sharded:
+            cut.run_in_one_pass(policy.pad_id)
+        checkpoint = on_first(latest_checkpoint, out, sharded=sharded)
         # A look that was taken before the interruption would count twice towards stopping.
         trainer.args.eval_on_start = trainer.args.eval_on_start and checkpoint is None
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    leave_policy(start, network, policy.chat, options.lora, out)
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+        gather_model(trainer)
+    if sharded:
+        policy.model.tie_weights()  # of which one end was not in the cut
+    if is_first():
+        leave_policy(start, network, policy.chat, options.lora, out)
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)
     steps, best = trainer.state.global_step, trainer.state.best_global_step
     rows = options.gradient_accumulation * trainer.sampler.block_size
     notes |= {"layer": layer, **looks.notes, "kept_step": steps if best is None else best}
@@ -161,7 +182,7 @@ def _layer(
     """The layer to refine, and the reason where it had to be found."""
     if options.layer != "auto":
         return options.layer, {}
-    layer, reason = find_layer(policy, prompts, out, options.rows_at_once, options.loss.pooling)
+    layer, reason = on_first(find_layer, policy, prompts, out, options.rows_at_once, options.loss.pooling)
     if options.first_layer >= layer:
         raise TrainingError(
             f"`first_layer: {options.first_layer}` leaves nothing to train up to layer {layer}, which `layer: auto` has "

@@ -14,7 +14,9 @@ from discernment.models.model_spec import ModelSpec
 from discernment.models.precision import choose_device, trains_mixed
 from discernment.policies.policy import Policy
 from discernment.prompts import Label, PromptSet
-from discernment.training.batches import BalancedBatches, Collator, PromptRows
+from discernment.ranks import on_first
+from discernment.training.all_devices import mean_over_devices, of_all_devices, part_of_mean
+from discernment.training.batches import BalancedBatches, Collator, PromptRows, TellsEpoch
 from discernment.training.contrastive import RefineOptions
 from discernment.training.cut_states import READ, batch_states, pooled_states, token_states
 from discernment.training.held import HeldStates, WithStates, held_states
@@ -22,6 +24,7 @@ from discernment.training.history import HistoryCallback, StopWithoutImprovement
 from discernment.training.losses import ContrastiveLoss, pool, retention
 from discernment.training.micro_batches import Rows, in_micro_batches, padded_to
 from discernment.training.options import trainer_arguments
+from discernment.training.sharding import shards
 
 HISTORY = {
     "loss": "loss",
@@ -88,36 +91,40 @@ class ContrastiveTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Contrast between the labels, plus the retention term on benign prompts."""
-        contrasted = inputs["labels"] != RETAINED
-        references = inputs.get("references")
-        states, retained = self._states(model, inputs, contrasted, references)
-        loss = self.contrastive_loss(states, inputs["labels"][contrasted])
+        labels, mask = inputs["labels"], inputs["attention_mask"]
+        states, retained = self._states(model, inputs)
+        states, every_label = of_all_devices(states), of_all_devices(labels)
+        every = every_label != RETAINED
+        loss = self.contrastive_loss(states[every], every_label[every])
         self.parts = {"contrast": float(loss.detach())}
-        if references is not None:
-            drift = retention(retained, references, inputs["attention_mask"][~contrasted])
-            self.parts["retention"] = float(drift.detach())
+        if self.options.retention:
+            kept = mask[labels == RETAINED]
+            mean = states.new_zeros(())  # the devices that have the end of the batch have all of it
+            if "references" in inputs:
+                mean = retention(retained, inputs["references"], kept)
+            drift = part_of_mean(mean, kept.sum())
+            self.parts["retention"] = mean_over_devices(drift)
             loss = loss + self.options.retention * drift
         return (loss, states) if return_outputs else loss
 
-    def _states(
-        self, model: nn.Module, batch: dict[str, Tensor], contrasted: Tensor, references: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Pooled states of the contrasted rows, and those of all tokens of the retained ones."""
+    def _states(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """A pooled state of each row (of the retained ones it means nothing), and of these the states of all tokens."""
         size, mixed, pooling = self.options.micro_batch_size, self.args.bf16, self.options.loss.pooling
+        contrasted = batch["labels"] != RETAINED
         if size is None:
             hidden = batch_states(model, batch, mixed=mixed)
-            return pool(hidden[contrasted], batch["attention_mask"][contrasted], pooling), hidden[~contrasted]
+            return pool(hidden, batch["attention_mask"], pooling), hidden[~contrasted]
 
         def pooled(rows: Rows) -> Tensor:
             return pool(batch_states(model, rows, mixed=mixed), rows["attention_mask"], pooling)
 
         def tokens(rows: Rows) -> Tensor:
-            assert references is not None
-            return padded_to(references.shape[1], batch_states(model, rows, mixed=mixed))
+            return padded_to(batch["references"].shape[1], batch_states(model, rows, mixed=mixed))
 
         read = [name for name in READ if name in batch]
-        states = in_micro_batches(self.cut, {n: batch[n][contrasted] for n in read}, size, pooled)
-        if references is None:
+        found = in_micro_batches(self.cut, {n: batch[n][contrasted] for n in read}, size, pooled)
+        states = found.new_zeros(len(contrasted), found.shape[1]).index_put((contrasted,), found)
+        if "references" not in batch:
             return states, states[:0]
         return states, in_micro_batches(self.cut, {n: batch[n][~contrasted] for n in read}, size, tokens)
 
@@ -134,7 +141,7 @@ class ContrastiveTrainer(Trainer):
         states = pooled_states(
             self.cut, sequences, self.pad_id, self.options.rows_at_once, self.options.loss.pooling, held
         )
-        found = separation(states, toxic, sources, centre=self.options.loss.centre)
+        found = on_first(separation, states, toxic, sources, centre=self.options.loss.centre)
         metrics = {"eval_within_similarity": found.within, "eval_cross_similarity": found.cross}
         if found.probe_auroc is not None:
             metrics["eval_probe_auroc"] = found.probe_auroc
@@ -181,10 +188,9 @@ def make_trainer(
     )
     device = choose_device(spec)
     settings = trainer_arguments(options, out, options.steps, device, mixed=trains_mixed(spec))
-    settings["per_device_train_batch_size"] = sampler.block_size
     # The layers do it themselves; the trainer would ask the cut model, which knows nothing of it.
     settings["gradient_checkpointing"] = False
-    callbacks: list[Any] = [HistoryCallback(out / "history.jsonl", HISTORY)]
+    callbacks: list[Any] = [HistoryCallback(out / "history.jsonl", HISTORY), TellsEpoch(sampler)]
     if validation is not None:
         settings |= {"eval_strategy": "steps", "eval_steps": options.evaluate_every, "eval_on_start": True}
         callbacks += _stopping(options, settings)
@@ -229,7 +235,7 @@ def _hold(
     validation: Validation | None,
 ) -> HeldStates | None:
     """Run the layers that are not trained once on all prompts, where that comes to the same."""
-    if not options.first_layer or not cut.takes_states(policy.pad_id):
+    if not options.first_layer or shards() or not cut.takes_states(policy.pad_id):
         return None
     return held_states(
         policy.model,

@@ -25,6 +25,7 @@ from discernment.models.chat import ChatFormat
 from discernment.policies.context import names_of
 from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import Prompt, PromptSet
+from discernment.ranks import together
 from discernment.training.examples import IGNORED, TrainingRows, encode_examples
 from discernment.training.replies import ReplyOptions, with_replies
 from discernment.training.supervised import AlignOptions, fine_tune
@@ -56,6 +57,7 @@ class DertaOptions(Frozen):
     )
 
 
+@together
 def align_decoupled(
     start: PolicySpec,
     examples: PromptSet,

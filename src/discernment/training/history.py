@@ -21,6 +21,8 @@ from discernment.files import append_json_lines, read_json_lines, write_json_lin
 from discernment.models.training_bar import show_a_bar_alone
 from discernment.policies.policy import Policy
 from discernment.prompts import PromptSet
+from discernment.ranks import is_first
+from discernment.training.sharding import is_sharded
 
 
 class HistoryCallback(TrainerCallback):
@@ -39,6 +41,8 @@ class HistoryCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Drop what an interrupted attempt wrote beyond its last checkpoint."""
+        if not is_first():
+            return
         known = [r for _, r in read_json_lines(self.path, allow_torn_end=True)] if self.path.exists() else []
         write_json_lines(self.path, [row for row in known if row["step"] <= state.global_step])
 
@@ -53,7 +57,7 @@ class HistoryCallback(TrainerCallback):
                 f"The {bad[0]} is {found[bad[0]]} at step {state.global_step}; lower the learning rate or look for "
                 "broken rows in the training data."
             )
-        if found:
+        if found and is_first():
             append_json_lines(self.path, [{"step": state.global_step, **found}])
 
 
@@ -126,9 +130,15 @@ def watch(
 
     Raises:
         DataError: If no prompt among the probes is toxic.
+        TrainingError: If the model is spread over devices.
     """
     show_a_bar_alone(trainer)
-    if probes is None:
+    if probes is not None and is_sharded(trainer):
+        raise TrainingError(
+            "Probe prompts cannot be looked at while the model is spread over devices (FSDP); leave the dynamics out, or "
+            "start without FSDP."
+        )
+    if probes is None or not is_first():
         return Looks(None)
     looks = DynamicsCallback(policy, probes, out, options, whole)
     trainer.add_callback(looks)

@@ -1,5 +1,6 @@
 """Options that training stages share: of the optimizer, of adapters, of the contrastive loss."""
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -7,7 +8,9 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, field_validator
 
+from discernment.errors import TrainingError
 from discernment.frozen import Frozen
+from discernment.ranks import check_together, launched
 from discernment.training.trackers import tracking_arguments
 
 
@@ -26,7 +29,7 @@ class OptimizerOptions(Frozen):
     """Options of the optimizer and its schedule."""
 
     learning_rate: float = Field(gt=0)
-    batch_size: int = Field(ge=1, description="Prompts a step on each device.")
+    batch_size: int = Field(ge=1, description="Prompts a step, over all devices.")
     gradient_accumulation: int = Field(1, ge=1)
     warmup: float = Field(
         0.1, ge=0, lt=1, description="Share of the steps over which the learning rate rises."
@@ -40,7 +43,9 @@ class OptimizerOptions(Frozen):
     ] = Field(
         "adamw_torch_fused",
         description="The optimizer, by its name in transformers.",
-        exclude_if=lambda optim: optim == "adamw_torch_fused",  # so stages keep the names that they had before
+        exclude_if=lambda optim: (
+            optim == "adamw_torch_fused"
+        ),  # so stages keep the names that they had before
     )
     lora: LoraOptions | None = Field(None, description="Train adapters instead of all parameters.")
     checkpoint_every: int | None = Field(
@@ -57,6 +62,24 @@ class OptimizerOptions(Frozen):
         if ("bit" in optim) and find_spec("bitsandbytes") is None:
             raise ValueError(f"`optim: {optim}` needs the package bitsandbytes; install it or name another")
         return optim
+
+    @property
+    def rows(self) -> int:
+        """Rows of a batch, over all devices."""
+        return self.batch_size
+
+    def share(self) -> int:
+        """Rows of a batch for each device.
+
+        Raises:
+            TrainingError: If it cannot be shared out in equal parts.
+        """
+        if self.rows % launched():
+            raise TrainingError(
+                f"A batch of {self.rows} cannot be shared out among {launched()} devices in equal parts; make it a multiple of "
+                f"{launched()}."
+            )
+        return self.rows // launched()
 
 
 class LossOptions(Frozen):
@@ -92,12 +115,20 @@ def trainer_arguments(
         steps: Number of optimizer steps, for the warm-up.
         device: Where to train.
         mixed: Compute in bfloat16 while the weights stay in float32.
+
+    Raises:
+        TrainingError: If the devices cannot have equal parts of a batch.
+        RunError: If the stage is not one that several processes do together, and there are several.
     """
+    check_together()
+    # In parts, the best checkpoint would not be taken back.
+    os.environ["FSDP_STATE_DICT_TYPE"] = "FULL_STATE_DICT"
+    rows = options.share()
     return {
         "output_dir": str(out / "checkpoints"),
         "learning_rate": options.learning_rate,
-        "per_device_train_batch_size": options.batch_size,
-        "per_device_eval_batch_size": options.batch_size,
+        "per_device_train_batch_size": rows,
+        "per_device_eval_batch_size": rows,
         "gradient_accumulation_steps": options.gradient_accumulation,
         "warmup_steps": round(options.warmup * steps),
         "lr_scheduler_type": options.schedule,

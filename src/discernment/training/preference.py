@@ -26,7 +26,7 @@ class PreferenceOptions(AlignOptions):
     """Options of the training on pairs."""
 
     learning_rate: float = Field(1e-5, gt=0)
-    batch_size: int = Field(4, ge=1, description="Pairs a step on each device.")
+    batch_size: int = Field(4, ge=1, description="Pairs a step.")
     beta: float = Field(
         0.1, gt=0, description="How close the model is held to the one that the stage starts from."
     )

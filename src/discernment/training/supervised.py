@@ -19,6 +19,7 @@ from discernment.policies.context import names_of
 from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import PromptSet
+from discernment.ranks import together
 from discernment.training.adapters import check_leaving
 from discernment.training.examples import TrainingRows, encode_examples
 from discernment.training.options import OptimizerOptions
@@ -72,6 +73,7 @@ class AlignOptions(OptimizerOptions):
         return self.held == depth and (self.lora is not None or not self.moves_embeddings)
 
 
+@together
 def align(
     start: PolicySpec | ModelSpec | str,
     examples: PromptSet,

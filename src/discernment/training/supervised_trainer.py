@@ -18,6 +18,7 @@ from discernment.models.precision import choose_device, trains_mixed
 from discernment.policies.context import check_context, names_of
 from discernment.policies.policy import Policy
 from discernment.prompts import PromptSet
+from discernment.ranks import sharing
 from discernment.training.adapters import add_adapter
 from discernment.training.attention import quick_attention
 from discernment.training.examples import IGNORED, TrainingRows, encode_examples
@@ -44,6 +45,11 @@ class SupervisedTrainer(TrlTrainer, SFTTrainer):
     def __init__(self, model: PreTrainedModel | PeftModel, args: SFTConfig, **kwargs: Any) -> None:
         super().__init__(model=model, args=args, **kwargs)
         self.held: HeldLayers | None = None
+        if sharing() > 1:
+            first = self.train_dataset[0].items()
+            short = {name: value[:2] if isinstance(value, list) else value for name, value in first}
+            self.train_dataset = self.train_dataset.add_item({**short, "labels": [IGNORED] * 2})
+            self.fills = True
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The loss on the reply, of which alone logits are made; from stored states where the batch brings them."""

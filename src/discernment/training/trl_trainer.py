@@ -14,10 +14,12 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from discernment.models.quantised import activate, is_quantised
 from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec
+from discernment.ranks import is_first, on_first, sharing
 from discernment.training.adapters import leave_policy
-from discernment.training.batches import EpochSampler
+from discernment.training.batches import EpochSampler, TellsEpoch
 from discernment.training.checkpoints import latest_checkpoint
 from discernment.training.options import LoraOptions
+from discernment.training.sharding import gather_model, is_sharded
 
 
 class TrlTrainer(Trainer):
@@ -35,6 +37,8 @@ class TrlTrainer(Trainer):
     model: Any
     train_dataset: Any
     eval_dataset: Any
+    fills = False
+    """Whether behind the rows lies one without anything to learn, to fill up the last batch with for several devices."""
 
     def __init__(self, model: PreTrainedModel | PeftModel, args: Any, **kwargs: Any) -> None:
         # The trainers write `use_cache`, token ids and the router loss into what would be saved.
@@ -73,11 +77,17 @@ class TrlTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
         lengths = self.lengths(train_dataset if train_dataset is not None else self.train_dataset)
+        lengths = lengths[:-1] if self.fills else lengths
+        batch = self.args.train_batch_size * sharing()
+        missing = -len(lengths) % batch if self.fills else 0
 
         def order(generator: torch.Generator) -> list[int]:
-            return list(get_length_grouped_indices(lengths, self.args.train_batch_size, generator=generator))
+            rows = get_length_grouped_indices(lengths, batch, generator=generator)
+            return [*rows, *[len(lengths)] * missing]
 
-        return EpochSampler(order, len(lengths), self.args.seed)
+        sampler = EpochSampler(order, len(lengths) + missing, self.args.seed)
+        self.add_callback(TellsEpoch(sampler))
+        return sampler
 
 
 def train_and_leave(
@@ -96,8 +106,10 @@ def train_and_leave(
         TrainingError: If the loss is not finite.
         DiskError: If there is no room for what is left.
     """
-    checkpoint = latest_checkpoint(out)
+    checkpoint = on_first(latest_checkpoint, out, sharded=is_sharded(trainer))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    gather_model(trainer)
     trained = trainer.accelerator.unwrap_model(trainer.model)
-    leave_policy(start, trained, policy.chat, lora, out)
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    if is_first():
+        leave_policy(start, trained, policy.chat, lora, out)
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)

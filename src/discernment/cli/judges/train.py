@@ -39,7 +39,9 @@ def train(
     from discernment.judges.encoder import MINILM, train_encoder, trained_encoder
     from discernment.judges.labelled import PUBLIC, STARTER, has_public_labels, read_labelled
     from discernment.models.model_spec import ModelSpec
+    from discernment.ranks import check_alone
 
+    check_alone("The training of a judge")
     sources = labels or ([STARTER, PUBLIC] if has_public_labels() else [STARTER])
     examples = [example for source in sources for example in read_labelled(source)]
     say(f"Learning from {len(examples)} completions of {' and '.join(sources)}.")
