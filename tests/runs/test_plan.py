@@ -61,6 +61,27 @@ def test_all_stages_are_named_and_none_is_run(recipe, tmp_path):
     assert plan.stages[1].trained == sum(p.numel() for p in network.parameters())
 
 
+def test_of_several_runs_the_first_is_looked_at(recipe, tmp_path):
+    (contrast,) = recipe.data.contrast
+    others = [b.model_copy(update={"split": None, "set": contrast.set}) for b in recipe.evaluate.benchmarks]
+    data = recipe.data.model_copy(update={"contrast": [contrast, *recipe.data.safety]})
+    changed = {"seeds": [3, 4], "seed": 0, "data": data}
+    left_out = {"leave_out": {"pairs": [contrast.set]}, "methods": recipe.methods[:2]}
+    evaluate = recipe.evaluate.model_copy(update={"benchmarks": others})
+    of_seeds = recipe.model_copy(update={**changed, "methods": recipe.methods[:1]})
+    assert make_plan(of_seeds, tmp_path / "run").runs == 2
+    plan = make_plan(of_seeds.model_copy(update={**left_out, "evaluate": evaluate}), tmp_path / "run")
+    assert (plan.runs, [stage.name for stage in plan.stages]) == (2, ["evaluate", "align", "evaluate"])
+
+
+def test_of_a_model_behind_an_endpoint_nothing_is_estimated(recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    served = {"model": {"model": "openai:gpt@http://127.0.0.1:9/v1"}, "methods": ["base"]}
+    content = recipe.model_dump(mode="json", exclude_defaults=True) | served
+    plan = make_plan(Recipe.model_validate(content), tmp_path / "run")
+    assert [(stage.name, stage.memory) for stage in plan.stages] == [("evaluate", None)]
+
+
 def test_done_stages_are_found_and_those_behind_them_too(recipe, tmp_path):
     run_recipe(recipe.model_copy(update={"methods": recipe.methods[:2]}), tmp_path / "run")
     looker = Looker(tmp_path / "run" / "stages")

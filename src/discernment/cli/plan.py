@@ -54,7 +54,7 @@ def _say_sums(found: Plan) -> None:
     minutes = sum(stage.seconds or 0.0 for stage in known) / 60
     say(
         f"{len(found.stages) - len(to_do)} of {len(found.stages)} stages are done; the {len(known)} others that can be estimated "
-        f"take about {minutes:.0f} min{f' for the first of {found.seeds} seeds' if found.seeds > 1 else ''} (rough)."
+        f"take about {minutes:.0f} min{f' for the first of {found.runs} runs' if found.runs > 1 else ''} (rough)."
     )
     say(
         f"On {found.device} {_bytes(found.room)} can be had; a process takes {_bytes(found.process)} of its own."

@@ -81,7 +81,8 @@ def work_of(inputs: Mapping[str, Any], spec: ModelSpec, chat: ChatFormat) -> Wor
         chat: Its chat format.
     """
     options = inputs.get("options")
-    if spec.quantization is not None:
+    policy = inputs.get("policy")
+    if spec.quantization is not None or (isinstance(policy, PolicySpec) and policy.model.is_served):
         return None
     if isinstance(options, RefineOptions):
         return Work(options, lambda o: _of_refinement(o, inputs, spec, chat))

@@ -13,6 +13,7 @@ from discernment.frozen import Frozen
 from discernment.models.loading import load_chat
 from discernment.models.precision import choose_device, free_memory
 from discernment.policies.policy_spec import PolicySpec
+from discernment.runs.left_out import without
 from discernment.runs.planning.estimate import Estimate, Work, smaller, work_of
 from discernment.runs.planning.rate import measure_rate
 from discernment.runs.preparation import build_steps, prepare
@@ -57,14 +58,14 @@ class Plan(Frozen):
         device: Where it computes.
         room: Bytes that can be had there.
         process: Bytes that a process takes that is ready to train and holds no model yet.
-        seeds: How many seeds it is run with; the stages are those of the first.
+        runs: How many runs it makes, of several seeds or without groups of sources; the stages are those of the first.
         stages: The stages, in order.
     """
 
     device: str
     room: int
     process: int
-    seeds: int
+    runs: int
     stages: list[PlannedStage]
 
 
@@ -141,21 +142,22 @@ def make_plan(recipe: Recipe, directory: Path) -> Plan:
     """Say what running a recipe in a directory will take; nothing is run and nothing is written.
 
     Args:
-        recipe: The recipe; of several seeds, the first is looked at.
+        recipe: The recipe; of several runs, the first is looked at.
         directory: The directory of the run, where stages may be done already.
 
     Raises:
         DiscernmentError: As `run_recipe` does before its first stage.
     """
-    seeds = max(1, len(recipe.seeds))
-    recipe = with_seed(recipe, recipe.seeds[0]) if recipe.seeds else recipe
+    runs = _single_runs(recipe)
+    recipe = runs[0]
     looker = Looker(directory / "stages")
     look_through(recipe, looker)
     from discernment.training import contrastive_trainer, preference_trainer, supervised_trainer
 
     _ = contrastive_trainer, preference_trainer, supervised_trainer  # what a process that trains has imported
     spec = recipe.model
-    chat, device = load_chat(spec, PolicySpec.of(spec).adapters), choose_device(spec)
+    chat = None if spec.is_served else load_chat(spec, PolicySpec.of(spec).adapters)
+    device = choose_device(spec)
     process = resident() or 0
     room = free_memory(device)
     rate: list[float] = []
@@ -172,10 +174,18 @@ def make_plan(recipe: Recipe, directory: Path) -> Plan:
             told = {"done": True, "memory": took.peak_memory_bytes, "seconds": took.seconds}
             stages.append(PlannedStage.model_validate({"name": name, "methods": owners, **told}))
             continue
-        work = work_of(inputs, spec, chat)
+        work = None if chat is None else work_of(inputs, spec, chat)
         known = {} if work is None else _expected(work, process, room, device.type, seconds)
         stages.append(PlannedStage.model_validate({"name": name, "methods": owners, "done": False, **known}))
-    return Plan(device=str(device), room=room, process=process, seeds=seeds, stages=stages)
+    return Plan(device=str(device), room=room, process=process, runs=len(runs), stages=stages)
+
+
+def _single_runs(recipe: Recipe) -> list[Recipe]:
+    """The recipe of each run that it makes."""
+    if recipe.leave_out:
+        seeds = recipe.seeds or [recipe.seed]
+        return [without(recipe, group, seed) for group in recipe.leave_out for seed in seeds]
+    return [with_seed(recipe, seed) for seed in recipe.seeds] or [recipe]
 
 
 def _expected(
