@@ -7,12 +7,12 @@ from functools import partial
 
 import numpy as np
 
-from benchmarks.timing import seconds, slope
+from benchmarks.timing import cpu_seconds, slope
 from discernment.prompts import Label, Prompt, PromptSet, Provenance, find_duplicates
 
 SIZES = (2_000, 4_000, 8_000, 16_000, 32_000)
 STEEPEST = 1.3
-REPEATS = 3
+REPEATS = 2
 VERBS, ADJECTIVES, NOUNS, PLACES = 40, 30, 300, 20
 VOCABULARY = 50_000
 
@@ -20,7 +20,7 @@ VOCABULARY = 50_000
 def measure() -> dict[str, object]:
     """Log-log slopes of the seconds, for questions of one wording and for prompts whose words are as rare as in English."""
     return {
-        "what": f"near duplicates of {SIZES[0]} to {SIZES[-1]} prompts, log-log slope of the seconds",
+        "what": f"near duplicates of {SIZES[0]} to {SIZES[-1]} prompts, log-log slope of the processor's seconds",
         "ordinary": _growth(_ordinary),
         "one_wording": _growth(_one_wording),
         "a_word_each": _growth(_a_word_each),
@@ -34,7 +34,7 @@ def _growth(make: Callable[[np.random.Generator, int], str]) -> dict[str, object
         rows = [Prompt(id=f"p{n}", text=make(rng, n), label=Label.TOXIC, source="made") for n in range(size)]
         sets = [PromptSet(rows, Provenance(name="made"))]
         pairs.append(len(find_duplicates(sets)))
-        taken.append(min(seconds(partial(find_duplicates, sets)) for _ in range(REPEATS)))
+        taken.append(min(cpu_seconds(partial(find_duplicates, sets)) for _ in range(REPEATS)))
     return {
         **{f"seconds_{size}": round(found, 2) for size, found in zip(SIZES, taken, strict=True)},
         "pairs": pairs,

@@ -16,6 +16,13 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def cpu_seconds(work: Callable[[], object]) -> float:
+    """Seconds of the processor in one call, which other processes do not change as much as those of the clock."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
 def slope(sizes: Sequence[int], taken: Sequence[float]) -> float:
     """Log-log slope of the seconds `taken` over the sizes: 1 where they grow alike."""
     return round(float(np.polyfit(np.log(sizes), np.log(taken), 1)[0]), 2)

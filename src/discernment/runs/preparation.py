@@ -40,6 +40,7 @@ class Prepared:
         measures: What is measured beside the verdicts.
         proposition: The prompts for Proposition 1; None if it is not to be measured.
         seen_in_training: How many prompts of a benchmark a training stage may see; benchmarks without any are left out.
+        stages: The names of the stages of all methods, in their order; that of a measure is the measure's field.
     """
 
     base: PolicySpec
@@ -50,6 +51,7 @@ class Prepared:
     measures: Sequence[Measure]
     proposition: PromptSet | None
     seen_in_training: dict[str, int]
+    stages: Sequence[str] = ()
 
 
 def prepare(recipe: Recipe) -> Prepared:
@@ -82,8 +84,11 @@ def prepare(recipe: Recipe) -> Prepared:
     for entry in recipe.methods:
         stage.owner = entry.label
         build_steps(recipe, entry, base, materials, stage)
+        stage.names += ["evaluate", *("attack" for _ in attacked), *(m.field for m in measures)]
     seen = _seen_in_training(materials, [*benchmarks, *(s for m in measures for s in m.held_out)])
-    return Prepared(base, materials, benchmarks, attacked, skipped, measures, proposition, seen)
+    return Prepared(
+        base, materials, benchmarks, attacked, skipped, measures, proposition, seen, tuple(stage.names)
+    )
 
 
 def build_steps(
@@ -127,16 +132,19 @@ class _DryStage:
 
     def __init__(self, base: PolicySpec) -> None:
         self.depth = _depth(base.model)
+        self.names: list[str] = []
 
     def __call__(
         self, name: str, work: Callable[..., StageCost], *, start: PolicySpec, **inputs: Any
     ) -> PolicySpec:
+        self.names.append(name)
         self._check(inputs)
         rule: RuleSpec | None = inputs.get("rule")
         return start if rule is None else start.with_rule(rule)
 
     def run(self, name: str, work: Callable[..., StageCost], inputs: Mapping[str, Any]) -> Path:
         """A directory that is not there."""
+        self.names.append(name)
         return Path(name)
 
     def _check(self, inputs: Mapping[str, Any]) -> None:

@@ -78,6 +78,8 @@ def _run_seeds(
         if jobs > 1:
             of_run = {folders[seed]: of_seed for seed, of_seed in recipes.items()}
             ran = do_side_by_side(of_run, jobs, reporter, verify=verify)
+        else:
+            reporter.plan([name for found in prepared.values() for name in found.stages])
         for seed, of_seed in recipes.items():
             runs[seed] = run_prepared(
                 of_seed, prepared[seed], folders[seed], reporter, verify=verify, ran=ran
