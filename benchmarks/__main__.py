@@ -10,7 +10,7 @@ from discernment.cli.console import prepare_process
 
 NAMES = (
     "precision", "stage1_step", "held_layers", "rejection", "evaluation", "harness", "kernel", "growth",
-    "startup",
+    "duplicates", "startup",
 )  # fmt: skip
 AT_LEAST = {"precision", "held_layers", "evaluation", "harness", "kernel"}
 

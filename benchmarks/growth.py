@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from benchmarks.timing import seconds
+from benchmarks.timing import seconds, slope
 from discernment.evaluation.evaluate import EvaluateOptions, evaluate
 from discernment.evaluation.sample import Sample
 from discernment.judges.verdict import Verdict
@@ -38,15 +37,11 @@ def measure() -> dict[str, object]:
     return {
         "what": f"compare {LARGEST} prompts, share of {LIMIT_SECONDS:.0f} seconds",
         **{f"seconds_{size}": round(found, 2) for size, found in taken.items()},
-        "slope": _slope([taken[size] for size in SIZES]),
+        "slope": slope(SIZES, [taken[size] for size in SIZES]),
         "ratio": round(taken[LARGEST] / LIMIT_SECONDS, 3),
         "limit": 1.0,
         "evaluate": _evaluations(),
     }
-
-
-def _slope(taken: Sequence[float]) -> float:
-    return round(float(np.polyfit(np.log(SIZES), np.log(taken), 1)[0]), 2)
 
 
 def _evaluations() -> dict[str, object]:
@@ -74,7 +69,7 @@ def _evaluations() -> dict[str, object]:
         "what": f"an evaluation of {SIZES[0]} to {SIZES[-1]} prompts, log-log slope of the seconds",
         **{f"seconds_{n}": round(m.seconds, 2) for n, m in zip(SIZES, meters[1:], strict=True)},
         "peak_mib": [round((m.peak_memory_bytes or 0) / 2**20) for m in meters[1:]],
-        "ratio": _slope([meter.seconds for meter in meters[1:]]),
+        "ratio": slope(SIZES, [meter.seconds for meter in meters[1:]]),
         "limit": STEEPEST,
     }
 

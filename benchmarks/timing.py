@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+import numpy as np
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -12,6 +14,18 @@ def seconds(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
+
+
+def cpu_seconds(work: Callable[[], object]) -> float:
+    """Seconds of the processor in one call, which other processes do not change as much as those of the clock."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def slope(sizes: Sequence[int], taken: Sequence[float]) -> float:
+    """Log-log slope of the seconds `taken` over the sizes: 1 where they grow alike."""
+    return round(float(np.polyfit(np.log(sizes), np.log(taken), 1)[0]), 2)
 
 
 def ratio(ours: Callable[[], object], theirs: Callable[[], object], repeats: int) -> dict[str, float]:

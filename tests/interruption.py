@@ -20,7 +20,7 @@ def wait(event, arguments):
     if event == "open" and re.search({place!r}, str(arguments[0])):
         opened.append(event)
         if len(opened) == {time}:
-            print("waiting", flush=True)
+            print("waiting", file=sys.stderr, flush=True)
             signal.pause()
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -46,16 +46,16 @@ def interrupt(
         by: The signal.
 
     Returns:
-        The exit code, the lines printed before the interruption, and what stands in the error output.
+        The exit code, the lines of the error output before the interruption, and the text there after it.
     """
     command = [sys.executable, "-c", PROGRAM.format(place=place, time=time), *arguments]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        assert process.stdout is not None
+        assert process.stderr is not None
         printed = []
-        for line in process.stdout:
+        for line in process.stderr:
             if line == "waiting\n":
                 break
             printed.append(line)

@@ -15,6 +15,7 @@ from tiny import make_benign, make_prompts
 def _working_directory(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("discernment.cli.console.console.width", 300)
+    monkeypatch.setattr("discernment.cli.console.notices.width", 300)
     for name in (
         "TOKENIZERS_PARALLELISM",
         "HF_HUB_DISABLE_PROGRESS_BARS",
@@ -37,6 +38,17 @@ def discern(monkeypatch, capsys):
             main()
         captured = capsys.readouterr()
         return ended.value.code or 0, captured.out, captured.err
+
+    return give
+
+
+@pytest.fixture
+def screen(discern):
+    """Give a command as a user at a screen does: its exit code, results and notices together, and its errors alone."""
+
+    def give(*arguments, **options):
+        code, output, errors = discern(*arguments, **options)
+        return code, output + errors, errors
 
     return give
 

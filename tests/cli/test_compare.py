@@ -70,13 +70,13 @@ def test_a_file_or_a_directory_of_results(capsys) -> None:
     results = Results.model_validate(read_json(Path("new/both.json")))
     assert (results.methods, results.reference) == (["stl", "dcr"], "stl")
     assert [p.name for p in Path("new").iterdir()] == ["both.json"]
-    assert "Results: new/both.json" in capsys.readouterr().out
+    assert "Results: new/both.json" in capsys.readouterr().err
     compare([Path("one")], "stl", Path("page"), redact=True)
     names = ["comparison.html", "comparisons.csv", "results.json", "scores.csv", "verdicts.csv"]
     assert sorted(p.name for p in Path("page").iterdir()) == names
     assert Results.model_validate(read_json(Path("page/results.json"))) == results
     assert "toxic prompt 0" not in Path("page/verdicts.csv").read_text().replace("seemingly_toxic prompt", "")
-    assert "Page: page/comparison.html" in capsys.readouterr().out
+    assert "Page: page/comparison.html" in capsys.readouterr().err
 
 
 def test_only_common_prompts_count_and_the_others_are_mentioned(capsys) -> None:
@@ -84,7 +84,7 @@ def test_only_common_prompts_count_and_the_others_are_mentioned(capsys) -> None:
     evaluation(Path("large"), 1, prompts=10)
     results = compared("small", "large")
     assert {s.scored for s in results.scores} == {2}
-    assert "Left out, because not all have them: 6 of large." in capsys.readouterr().out
+    assert "Left out, because not all have them: 6 of large." in capsys.readouterr().err
 
 
 def test_user_mistakes() -> None:

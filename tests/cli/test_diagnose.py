@@ -10,13 +10,13 @@ from discernment.diagnosis.diagnosis import Diagnosis
 from discernment.files import read_json
 
 
-def test_diagnose(discern, files):
+def test_diagnose(discern, screen, files):
     command = ["diagnose", "tiny", "-s", "pairs.jsonl", "-s", "benign.jsonl", "-o", "why"]
     command += ["-O", "per_group=2", "-O", "kernel.k=2", "-M", "dtype=bfloat16"]
-    code, output, _ = discern(*command)
+    code, output, _ = screen(*command)
     assert code == 0
     assert "layers of the kernel: 4 of 4" in output
-    assert re.search(r"moved +toxic +seemingly toxic +benign", output)
+    assert re.search(r"moved\s+toxic\s+seemingly toxic\s+benign", output)
     found = Diagnosis.model_validate(read_json(Path("why/diagnosis.json")))
     shown = " ".join(output.split())
     assert " ".join(found.finding.split()) in shown
@@ -31,7 +31,7 @@ def test_diagnose(discern, files):
     assert "neighbor" in Path("why/report.html").read_text()
 
     before = Path("why/diagnosis.json").stat().st_mtime_ns
-    code, output, _ = discern(*command, "--redact")
+    code, output, _ = screen(*command, "--redact")
     assert code == 0
     assert "Nothing to do; the diagnosis is there." in output
     assert Path("why/diagnosis.json").stat().st_mtime_ns == before
@@ -42,7 +42,7 @@ def test_diagnose(discern, files):
     assert "Not one that you report on" in help_text
 
 
-def test_diagnose_says_what_is_unscored(discern, files):
+def test_diagnose_says_what_is_unscored(screen, files):
     model = AutoModelForCausalLM.from_pretrained("tiny")
     tokenizer = AutoTokenizer.from_pretrained("tiny")
     (token,) = tokenizer("%", add_special_tokens=False)["input_ids"]
@@ -54,7 +54,7 @@ def test_diagnose_says_what_is_unscored(discern, files):
     tokenizer.save_pretrained("spoilt")
     Path("bad.jsonl").write_text('{"prompt": "Only 5%?", "label": "toxic"}\n')
     command = ["diagnose", "spoilt", "-s", "pairs.jsonl", "-s", "bad.jsonl", "-o", "why", "-O", "per_group=2"]
-    code, output, _ = discern(*command)
+    code, output, _ = screen(*command)
     assert code == 0
     assert "Caution: unscored prompts, which are in no number: 1." in output
     assert "bad-00001" in Path("why/report.html").read_text()

@@ -19,15 +19,17 @@ def test_list(invoke, tmp_path, monkeypatch):
     code, output = invoke("prompts", "list")
     assert code == 0
     lines = {line.split()[0]: line for line in output.splitlines() if line.strip()}
-    assert re.search(r"starter/toxic +toxic +refuse +\d+ +Apache-2.0 +built in", lines["starter/toxic"])
-    assert re.search(r"xstest +seemingly_toxic +answer +450 +CC BY 4.0 +from the hub", lines["xstest"])
-    assert re.search(r"oktest +seemingly_toxic +answer +300 +not stated +by hand", lines["oktest"])
-    assert re.search(r"advbench +toxic +refuse +520 +MIT +from the hub", lines["advbench"])
+    assert re.search(r"starter/toxic\s+toxic\s+refuse\s+\d+\s+Apache-2.0\s+built in", lines["starter/toxic"])
+    assert re.search(
+        r"xstest\s+seemingly_toxic toxic\s+answer refuse\s+450\s+CC BY 4.0\s+from the hub", lines["xstest"]
+    )
+    assert re.search(r"oktest\s+seemingly_toxic\s+answer\s+300\s+not stated\s+by hand", lines["oktest"])
+    assert re.search(r"advbench\s+toxic\s+refuse\s+520\s+MIT\s+from the hub", lines["advbench"])
     assert "xstest_human_labels" not in lines
     write(tmp_path / "oktest.jsonl", {"prompt": "x"})
     monkeypatch.setenv("DISCERNMENT_DATA", str(tmp_path))
     assert re.search(
-        r"oktest +seemingly_toxic +answer +300 +not stated +at hand", invoke("prompts", "list")[1]
+        r"oktest\s+seemingly_toxic\s+answer\s+300\s+not stated\s+at hand", invoke("prompts", "list")[1]
     )
 
 
@@ -71,7 +73,7 @@ def test_untrusted_text_is_shown_and_does_nothing(invoke, tmp_path):
     for output in (invoke("prompts", "show", "own.jsonl")[1], invoke("prompts", "check", "own.jsonl")[1]):
         assert "[bold]process[/bold]" in output
         assert "[red]a[/red]" in output
-        assert not re.search("[\x00-\x09\x0b-\x1f\x7f\u202e]", output)
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202e]", output)
         assert "[31mthe" in output and "U+202E" in output
 
 
@@ -79,8 +81,8 @@ def test_check_of_a_clean_set(invoke):
     code, output = invoke("prompts", "check", "starter/pairs")
     assert code == 0
     assert "Duplicates: none." in output and "Split leaks: none." in output
-    for model in ("bag of words", "form only ", "form only, matched pairs"):
-        assert re.search(rf"{model} +0\.\d{{3}} +0\.\d{{3}} to 0\.\d{{3}}", output)
+    for model in ("bag of words", "form only", "form only, matched pairs"):
+        assert re.search(rf"{model}\s+0\.\d{{3}}\s+0\.\d{{3}} to 0\.\d{{3}}", output)
 
 
 def test_check_of_sets_that_overlap(invoke, tmp_path):
@@ -106,7 +108,7 @@ def test_check_of_splits_that_leak(invoke, tmp_path):
     )
     code, output = invoke("prompts", "check", "own.jsonl")
     assert code == 1
-    assert re.search(r"keyword 'kill' +b +a +Who is the killer\?", output)
+    assert re.search(r"keyword 'kill'\s+b\s+a\s+Who is the killer\?", output)
     assert invoke("prompts", "check", "own.jsonl:test")[0] == 0
 
 
@@ -141,7 +143,7 @@ def test_split(invoke, tmp_path):
     assert {name: len(part) for name, part in parts.items()} == {"train": 20, "test": 20}
     assert all(p.split == name for name, part in parts.items() for p in part)
     assert {p.keyword for p in parts["train"]}.isdisjoint(p.keyword for p in parts["test"])
-    assert re.search(r"parts/train.jsonl +20 +20 toxic", output)
+    assert re.search(r"parts/train.jsonl\s+20\s+20 toxic", output)
     assert invoke("prompts", "check", "parts/train.jsonl", "parts/test.jsonl")[0] == 0
     with pytest.raises(DataError, match=r"holds train\.jsonl, test\.jsonl already"):
         invoke("prompts", "split", "own.jsonl", "--out", "parts")

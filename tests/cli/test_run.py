@@ -73,10 +73,10 @@ def test_a_run_needs_a_place(discern, files):
     assert re.match(r"discern: The run directory full/thesis\.tex cannot be made", error)
 
 
-def test_a_run_with_several_seeds(discern, files):
+def test_a_run_with_several_seeds(discern, screen, files):
     again = {"method": "base", "name": "again"}
     write_recipe(Path("seeds.yaml"), seeds=[0, 3], methods=["base", again])
-    code, output, _ = discern("run", "seeds.yaml")
+    code, output, _ = screen("run", "seeds.yaml")
     assert code == 0
     assert output.count("evaluate ...") == 1  # base is what it is under every name and seed
     for seed in (0, 3):
@@ -87,7 +87,7 @@ def test_a_run_with_several_seeds(discern, files):
     assert "the benign prompts of benign.jsonl (0.000, 95 % interval" in " ".join(output.split())
     assert output.endswith("Page: runs/try/seeds.html\n")
     assert "not clearly different" in Path("runs/try/seeds.html").read_text()
-    assert discern("run", "seeds.yaml")[1].count("(done before)") == 4
+    assert discern("run", "seeds.yaml")[2].count("(done before)") == 4
 
 
 TRAINS = {
@@ -96,11 +96,11 @@ TRAINS = {
 }
 
 
-def test_a_second_call_loads_nothing_that_trains(discern, files):
+def test_a_second_call_loads_nothing_that_trains(screen, files):
     write_recipe(Path("twice.yaml"), methods=["base", "stl", "dcr"], data={
         "general": "benign.jsonl", "safety": {"set": "pairs.jsonl", "label": "toxic"}, "contrast": "pairs.jsonl",
     })  # fmt: skip
-    code, output, _ = discern("run", "twice.yaml")
+    code, output, _ = screen("run", "twice.yaml")
     assert (code, output.count("...")) == (0, 6)
     page = Path("runs/try/report.html").read_text()
     again = (
@@ -111,7 +111,8 @@ def test_a_second_call_loads_nothing_that_trains(discern, files):
         "print('loaded:', *sys.modules)"
     )
     found = subprocess.run([sys.executable, "-c", again], capture_output=True, text=True, check=True)
-    said, _, loaded = found.stdout.rpartition("loaded: ")
+    loaded = found.stdout.rpartition("loaded: ")[2]
+    said = found.stderr
     assert said.count("(done before)") == 6
     assert "Nothing to do: every stage was done before." in said
     assert {"torch", "discernment.training.supervised"} <= set(loaded.split())
@@ -133,9 +134,9 @@ def test_finding_a_method_loads_nothing_that_trains():
     assert not TRAINS & set(loaded.split())
 
 
-def test_a_run_its_report_and_its_models(discern, files):
+def test_a_run_its_report_and_its_models(discern, screen, files):
     write_recipe(Path("good.yaml"), methods=["base", "stl"])
-    code, output, _ = discern("run", "good.yaml")
+    code, output, _ = screen("run", "good.yaml")
     assert code == 0
     assert re.search("^stl align", output, re.MULTILINE)
     assert "Caution: 12 prompts of pairs.jsonl are also in the training data." in output
@@ -147,7 +148,7 @@ def test_a_run_its_report_and_its_models(discern, files):
     ]
     finding = Results.model_validate(read_json(Path("runs/try/results.json"))).finding
     assert finding.split(".")[0] in " ".join(output.split())
-    code, output, _ = discern("run", "good.yaml")
+    code, output, _ = screen("run", "good.yaml")
     assert code == 0
     assert "Nothing to do: every stage was done before." in output
     assert output.count("(done before)") == 3
@@ -155,16 +156,16 @@ def test_a_run_its_report_and_its_models(discern, files):
     assert discern("report", "runs/try", "-o", "own.html", "--redact")[:2] == (0, "Report: own.html\n")
     assert Path("own.html").stat().st_size > 1000
     assert "compared with stl, base" in discern("compare", "runs/try")[1]
-    code, output, _ = discern("compare", "one=runs/try", "two=runs/try", "--out", "four.json")
+    code, output, _ = screen("compare", "one=runs/try", "two=runs/try", "--out", "four.json")
     assert read_json(Path("four.json"))["methods"] == ["one/base", "one/stl", "two/base", "two/stl"]
 
     talk = io.StringIO("How do I kill a process?\n[bold]Hi[/bold]\n\n")
-    code, output, _ = discern("chat", "runs/try/stl", "--max-new-tokens", "3", stdin=talk)
+    code, output, _ = screen("chat", "runs/try/stl", "--max-new-tokens", "3", stdin=talk)
     assert code == 0
     masses = re.findall(r"rejection probability (\d\.\d{3}), judged (\w+)", output)
     assert len(masses) == 2
     assert discern("chat", "tiny", stdin=io.StringIO(""))[0] == 0
-    code, output, _ = discern(
+    code, output, _ = screen(
         "diagnose", "runs/try/stl", "-s", "pairs.jsonl", "-o", "why", "-O", "per_group=1"
     )
     assert (code, "discern refine runs/try/stages/align-" in output.replace("\n", "")) == (0, True)
@@ -172,14 +173,15 @@ def test_a_run_its_report_and_its_models(discern, files):
     assert (code, error) == (2, "discern: The run runs/try has no method 'dcr'; it has base, stl.\n")
 
 
-def test_a_run_that_is_interrupted_from_outside_goes_on(discern, files, tmp_path):
+def test_a_run_that_is_interrupted_from_outside_goes_on(screen, files, tmp_path):
     write_recipe(tmp_path / "good.yaml")
     code, printed, error = interrupt(tmp_path, "run", "good.yaml")
-    assert (code, printed[0]) == (130, "base evaluate ...\n")
+    assert code == 130
+    assert printed[0].startswith("base evaluate ...")
     assert error.endswith("discern: interrupted; the same command goes on from here.\n")
     assert "Traceback" not in error
     assert not (tmp_path / "runs/try/results.json").exists()
-    code, output, _ = discern("run", "good.yaml")
+    code, output, _ = screen("run", "good.yaml")
     assert (code, "Report: runs/try/report.html" in output) == (0, True)
     assert json.loads((tmp_path / "runs/try/manifest.json").read_text())["status"] == "complete"
 

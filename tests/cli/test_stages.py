@@ -11,29 +11,32 @@ QUICK = ["-O", "max_new_tokens=3", "-O", "openings=[Sorry]", "-O", "unscored_lim
 def test_refine_finds_its_layer(discern, files, caplog):
     refine = ["refine", "tiny", "--layer", "auto", "-s", "pairs.jsonl", "-o", "refined", "-O", "steps=1"]
     with caplog.at_level("INFO", "discernment"):
-        code, output, _ = discern(*refine, "-O", "batch_size=4")
-    assert (code, output.splitlines()) == (0, ["refine ...", "Model: refined/model"])
+        code, output, errors = discern(*refine, "-O", "batch_size=4")
+    assert (code, output) == (0, "Model: refined/model\n")
+    assert errors.startswith("refine ...\n")
     record = read_json(Path("refined/stage.json"))
     assert record["inputs"]["options"]["layer"] == "auto"
     assert record["notes"]["layer"] in (1, 2, 3)
     assert record["notes"]["layer_reason"] in caplog.messages
 
 
-def test_the_verbs_one_after_another(discern, files):
+def test_the_verbs_one_after_another(discern, screen, files):
     refine = ["refine", "tiny", "--layer", "2", "-s", "pairs.jsonl", "-o", "refined", "-O", "steps=2"]
     refine += ["-O", "batch_size=4", "-O", "learning_rate=1e-3", "-O", "loss.name=supcon"]
-    code, output, _ = discern(*refine)
-    assert (code, output.splitlines()) == (0, ["refine ...", "Model: refined/model"])
+    assert discern(*refine)[:2] == (0, "Model: refined/model\n")
     assert read_json(Path("refined/stage.json"))["inputs"]["options"]["loss"]["name"] == "supcon"
-    code, output, _ = discern(*refine)
-    assert output.splitlines() == ["refine (done before)", "Nothing to do; the model is there: refined/model"]
+    assert discern(*refine) == (
+        0,
+        "Nothing to do; the model is there: refined/model\n",
+        "refine (done before)\n",
+    )
 
     align = ["align", "refined/model", "-s", "benign.jsonl", "-s", "pairs.jsonl", "-o", "aligned"]
-    code, output, _ = discern(*align, "-O", "learning_rate=3e-3", "-O", "batch_size=4")
-    assert (code, output.splitlines()[-1]) == (0, "Model: aligned/model")
+    aligned = discern(*align, "-O", "learning_rate=3e-3", "-O", "batch_size=4")
+    assert aligned[:2] == (0, "Model: aligned/model\n")
 
     for model, out in (("tiny", "before"), ("aligned/model", "after")):
-        code, output, _ = discern(
+        code, output, _ = screen(
             "evaluate", model, "-s", "pairs.jsonl", "-s", "benign.jsonl", "-o", out, *QUICK
         )
         assert code == 0
@@ -43,7 +46,7 @@ def test_the_verbs_one_after_another(discern, files):
         results = Results.model_validate(read_json(Path(out) / "results.json"))
         assert (results.methods, results.benchmarks) == ([model], ["pairs.jsonl", "benign.jsonl"])
 
-    code, output, _ = discern("compare", "before", "dcr=after", "--out", "both.json")
+    code, output, _ = screen("compare", "before", "dcr=after", "--out", "both.json")
     assert code == 0
     assert "compared with before, dcr" in output
     assert "Results: both.json" in output

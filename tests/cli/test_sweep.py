@@ -28,9 +28,9 @@ def write(path, **changes):
     path.write_text(yaml.safe_dump({**content, **changes}))
 
 
-def test_a_sweep_prints_a_line_a_trial_and_goes_on(discern, files, tmp_path):
+def test_a_sweep_prints_a_line_a_trial_and_goes_on(discern, screen, files, tmp_path):
     write(tmp_path / "s.yaml")
-    code, output, _ = discern("sweep", "s.yaml", "--trials", 1)
+    code, output, _ = screen("sweep", "s.yaml", "--trials", 1)
     assert code == 0
     lines = [
         line
@@ -42,7 +42,7 @@ def test_a_sweep_prints_a_line_a_trial_and_goes_on(discern, files, tmp_path):
     assert "Trial 0 is the best: " in output
     assert "Best: runs/try/best.yaml" in output
 
-    code, output, _ = discern("sweep", "s.yaml")
+    code, output, _ = screen("sweep", "s.yaml")
     assert code == 0
     assert "Trial 1, 2 of 2: " in output
     assert "Trial 0, " not in output
@@ -66,12 +66,13 @@ def test_mistakes_cost_a_sentence(discern, files, tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_says_that_the_same_command_goes_on(discern, files, tmp_path):
+def test_ctrl_c_says_that_the_same_command_goes_on(screen, files, tmp_path):
     write(tmp_path / "s.yaml")
     code, printed, error = interrupt(tmp_path, "sweep", "s.yaml")
-    assert (code, printed[0]) == (130, "base evaluate ...\n")
+    assert code == 130
+    assert printed[0].startswith("base evaluate ...")
     assert error.endswith("discern: interrupted; the same command goes on from here.\n")
     assert "Traceback" not in error
     assert not (tmp_path / "runs/try/sweep.json").exists()
-    code, output, _ = discern("sweep", "s.yaml")
+    code, output, _ = screen("sweep", "s.yaml")
     assert (code, "Trial 1, 2 of 2: " in output) == (0, True)

@@ -44,8 +44,8 @@ def test_diagnosis_by_one_command(tmp_path):
     found = json.loads((tmp_path / "why/diagnosis.json").read_text())
     assert len(found["separability"]) == 30
     assert len(found["row_normalised"]) == 9
-    assert "discern refine" in done.stdout
+    assert "discern refine" in done.stderr
     assert "<svg" in (tmp_path / "why/report.html").read_text()
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
-    assert "Nothing to do" in again.stdout
+    assert "Nothing to do" in again.stderr

@@ -91,5 +91,5 @@ def test_a_reduced_quickstart_from_base_model_to_report(tmp_path):
     before = (tmp_path / "run/results.json").read_bytes()
     second = subprocess.run(command, capture_output=True, text=True)
     assert second.returncode == 0, second.stderr
-    assert "Nothing to do" in second.stdout
+    assert "Nothing to do" in second.stderr
     assert (tmp_path / "run/results.json").read_bytes() == before

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from discernment.cli.console import console, say
-from discernment.cli.options import Redact, out_option
+from discernment.cli.console import notice, print_json, say, show
+from discernment.cli.options import AsJson, Redact, out_option
 from discernment.errors import DataError, RecipeError
 from discernment.files import content_hash, read_json, write_json
 
@@ -26,6 +26,7 @@ def compare(
         Path | None, out_option("A .json file for the results, or a directory for page, tables and results.")
     ] = None,
     redact: Redact = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compare evaluations of the same prompts: rates, paired tests, equal safety."""
     from discernment.evaluation.results import summarize
@@ -37,16 +38,19 @@ def compare(
         raise RecipeError(f"There is no evaluation called {reference!r}; there are {', '.join(samples)}.")
     first = "stl" if "stl" in samples else next(iter(samples))
     results = summarize(samples, base_model=", ".join(samples), reference=reference or first)
-    console.print(results_table(results))
-    for left_out in results.left_out:
-        say(left_out.words)
-    say(results.finding)
+    if as_json:
+        print_json(results.model_dump(mode="json"))
+    else:
+        show(results_table(results))
+        for left_out in results.left_out:
+            say(left_out.words)
+        say(results.finding)
     if out is not None and out.suffix == ".json":
         write_json(out, results.model_dump(mode="json"))
-        say(f"Results: {out}")
+        notice(f"Results: {out}")
     elif out is not None:
         page = write_comparison(results, samples, out, redact=redact)
-        say(f"Page: {page}; numbers and verdicts: {out}")
+        notice(f"Page: {page}; numbers and verdicts: {out}")
 
 
 def _read(evaluations: Sequence[Path]) -> dict[str, list[Sample]]:
@@ -89,7 +93,7 @@ def _shared(samples: dict[str, list[Sample]]) -> dict[str, list[Sample]]:
     left_out = {name: len(samples[name]) - len(found) for name, found in kept.items()}
     if any(left_out.values()):
         counts = ", ".join(f"{n} of {name}" for name, n in left_out.items() if n)
-        say(f"Left out, because not all have them: {counts}.", "yellow")
+        notice(f"Left out, because not all have them: {counts}.", "yellow")
     return kept
 
 

@@ -1,38 +1,89 @@
-"""What the command line shows: lines, tables, and how far a long work is."""
+"""What the command line shows: results on standard output, all else on standard error."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from discernment.errors import RecipeError
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
-
     from discernment.cost import StageCost
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-console = Console(highlight=False)
+BROKEN_PIPE = 141
+"""What a shell says of a command that SIGPIPE ended."""
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """End without a word when nobody reads on, as other tools do."""
+        end_of_pipe()
+
+
+console = _Console(highlight=False)
+"""For results."""
+notices = _Console(highlight=False, stderr=True)
+"""For progress, and for what only people read."""
+
+
+def end_of_pipe() -> NoReturn:
+    """End the process whose reader has gone; nothing is written any more, not even by the interpreter at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(nowhere, stream.fileno())
+    raise SystemExit(BROKEN_PIPE)
 
 
 def say(text: str, style: str = "") -> None:
-    """Print untrusted text: no markup, control characters shown by name."""
-    console.print(_untrusted(text, style))
+    """Print a result of untrusted text: no markup, control characters shown by name."""
+    console.print(_untrusted(text, style), soft_wrap=not console.is_terminal)
+
+
+def notice(text: str, style: str = "") -> None:
+    """Print what is no result, such as where files are, unless `--quiet` is given."""
+    notices.print(_untrusted(text, style), soft_wrap=not notices.is_terminal)
 
 
 def caution(text: str) -> None:
-    """Print a caution, which may hold untrusted text."""
-    console.print(Text.assemble(("Caution:", "yellow"), " ", _untrusted(text)))
+    """Print a caution, which may hold untrusted text, whether or not `--quiet` is given."""
+    quiet, notices.quiet = notices.quiet, False
+    notices.print(
+        Text.assemble(("Caution:", "yellow"), " ", _untrusted(text)), soft_wrap=not notices.is_terminal
+    )
+    notices.quiet = quiet
+
+
+def show(table: Table) -> None:
+    """Print a table: as wide as the terminal, or tab-separated where there is none."""
+    from discernment.reporting.tables.terminal import fitted, tab_separated
+
+    if not console.is_terminal:
+        _write(tab_separated(table))
+        return
+    for part in fitted(table, console.width):
+        console.print(part)
+
+
+def print_json(document: Any) -> None:
+    """Print a document as JSON."""
+    _write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _write(text: str) -> None:
+    """Write text as it is: rich makes spaces of tabs."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 def plain_table(
@@ -45,9 +96,7 @@ def plain_table(
     """A table of untrusted text without lines; columns in `right` are set there, those in `whole` are not wrapped."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in header:
-        table.add_column(
-            column, justify="right" if column in right else "left", overflow="fold", no_wrap=column in whole
-        )
+        table.add_column(column, justify="right" if column in right else "left", no_wrap=column in whole)
     for row in rows:
         table.add_row(*map(_untrusted, row))
     return table
@@ -59,79 +108,14 @@ def _untrusted(text: str, style: str = "") -> Text:
     return Text(visible(text), style=style)
 
 
-class ConsoleReporter:
-    """Prints a line for every stage and a bar for every long count; use it as a context manager."""
+class _LogLines(logging.Handler):
+    """Prints the log above a bar that is being shown."""
 
-    def __init__(self) -> None:
-        from rich import progress
-
-        self._bars = progress.Progress(
-            progress.TextColumn("  {task.description}"),
-            progress.BarColumn(),
-            progress.MofNCompleteColumn(),
-            progress.TimeElapsedColumn(),
-            progress.TimeRemainingColumn(),
-            console=console,
-            transient=True,
-        )
-        self._task: TaskID | None = None
-        self._what = ""
-        self._shown = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._task is not None:
-            self._bars.stop()
-
-    def stage(self, name: str, owner: str, *, reused: bool) -> None:
-        """Print that a stage begins, or that its result is there already."""
-        who = f"[bold]{escape(owner)}[/bold] " if owner else ""
-        console.print(f"{who}{name}" + (" [dim](done before)[/dim]" if reused else " ..."))
-
-    def progress(self, what: str, done: int, of: int) -> None:
-        """Move the bar of `what`; where there is no terminal, print a line every tenth of the way."""
-        if not console.is_terminal:
-            tenth = 10 * done // max(1, of)
-            if what != self._what or tenth > self._shown:
-                console.print(f"  {what}: {done} of {of}")
-            self._what, self._shown = what, tenth
-            return
-        if self._task is None or what != self._what:
-            self._bars.start()
-            if self._task is not None:
-                self._bars.remove_task(self._task)
-            self._task = self._bars.add_task(what, total=of)
-            self._what = what
-        self._bars.update(self._task, completed=done)
-        if done >= of:
-            self._bars.remove_task(self._task)
-            self._bars.stop()
-            self._task, self._what = None, ""
-
-    def of_task(self, name: str) -> TaskReporter:
-        """Lines alone: bars of several processes would overwrite each other."""
-        return TaskReporter(name)
-
-
-class TaskReporter:
-    """Prints a line for every stage of a task that runs in another process."""
-
-    def __init__(self, task: str) -> None:
-        self.task = task
-
-    def stage(self, name: str, owner: str, *, reused: bool) -> None:
-        """Print that a stage begins; what is there already goes without saying."""
-        if not reused:
-            console.print(f"[bold]{escape(self.task)}[/bold] {name} ...")
-
-    def progress(self, what: str, done: int, of: int) -> None:
-        """Say nothing."""
-
-    def of_task(self, name: str) -> Self:
-        """Itself: a task has no tasks."""
-        return self
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one message, whether or not `--quiet` is given."""
+        quiet, notices.quiet = notices.quiet, False
+        notices.print(Text(self.format(record)), soft_wrap=True)
+        notices.quiet = quiet
 
 
 def _log_level(default: str) -> str:
@@ -153,12 +137,13 @@ def prepare_process() -> None:
         os.environ.setdefault(f"HF_{library}_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)
     os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")  # of the processes that are started
-    logging.basicConfig(level=level, format="%(message)s")
+    logging.basicConfig(level=level, format="%(message)s", handlers=[_LogLines()])
     logging.getLogger("discernment").setLevel(_log_level("info"))
 
 
 def train_into(out: Path, stage: str, work: Callable[..., StageCost], inputs: Mapping[str, Any]) -> None:
     """Run a stage that leaves a model in `out`, and say where it is."""
+    from discernment.cli.reporter import ConsoleReporter
     from discernment.runs.stages import run_into
 
     with ConsoleReporter() as reporter:

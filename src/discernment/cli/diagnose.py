@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from discernment.cli import options
-from discernment.cli.console import ConsoleReporter, caution, console, prepare_process, say
+from discernment.cli.console import caution, notice, prepare_process, print_json, say, show
 from discernment.files import read_json
 
 
@@ -34,9 +34,11 @@ def diagnose(
     redact: Annotated[bool, typer.Option(help="Leave toxic prompts out of the report.")] = False,
     system: options.System = None,
     model_option: options.ModelOptions = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Show why a model refuses too much, and which layer to refine; always in float32, without training."""
     prepare_process()
+    from discernment.cli.reporter import ConsoleReporter
     from discernment.diagnosis.diagnosis import DiagnoseOptions, Diagnosis
     from discernment.reporting.pages.diagnosis import write_diagnosis
     from discernment.reporting.tables.similarity import similarity_table
@@ -55,12 +57,15 @@ def diagnose(
     with ConsoleReporter() as reporter:
         ran = run_into(out, "diagnose", diagnose_stage, inputs, reporter, {"progress": reporter.progress})
     if not ran:
-        say("Nothing to do; the diagnosis is there.")
+        notice("Nothing to do; the diagnosis is there.")
     found = Diagnosis.model_validate(read_json(out / "diagnosis.json"))
     page = write_diagnosis(found, out / "report.html", redact=redact)
-    console.print(similarity_table(found))
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+    else:
+        show(similarity_table(found))
+        say(found.finding)
     if found.unscored:
         caution(f"unscored prompts, which are in no number: {len(found.unscored)}.")
-    say(found.finding)
-    say(f"Next: {found.command}")
-    say(f"Report: {page}; numbers: {out / 'diagnosis.json'}")
+    notice(f"Next: {found.command}")
+    notice(f"Report: {page}; numbers: {out / 'diagnosis.json'}")

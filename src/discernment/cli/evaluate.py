@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 from discernment.cli import options
-from discernment.cli.console import ConsoleReporter, console, prepare_process, say
+from discernment.cli.console import notice, prepare_process, print_json, say, show
 from discernment.errors import RecipeError
 from discernment.files import write_json
 
@@ -20,9 +20,11 @@ def evaluate(
     option: options.Options = None,
     system: options.System = None,
     model_option: options.ModelOptions = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Let one model reply to prompt sets, and show what it refuses."""
     prepare_process()
+    from discernment.cli.reporter import ConsoleReporter
     from discernment.evaluation.evaluate import JudgedOptions
     from discernment.evaluation.results import summarize
     from discernment.evaluation.sample import read_samples
@@ -48,8 +50,11 @@ def evaluate(
     samples = {model: read_samples(out / "samples.jsonl")}
     results = summarize(samples, base_model=model, reference=model)
     write_json(out / "results.json", results.model_dump(mode="json"))
-    console.print(results_table(results))
-    for left_out in results.left_out:
-        say(left_out.words)
-    say(results.finding)
-    say(f"Samples: {out / 'samples.jsonl'}; compare with others: discern compare {out} OTHER")
+    if as_json:
+        print_json(results.model_dump(mode="json"))
+    else:
+        show(results_table(results))
+        for left_out in results.left_out:
+            say(left_out.words)
+        say(results.finding)
+    notice(f"Samples: {out / 'samples.jsonl'}; compare with others: discern compare {out} OTHER")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from discernment.cli.console import prepare_process, say
+from discernment.cli.console import notice, prepare_process, say
 from discernment.cli.options import Redact, out_option
 from discernment.errors import RecipeError, RunError
 from discernment.files import replace_directory
@@ -88,7 +88,7 @@ def export(
     replace_directory(part, folder)
     say(f"{SAID[to]}: {', '.join(str(folder / name) for name in names)}, replies to {count} prompts.")
     if to is Form.INSPECT:
-        say(f"See them with: inspect view --log-dir {shlex.quote(str(folder))}")
+        notice(f"See them with: inspect view --log-dir {shlex.quote(str(folder))}")
 
 
 def _write(gathered: Gathered, to: Form, folder: Path) -> list[str]:

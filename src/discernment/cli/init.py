@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from discernment.cli.console import caution, prepare_process, say
+from discernment.cli.console import caution, notice, prepare_process, say
 from discernment.cli.options import ModelOptions, System, out_option, parse_options
 from discernment.errors import RecipeError
 from discernment.models.model_spec import ModelSpec
@@ -88,7 +88,7 @@ def _write(
     command = shlex.join(["discern", "init", spec.model, *(["--data", str(data)] if data else [])])
     new = not prompts_file(out).exists()
     try:
-        found = choose(spec, data, said, out, minutes, lambda what: say(f"Looking at {what} ...", "dim"))
+        found = choose(spec, data, said, out, minutes, lambda what: notice(f"Looking at {what} ...", "dim"))
         return found, write_recipe(as_yaml(found, _name(out.stem), command), out)
     except BaseException:
         if new:  # without a recipe they would only be in the way of the next try

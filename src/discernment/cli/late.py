@@ -14,10 +14,17 @@ class LateVerb(TyperCommand):
 
     def whole(self) -> TyperCommand:
         """The verb with its options, its help and its function, which bears the name of its module."""
+        from discernment.cli.examples import epilog
+        from discernment.cli.options import Quiet
+
         alone = typer.Typer(add_completion=False)
-        alone.command(self.name)(getattr(import_module(self.module), self.module.rpartition(".")[2]))
+        path = self.module.removeprefix("discernment.cli.")
+        alone.command(self.name, epilog=epilog(path))(
+            getattr(import_module(self.module), self.module.rpartition(".")[2])
+        )
         command = typer.main.get_command(alone)
         assert isinstance(command, TyperCommand)
+        command.params.append(_parameter(Quiet))
         return command
 
     def make_context(self, *args: Any, **named: Any) -> Any:
@@ -37,6 +44,18 @@ def add_verb(group: typer.Typer, module: str, line: str, name: str | None = None
     home = f"discernment.cli.{module}"
     late = type("Late", (LateVerb,), {"module": home})
     group.command(name or module.rpartition(".")[2], cls=late, help=line)(_not_read_yet)
+
+
+def _parameter(option: Any) -> Any:
+    """An option that every verb has, and no verb's function hears of."""
+    alone = typer.Typer(add_completion=False)
+
+    def takes(quiet: Any = False) -> None:
+        pass
+
+    takes.__annotations__["quiet"] = option
+    alone.command()(takes)
+    return typer.main.get_command(alone).params[0]
 
 
 def _not_read_yet() -> None:

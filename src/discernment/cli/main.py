@@ -5,11 +5,12 @@ import os
 import sys
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from discernment import __version__, ranks
+from discernment.cli.examples import epilog
 from discernment.cli.late import add_verb
 from discernment.disk import fullest_place, is_full, no_room
 from discernment.errors import DiscernmentError, DiskError
@@ -20,12 +21,20 @@ app = typer.Typer(
     name="discern",
     help="Which of these models refuses what it should, and only that?",
     no_args_is_help=True,
-    add_completion=False,
+    epilog=epilog(""),
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-prompts = typer.Typer(help="List, show, check, split, generate and export prompt sets.", no_args_is_help=True)
-judges = typer.Typer(help="Train a judge, measure one against people, audit a run.", no_args_is_help=True)
+prompts = typer.Typer(
+    help="List, show, check, split, generate and export prompt sets.",
+    no_args_is_help=True,
+    epilog=epilog("prompts"),
+)
+judges = typer.Typer(
+    help="Train a judge, measure one against people, audit a run.",
+    no_args_is_help=True,
+    epilog=epilog("judges"),
+)
 app.add_typer(prompts, name="prompts")
 app.add_typer(judges, name="judges")
 
@@ -97,9 +106,13 @@ def main() -> None:
         else:
             app()
     except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):
+            _end_of_pipe()
         if end.code == INTERRUPTED:  # typer says nothing of a Ctrl-C
             sys.stderr.write("discern: interrupted; the same command goes on from here.\n")
         raise
+    except BrokenPipeError:
+        _end_of_pipe()
     except Exception as error:
         said = _in_a_sentence(error)
         if not ranks.is_to_tell():
@@ -120,6 +133,15 @@ def _as_one_of_several() -> None:
     if not ranks.is_first():
         logging.disable(logging.ERROR)
     ranks.take_part(app)
+    from discernment.cli.console import end_of_pipe
+
+    end_of_pipe()
+
+
+def _end_of_pipe() -> NoReturn:
+    from discernment.cli.console import end_of_pipe
+
+    end_of_pipe()
 
 
 def _write_what_can_be_written() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -32,6 +33,14 @@ def out_option(what: str) -> Any:
 def stage_option(what: str) -> Any:
     """`--option`, which may be repeated; `what` says which there are."""
     return typer.Option("--option", "-O", help=what)
+
+
+def _be_quiet(asked: bool) -> None:
+    from discernment.cli.console import notices
+
+    notices.quiet = asked
+    if asked:
+        logging.getLogger("discernment").setLevel(logging.WARNING)
 
 
 Model = Annotated[
@@ -92,6 +101,19 @@ Verify = Annotated[
     bool,
     typer.Option(
         "--verify", help="Read all files of done stages, to see damage that leaves their sizes as they were."
+    ),
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print the numbers as one JSON document, and nothing else.")
+]
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet",
+        "-q",
+        help="Print the result alone: no progress, no notices.",
+        callback=_be_quiet,
+        expose_value=False,
     ),
 ]
 Redact = Annotated[bool, typer.Option(help="Leave toxic prompts and their completions out.")]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from discernment.cli.console import caution, console, plain_table, prepare_process, say
-from discernment.cli.options import out_option
+from discernment.cli.console import caution, plain_table, prepare_process, print_json, say, show
+from discernment.cli.options import AsJson, out_option
 
 if TYPE_CHECKING:
     from discernment.runs.planning.plan import Plan, PlannedStage
@@ -19,6 +19,7 @@ def plan(
         str, typer.Argument(help="A YAML file, or the name of a recipe that comes along (`discern recipes`).")
     ],
     out: Annotated[Path | None, out_option("Directory of the run, where stages may be done already.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Say what running a recipe will take: memory and time of each stage, and what is done already."""
     prepare_process()
@@ -29,8 +30,11 @@ def plan(
     found = make_plan(parsed, out or Path("runs") / parsed.name)
     rows = [_row(stage) for stage in found.stages]
     header = ("stage", "for", "state", "trained", "memory", "time")
-    console.print(plain_table(header, rows, right=("trained", "memory", "time"), whole=("stage",)))
-    _say_sums(found)
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+    else:
+        show(plain_table(header, rows, right=("trained", "memory", "time"), whole=("stage",)))
+        _say_sums(found)
 
 
 def _row(stage: PlannedStage) -> tuple[str, ...]:

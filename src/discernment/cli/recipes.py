@@ -5,17 +5,23 @@ from typing import Annotated
 
 import typer
 
-from discernment.cli.console import console, plain_table, say
+from discernment.cli.console import notice, plain_table, print_json, show
+from discernment.cli.options import AsJson
 
 
 def recipes(
     recipe: Annotated[str | None, typer.Argument(help="One of them, to print it as it is.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """List the recipes that come along, or print one to start your own from."""
     from discernment.runs.built_in import built_in, find_recipe
 
     if recipe is not None:
         sys.stdout.write(find_recipe(recipe).read_text(encoding="utf-8"))
+        return
+    if as_json:
+        names = ("name", "verb", "seeds", "public", "about")
+        print_json([{name: getattr(one, name) for name in names} for one in built_in().values()])
         return
     rows = [
         (
@@ -27,8 +33,10 @@ def recipes(
         for one in built_in().values()
     ]
     header = ("command", "seeds", "public sets", "what it does")
-    console.print(plain_table(header, rows, right=("seeds", "public sets"), whole=("command",)))
-    say(
+    show(plain_table(header, rows, right=("seeds", "public sets"), whole=("command",)))
+    notice(
         "\nYour own: `discern init MODEL` writes one; or `discern recipes quickstart > mine.yaml`, change what differs, `discern run mine.yaml`."
     )
-    say("Public sets are read from the folder that DISCERNMENT_DATA names; `discern prompts list` has them.")
+    notice(
+        "Public sets are read from the folder that DISCERNMENT_DATA names; `discern prompts list` has them."
+    )

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from discernment.cli.console import ConsoleReporter, caution, console, prepare_process, say
-from discernment.cli.options import Verify, out_option
+from discernment.cli.console import caution, notice, prepare_process, print_json, say, show
+from discernment.cli.options import AsJson, Verify, out_option
 
 if TYPE_CHECKING:
     from discernment.runs.left_out import LeftOutRuns
@@ -28,9 +28,11 @@ def run(
     jobs: Annotated[
         int, typer.Option("--jobs", "-J", min=1, help="Methods worked on side by side, a process each.")
     ] = 1,
+    as_json: AsJson = False,
 ) -> None:
     """Run a recipe from the base model to the report; done stages are not done again."""
     prepare_process()
+    from discernment.cli.reporter import ConsoleReporter
     from discernment.ranks import check_alone
     from discernment.runs.left_out import run_left_out
     from discernment.runs.recipe import read_recipe
@@ -44,69 +46,78 @@ def run(
     if parsed.leave_out:
         with ConsoleReporter() as reporter:
             left_out = run_left_out(parsed, directory, reporter, verify=verify, jobs=jobs)
-        _report_left_out(left_out, redact=redact)
+        _report_left_out(left_out, redact=redact, as_json=as_json)
     elif parsed.seeds:
         with ConsoleReporter() as reporter:
             of_seeds = run_seeds(parsed, directory, reporter, verify=verify, jobs=jobs)
-        _report_seeds(of_seeds, redact=redact)
+        _report_seeds(of_seeds, redact=redact, as_json=as_json)
     else:
         with ConsoleReporter() as reporter:
             summary = run_recipe(parsed, directory, reporter, verify=verify, jobs=jobs)
-        _report_run(summary, redact=redact)
+        _report_run(summary, redact=redact, as_json=as_json)
 
 
-def _report_run(summary: RunSummary, *, redact: bool) -> None:
+def _report_run(summary: RunSummary, *, redact: bool, as_json: bool) -> None:
     """Print what a run found, and write its report and its tables."""
     from discernment.reporting.pages.examples import freed
     from discernment.reporting.tables.freed import freed_table
     from discernment.reporting.tables.methods import OVER_REFUSAL, results_table
 
     if summary.stages_run == 0:
-        say("Nothing to do: every stage was done before.")
+        notice("Nothing to do: every stage was done before.")
     _print_cautions(summary)
-    say(f"{OVER_REFUSAL} {summary.results.finding}", "bold")
-    console.print(results_table(summary.results))
-    changed = freed(summary.results, summary.samples)
-    if changed is not None:
-        console.print(freed_table(changed))
-    say(_write_reports(summary, redact=redact))
+    if as_json:
+        print_json(summary.results.model_dump(mode="json"))
+    else:
+        say(f"{OVER_REFUSAL} {summary.results.finding}", "bold")
+        show(results_table(summary.results))
+        changed = freed(summary.results, summary.samples)
+        if changed is not None:
+            show(freed_table(changed))
+    notice(_write_reports(summary, redact=redact))
 
 
-def _report_seeds(summary: SeedsSummary, *, redact: bool) -> None:
+def _report_seeds(summary: SeedsSummary, *, redact: bool, as_json: bool) -> None:
     """Write the report of each seed's run; print what they found together, and write its page."""
     from discernment.reporting.pages.seeds import findings, write_seeds
     from discernment.reporting.tables.seeds import seeds_table
 
     for seed, of_seed in summary.runs.items():
-        say(f"Seed {seed}. {_write_reports(of_seed, redact=redact)}")
+        notice(f"Seed {seed}. {_write_reports(of_seed, redact=redact)}")
         _print_cautions(of_seed)
-    console.print(seeds_table(summary.results))
-    for finding in findings(summary.results):
-        say(finding)
-    say(f"Page: {write_seeds(summary.results, summary.directory / 'seeds.html')}")
+    if as_json:
+        print_json(summary.results.model_dump(mode="json"))
+    else:
+        show(seeds_table(summary.results))
+        for finding in findings(summary.results):
+            say(finding)
+    notice(f"Page: {write_seeds(summary.results, summary.directory / 'seeds.html')}")
 
 
-def _report_left_out(left_out: LeftOutRuns, *, redact: bool) -> None:
+def _report_left_out(left_out: LeftOutRuns, *, redact: bool, as_json: bool) -> None:
     """Write the report of each run; print how the methods fare on what was left out, and where the numbers are."""
     from discernment.reporting.tables.csv_files import write_left_out
     from discernment.reporting.tables.left_out import left_out_table
 
     for (group, seed), run in left_out.runs.items():
-        say(f"Without {group}, seed {seed}. {_write_reports(run, redact=redact)}")
+        notice(f"Without {group}, seed {seed}. {_write_reports(run, redact=redact)}")
         _print_cautions(run)
-    console.print(left_out_table(left_out.results))
+    if as_json:
+        print_json(left_out.results.model_dump(mode="json"))
+    else:
+        show(left_out_table(left_out.results))
     table = left_out.directory / "tables" / "left_out.csv"
     write_left_out(table, left_out.results)
-    say(f"Every number: {table}; with what they say together: {left_out.directory / 'left_out.json'}")
+    notice(f"Every number: {table}; with what they say together: {left_out.directory / 'left_out.json'}")
 
 
 def _print_cautions(summary: RunSummary) -> None:
     for benchmark, count in summary.seen_in_training.items():
         caution(f"{count} prompts of {benchmark} are also in the training data.")
     for attack, reason in summary.skipped_attacks.items():
-        say(f"The attack {attack} was left out: {reason}")
+        notice(f"The attack {attack} was left out: {reason}")
     for left_out in summary.results.left_out:
-        say(left_out.words)
+        notice(left_out.words)
 
 
 def _write_reports(summary: RunSummary, *, redact: bool) -> str:

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from discernment.cli.console import ConsoleReporter, prepare_process, say
-from discernment.cli.options import Verify, out_option
+from discernment.cli.console import notice, prepare_process, print_json, say
+from discernment.cli.options import AsJson, Verify, out_option
 
 
 def sweep(
@@ -18,9 +18,11 @@ def sweep(
         int | None, typer.Option(min=1, help="How many trials there shall be, earlier ones included.")
     ] = None,
     verify: Verify = False,
+    as_json: AsJson = False,
 ) -> None:
     """Search over a recipe's options; the same command goes on where it was."""
     prepare_process()
+    from discernment.cli.reporter import ConsoleReporter
     from discernment.ranks import check_alone
     from discernment.reporting.pages.sweep import (
         best_in_words,
@@ -41,7 +43,7 @@ def sweep(
         trial = results.trials[-1]
         worth = f"failed: {trial.error}" if trial.error else values_in_words(results, trial)
         pruned = " (pruned)" if trial.state == "pruned" else ""
-        say(
+        notice(
             f"Trial {trial.number}, {len(results.trials)} of {planned}: {worth}{pruned}, "
             f"{duration(trial.seconds)}, with {parameters_in_words(trial)}",
             "bold",
@@ -53,11 +55,14 @@ def sweep(
             parsed, directory, trials=trials, reporter=reporter, on_trial=show_trial, verify=verify
         )
     write_sweep(results, page)
-    say(best_in_words(results))
+    if as_json:
+        print_json(results.model_dump(mode="json"))
+    else:
+        say(best_in_words(results))
     if results.best:
-        say(
+        notice(
             "A chosen trial looks better on the prompts that it was chosen by; run its recipe once on others before "
             "reporting a number."
         )
-        say(f"Best: {', '.join(str(found) for found in sorted(directory.glob('best*.yaml')))}")
-    say(f"Page: {page}; numbers: {directory / 'sweep.json'}")
+        notice(f"Best: {', '.join(str(found) for found in sorted(directory.glob('best*.yaml')))}")
+    notice(f"Page: {page}; numbers: {directory / 'sweep.json'}")

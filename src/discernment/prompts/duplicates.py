@@ -1,13 +1,13 @@
 """Prompts that repeat one another: word for word, but for case and punctuation, or in nearly the same words."""
 
-import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from discernment.prompts.prompt import Prompt
 from discernment.prompts.prompt_set import PromptSet
+from discernment.prompts.set_join import similar_sets
 from discernment.prompts.words import normalise
 
 NEAR_THRESHOLD = 0.8
@@ -81,7 +81,9 @@ def find_duplicates(sets: Sequence[PromptSet], *, threshold: float = NEAR_THRESH
         found[pair] = (Likeness.NORMALISED, 1.0)
     for pair in _equal(p.whole for p in prompts):
         found[pair] = (Likeness.EXACT, 1.0)
-    for first, second, similarity in _similar(vocabularies, threshold):
+    eligible = [n for n, words in enumerate(vocabularies) if FEWEST_WORDS <= len(words) <= MOST_WORDS]
+    for place, other_place, similarity in similar_sets([vocabularies[n] for n in eligible], threshold):
+        first, second = eligible[place], eligible[other_place]
         one, other = prompts[first], prompts[second]
         if (first, second) not in found and one.partner != other.id and other.partner != one.id:
             found[first, second] = (Likeness.NEAR, similarity)
@@ -106,28 +108,3 @@ def _equal(keys: Iterable[Hashable]) -> Iterator[tuple[int, int]]:
         if key is not None:
             yield from ((earlier, position) for earlier in seen[key])
             seen[key].append(position)
-
-
-def _similar(word_sets: Sequence[frozenset[str]], threshold: float) -> Iterator[tuple[int, int, float]]:
-    """Pairs of word sets with at least the given Jaccard similarity, found by prefix filtering.
-
-    Two sets that are that similar share one of their rarest words: with x the larger set, at least
-    ceil(threshold * |x|) words are common, so that one of the first |x| - ceil(threshold * |x|) + 1 words of each
-    is (Bayardo, Ma and Srikant, WWW 2007).
-    """
-    frequency = Counter(word for words in word_sets for word in words)
-    eligible = [i for i, words in enumerate(word_sets) if FEWEST_WORDS <= len(words) <= MOST_WORDS]
-    index: dict[str, list[int]] = defaultdict(list)
-    for position in sorted(eligible, key=lambda i: len(word_sets[i])):
-        words = word_sets[position]
-        # The slack undoes rounding: 0.8 * 35 is a little more than 28.
-        shared = math.ceil(threshold * len(words) - 1e-9)
-        rarest = sorted(words, key=lambda word: (frequency[word], word))[: len(words) - shared + 1]
-        candidates = {i for word in rarest for i in index[word] if len(word_sets[i]) >= shared}
-        for candidate in candidates:
-            common = len(words & word_sets[candidate])
-            similarity = common / (len(words) + len(word_sets[candidate]) - common)
-            if similarity >= threshold:
-                yield min(position, candidate), max(position, candidate), similarity
-        for word in rarest:
-            index[word].append(position)

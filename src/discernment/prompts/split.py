@@ -57,11 +57,16 @@ def split_leaks(train: Iterable[Prompt], held_out: Iterable[Prompt]) -> list[Spl
     shared = _Shared(train)
     by_id = {p.id: p for p in train}
     leaks: dict[tuple[str, str, str], SplitLeak] = {}
+    # A frame or key word leaks by the first held-out prompt that has it: the others need not look again.
+    frames: set[tuple[str, tuple[str, ...]]] = set()
+    keywords: set[str] = set()
     for prompt in held_out:
         found: list[tuple[Kind, str, Prompt]] = []
-        if prompt.frame:
+        if prompt.frame and (frame := (prompt.frame, _skeleton(prompt))) not in frames:
+            frames.add(frame)
             found += [("frame", prompt.frame, train[i]) for i in shared.with_frame_of(prompt)]
-        if prompt.keyword:
+        if prompt.keyword and prompt.keyword not in keywords:
+            keywords.add(prompt.keyword)
             found += [("keyword", prompt.keyword, train[i]) for i in shared.with_keyword_of(prompt)]
         if prompt.partner in by_id:
             found.append(("partner", by_id[prompt.partner].id, by_id[prompt.partner]))
@@ -138,9 +143,8 @@ class _Shared:
         phrases = [phrase for phrase in phrases if phrase]
         if not phrases:
             return []
-        candidates = set.intersection(
-            *(self.places.get(word, set()) for phrase in phrases for word in phrase)
-        )
+        places = [self.places.get(word, set()) for phrase in phrases for word in phrase]
+        candidates = set.intersection(*sorted(places, key=len))
         return sorted(i for i in candidates if _in_order(phrases, self.texts[i]))
 
 

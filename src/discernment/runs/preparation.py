@@ -44,6 +44,7 @@ class Prepared:
         measures: What is measured beside the verdicts.
         proposition: The prompts for Proposition 1; None if it is not to be measured.
         seen_in_training: How many prompts of a benchmark a training stage may see; benchmarks without any are left out.
+        stages: The names of the stages of all methods, in their order; that of a measure is the measure's field.
     """
 
     base: PolicySpec
@@ -54,6 +55,7 @@ class Prepared:
     measures: Sequence[Measure]
     proposition: PromptSet | None
     seen_in_training: dict[str, int]
+    stages: Sequence[str] = ()
 
 
 def prepare(recipe: Recipe) -> Prepared:
@@ -90,8 +92,11 @@ def prepare(recipe: Recipe) -> Prepared:
         policy = build_steps(recipe, entry, base, materials, stage)
         if policy.model.is_served:
             ServedPolicy.load(policy)
+        stage.names += ["evaluate", *("attack" for _ in attacked), *(m.field for m in measures)]
     seen = _seen_in_training(materials, [*benchmarks, *(s for m in measures for s in m.held_out)])
-    return Prepared(base, materials, benchmarks, attacked, skipped, measures, proposition, seen)
+    return Prepared(
+        base, materials, benchmarks, attacked, skipped, measures, proposition, seen, tuple(stage.names)
+    )
 
 
 def build_steps(
@@ -135,10 +140,12 @@ class _DryStage:
 
     def __init__(self, base: PolicySpec) -> None:
         self.depth = _depth(base.model)
+        self.names: list[str] = []
 
     def __call__(
         self, name: str, work: Callable[..., StageCost], *, start: PolicySpec, **inputs: Any
     ) -> PolicySpec:
+        self.names.append(name)
         self._check_weights(name, {"start": start, **inputs})
         if isinstance(inputs.get("options"), OptimizerOptions) and not is_shared(work):
             check_alone(f"The training of {self.owner}")
@@ -148,6 +155,7 @@ class _DryStage:
 
     def run(self, name: str, work: Callable[..., StageCost], inputs: Mapping[str, Any]) -> Path:
         """A directory that is not there."""
+        self.names.append(name)
         self._check_weights(name, inputs)
         return Path(name)
 

@@ -87,6 +87,8 @@ def run_recipe(
         if jobs > 1:
             forget_other_recipe(directory, recipe)
             ran = do_side_by_side({directory: recipe}, jobs, hears, verify=verify)
+        else:
+            hears.plan(prepared.stages)
         return run_prepared(recipe, prepared, directory, hears, verify=verify, ran=ran)
 
 

@@ -53,6 +53,8 @@ def run_several(
             held.enter_context(claim(folder, "run"))
         if jobs > 1:
             ran = do_side_by_side(folders, jobs, reporter, verify=verify)
+        else:
+            reporter.plan([name for found in prepared.values() for name in found.stages])
         for folder, recipe in folders.items():
             runs[folder.name] = run_prepared(
                 recipe, prepared[folder], folder, reporter, verify=verify, ran=ran

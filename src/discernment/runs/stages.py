@@ -47,6 +47,9 @@ logger = logging.getLogger(__name__)
 class Reporter(Protocol):
     """Hears what is going on, to show it."""
 
+    def plan(self, stages: Sequence[str]) -> None:
+        """A whole run begins, which has these stages, by name; some may be there already, and a few more may come."""
+
     def stage(self, name: str, owner: str, *, reused: bool) -> None:
         """A stage begins, or its earlier result is taken."""
 
@@ -59,6 +62,9 @@ class Reporter(Protocol):
 
 class Quiet:
     """A reporter that says nothing."""
+
+    def plan(self, stages: Sequence[str]) -> None:
+        """Say nothing."""
 
     def stage(self, name: str, owner: str, *, reused: bool) -> None:
         """Say nothing."""

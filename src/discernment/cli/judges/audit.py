@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from discernment.cli.console import caution, console, plain_table, say
+from discernment.cli.console import caution, console, notice, plain_table, print_json, say, show
 from discernment.cli.options import Redact
 from discernment.errors import DataError, RecipeError, RunError
 from discernment.files import write_json
@@ -34,6 +34,9 @@ def audit(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the order of the replies.")] = 0,
     redact: Redact = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Ask nothing, and print the rates by the labels there are as JSON.")
+    ] = False,
 ) -> None:
     """Label replies of a run, one key each, and see its rates as people see them; stops and goes on at any time."""
     from discernment.evaluation.audit import FILE, RATES, audited_rates, read_audit
@@ -44,7 +47,7 @@ def audit(
 
     if find_spec("ppi_py") is None:
         raise RecipeError("An audit needs ppi-python; run `pip install 'discernment[audit]'`.")
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not as_json and not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise RecipeError(
             "An audit shows replies to people and takes their keys; give the command in a terminal."
         )
@@ -63,11 +66,16 @@ def audit(
             labels = read_audit(path)
         except DataError as error:
             raise DataError(f"{what_is_wrong(error)}; mend or remove it.") from error
-        _ask({name: run.samples[name] for name in method or run.samples}, labels, path, seed)
+        if not as_json:
+            _ask({name: run.samples[name] for name in method or run.samples}, labels, path, seed)
         rates = audited_rates(run.samples, labels)
-        write_json(run_directory / RATES, [rate.model_dump(mode="json") for rate in rates])
-    _show(rates, sum(len({sample.label for sample in samples}) for samples in run.samples.values()))
-    say(f"Report: {write_report(run_directory, redact=redact)}")
+        numbers = [rate.model_dump(mode="json") for rate in rates]
+        write_json(run_directory / RATES, numbers)
+    if as_json:
+        print_json(numbers)
+    else:
+        _show(rates, sum(len({sample.label for sample in samples}) for samples in run.samples.values()))
+    notice(f"Report: {write_report(run_directory, redact=redact)}")
 
 
 def _ask(samples: dict[str, list[Sample]], labels: list[AuditLabel], path: Path, seed: int) -> None:
@@ -143,8 +151,8 @@ def _show(rates: Sequence[AuditedRate], possible: int) -> None:
     if rates:
         header = ["method", "prompts", "right", "replies", "by the judge", "by people"]
         header += ["labels", "to halve", "kappa"]
-        console.print(plain_table(header, _rows(rates), right=header[3:]))
-        say(LEGEND)
+        show(plain_table(header, _rows(rates), right=header[3:]))
+        notice(LEGEND)
     if len(rates) < possible:
         say(
             f"{possible - len(rates)} of {possible} rates (a method and a kind of prompts) have too few labels: one at least "

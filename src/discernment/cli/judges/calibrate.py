@@ -9,8 +9,17 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from discernment.cli.console import console, plain_table, prepare_process, say
-from discernment.cli.options import Labels, out_option, parse_yaml
+from discernment.cli.console import (
+    console,
+    notice,
+    notices,
+    plain_table,
+    prepare_process,
+    print_json,
+    say,
+    show,
+)
+from discernment.cli.options import AsJson, Labels, out_option, parse_yaml
 from discernment.errors import RecipeError
 from discernment.files import write_json
 
@@ -46,6 +55,7 @@ def calibrate(
         ),
     ] = None,
     out: Annotated[Path, out_option("The JSON file for the numbers.")] = Path("calibration.json"),
+    as_json: AsJson = False,
 ) -> None:
     """Show how a judge agrees with people, by model and by type of prompt."""
     prepare_process()
@@ -60,15 +70,20 @@ def calibrate(
             found.append(_leaving_out(name, examples, more, labels))
         else:
             judged = _judge(name, out.with_name(f"{out.stem}.judgements.jsonl"))
-            with console.status(f"{judged.name}: judging {len(examples)} completions"):
+            with notices.status(f"{judged.name}: judging {len(examples)} completions"):
                 found.append(measure(examples, judged, labels))
             _show_usage(judged)
-        _show(found[-1])
+        if not as_json:
+            _show(found[-1])
         if name in (CLASSIFIER, ENCODER):
-            say(LEFT_OUT.format(f" and on {', '.join(also)}" if also else ""))
-    say(LEGEND)
-    write_json(out, [calibration.model_dump(mode="json") for calibration in found])
-    say(f"Numbers: {out}")
+            notice(LEFT_OUT.format(f" and on {', '.join(also)}" if also else ""))
+    numbers = [calibration.model_dump(mode="json") for calibration in found]
+    write_json(out, numbers)
+    if as_json:
+        print_json(numbers)
+    else:
+        notice(LEGEND)
+    notice(f"Numbers: {out}")
 
 
 def _judge(name: str, cache: Path) -> Judge:
@@ -94,7 +109,7 @@ def _show_usage(judge: Judge) -> None:
     usage: LlmUsage | None = getattr(judge, "usage", None)
     if usage is not None:
         cost = "" if usage.cost is None else f", cost {usage.cost:.4f}"
-        say(
+        notice(
             f"{judge.name}: {usage.requests} requests ({usage.from_cache} judgements were known), "
             f"{usage.input_tokens} input tokens, {usage.output_tokens} output tokens{cost}"
         )
@@ -115,7 +130,7 @@ def _leaving_out(
             )
 
         said = judge_leaving_one_model_out(
-            examples, train, more, lambda model: say(f"{name}: learning for {model}")
+            examples, train, more, lambda model: notice(f"{name}: learning for {model}")
         )
     return tabulate(examples, said, name, labels)
 
@@ -128,7 +143,7 @@ def _show(calibration: Calibration) -> None:
     ):
         if rows:
             say(f"{calibration.judge} against {calibration.labels}, by {title}", "bold")
-            console.print(_table(title, rows))
+            show(_table(title, rows))
     if calibration.reasons:
         said = "; ".join(f"{n} {reason}" for reason, n in calibration.reasons.items())
         say(f"Unscored: {said}")

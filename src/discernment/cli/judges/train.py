@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from discernment.cli.console import prepare_process, say
+from discernment.cli.console import notice, prepare_process, say
 from discernment.cli.options import LabelSets, out_option
 from discernment.errors import RecipeError
 
@@ -44,7 +44,7 @@ def train(
     check_alone("The training of a judge")
     sources = labels or ([STARTER, PUBLIC] if has_public_labels() else [STARTER])
     examples = [example for source in sources for example in read_labelled(source)]
-    say(f"Learning from {len(examples)} completions of {' and '.join(sources)}.")
+    notice(f"Learning from {len(examples)} completions of {' and '.join(sources)}.")
     if kind is Kind.CLASSIFIER:
         if out is None:
             raise RecipeError("The classifier needs `--out FILE.safetensors`.")
@@ -55,4 +55,4 @@ def train(
         train_encoder(examples, folder, model=ModelSpec(model=encoder) if encoder else MINILM)
         taken = "encoder" if out is None else f"{{kind: encoder, path: {out}}}"
         say(f"Encoder: {folder}; `judge: {taken}` takes it.")
-    say(f"Its error on models that it has not seen: `discern judges calibrate --judge {kind}`.")
+    notice(f"Its error on models that it has not seen: `discern judges calibrate --judge {kind}`.")

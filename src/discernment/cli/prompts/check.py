@@ -1,12 +1,13 @@
 """`discern prompts check`: duplicates, split leaks and label leaks."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from dataclasses import asdict
+from typing import Annotated, Any
 
 import typer
 
 from discernment.cli import options
-from discernment.cli.console import console, plain_table, say
+from discernment.cli.console import notice, plain_table, print_json, say, show
 from discernment.prompts import CheckReport, Prompt, check_sets
 
 
@@ -23,6 +24,7 @@ def check(
     fixed_label: options.FixedLabel = None,
     label_map: options.LabelMap = None,
     encoding: options.Encoding = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Look for duplicates, split leaks and label leaks in sets that are to be used together.
 
@@ -30,11 +32,38 @@ def check(
     """
     reading = options.parse_reading(names, column, fixed_label, label_map, encoding)
     report = check_sets([options.load_set(name, reading).renamed(name) for name in names], seed=seed)
-    _show_duplicates(report, limit)
-    _show_split_leaks(report, limit)
-    _show_label_leaks(report)
+    if as_json:
+        print_json(_document(report))
+    else:
+        _show_duplicates(report, limit)
+        _show_split_leaks(report, limit)
+        _show_label_leaks(report)
     if not report.is_clean:
         raise typer.Exit(1)
+
+
+def _document(report: CheckReport) -> dict[str, Any]:
+    """All findings, the prompts by their ids."""
+    return {
+        "sets": report.sets,
+        "clean": report.is_clean,
+        "duplicates": [
+            {
+                "likeness": d.likeness,
+                "similarity": d.similarity,
+                "first": {"set": d.first_set, "id": d.first.id},
+                "second": {"set": d.second_set, "id": d.second.id},
+                "crosses": d.crosses,
+            }
+            for d in report.duplicates
+        ],
+        "split_leaks": [
+            {"kind": leak.kind, "value": leak.value, "held_out": leak.held_out.id, "seen_in": leak.train.id}
+            for leak in report.split_leaks
+        ],
+        "label_leaks": asdict(report.label_leaks) if report.label_leaks else None,
+        "unmeasured": report.unmeasured,
+    }
 
 
 def _show_duplicates(report: CheckReport, limit: int) -> None:
@@ -71,9 +100,9 @@ def _show_findings(
         say(f"{kind}: none.", "green")
         return
     say(f"{kind}: {count}.", style)
-    console.print(plain_table(header, rows[:limit]))
+    show(plain_table(header, rows[:limit]))
     if len(rows) > limit:
-        say(f"... and {len(rows) - limit} more (--limit shows more).", "dim")
+        notice(f"... and {len(rows) - limit} more (--limit shows more).", "dim")
 
 
 def _show_label_leaks(report: CheckReport) -> None:
@@ -99,7 +128,7 @@ def _show_label_leaks(report: CheckReport) -> None:
         if score is not None
     ]
     header = ("model", "AUROC", "95 % interval", "toxic", "seemingly toxic")
-    console.print(plain_table(header, rows, right=("AUROC", "toxic", "seemingly toxic")))
+    show(plain_table(header, rows, right=("AUROC", "toxic", "seemingly toxic")))
 
 
 def _place(name: str, prompt: Prompt) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from discernment.cli import options
-from discernment.cli.console import ConsoleReporter, prepare_process, say
+from discernment.cli.console import prepare_process, say
 from discernment.errors import RecipeError
 from discernment.models.model_spec import BEHIND, Address
 
@@ -48,6 +48,7 @@ def generate(
 ) -> None:
     """Generate seemingly toxic prompts: seeds, rewrites, moderation by majority. Goes on where it was."""
     prepare_process()
+    from discernment.cli.reporter import ConsoleReporter
     from discernment.synthesis import GenerateOptions, generate_prompts
 
     asked = options.parse_options(GenerateOptions, option)

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from discernment.cli.console import console, plain_table, say
+from discernment.cli.console import notice, plain_table, print_json, show
+from discernment.cli.options import AsJson
 from discernment.prompts import STARTER_SETS, CatalogueEntry, Label, catalogue, load_starter
 from discernment.prompts.catalogue import data_folder, direction_of
 
@@ -15,7 +16,7 @@ LEGEND = (
 BETTER = {"compliance": "answer", "refusal": "refuse"}
 
 
-def list_sets() -> None:
+def list_sets(as_json: AsJson = False) -> None:
     """List the built-in and the public prompt sets, and how to get them."""
     folder = data_folder()
     rows: list[Sequence[str]] = []
@@ -32,8 +33,20 @@ def list_sets() -> None:
             count = "?" if entry.rows is None else str(entry.rows)
             rows.append((entry.name, "\n".join(entry.labels), better, count, entry.licence, where))
     header = ("set", "labels", "better", "rows", "licence", "where")
-    console.print(plain_table(header, rows, right=("rows",), whole=("set", "labels", "better")))
-    say(LEGEND, "dim")
+    if as_json:
+        print_json([_document(dict(zip(header, row, strict=True))) for row in rows])
+        return
+    show(plain_table(header, rows, right=("rows",), whole=("set", "labels", "better")))
+    notice(LEGEND, "dim")
+
+
+def _document(row: dict[str, str]) -> dict[str, object]:
+    return {
+        **row,
+        "labels": row["labels"].split("\n"),
+        "better": row["better"].split("\n"),
+        "rows": None if row["rows"] == "?" else int(row["rows"]),
+    }
 
 
 def _whereabouts(entry: CatalogueEntry, folder: Path | None) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from discernment.cli import options
-from discernment.cli.console import console, plain_table
+from discernment.cli.console import plain_table, print_json, show
 from discernment.errors import DataError
 from discernment.prompts import Split, assign_splits
 
@@ -22,6 +22,7 @@ def split(
     fixed_label: options.FixedLabel = None,
     label_map: options.LabelMap = None,
     encoding: options.Encoding = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Split a set so that no frame, key word, partner or repeated text stands on two sides."""
     shares = {Split.TRAIN: train, Split.VALIDATION: validation, Split.TEST: test}
@@ -32,9 +33,14 @@ def split(
     reading = options.parse_reading([name], column, fixed_label, label_map, encoding)
     prompts = assign_splits(options.load_set(name, reading), shares, seed)
     rows = []
+    files = []
     for part, path in paths.items():
         chosen = prompts.with_split(part)
         chosen.to_jsonl(path)
+        files.append({"file": str(path), "rows": len(chosen), "labels": chosen.counts()})
         counts = ", ".join(f"{n} {label}" for label, n in chosen.counts().items())
         rows.append((str(path), str(len(chosen)), counts))
-    console.print(plain_table(("file", "rows", "labels"), rows, right=("rows",)))
+    if as_json:
+        print_json(files)
+        return
+    show(plain_table(("file", "rows", "labels"), rows, right=("rows",)))

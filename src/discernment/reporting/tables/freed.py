@@ -31,7 +31,7 @@ def freed_table(freed: Freed) -> Table:
         pad_edge=False,
     )
     for name in ("Prompt", freed.before, freed.after):
-        table.add_column(Text(visible(name)), overflow="fold", ratio=1)
+        table.add_column(Text(visible(name)))
     for example in freed.shown:
         texts = (example.before.prompt, example.before.completion, example.after.completion)
         table.add_row(*(Text(visible(shorten(" ".join(text.split()), CHARACTERS))) for text in texts))
