@@ -26,7 +26,19 @@ OPTIONS = {
     "refine": RefineOptions, "align": AlignOptions, "evaluate": JudgedOptions, "diagnose": DiagnoseOptions,
 }  # fmt: skip
 # Needs the network, an account, a GPU, or a tool that is not ours.
-ELSEWHERE = {"python", "python3", "pip", "docker", "pytest", "cd", "inspect", "."}
+ELSEWHERE = {
+    "accelerate",
+    "torchrun",
+    "tensorboard",
+    "python",
+    "python3",
+    "pip",
+    "docker",
+    "pytest",
+    "cd",
+    "inspect",
+    ".",
+}
 TARGETS = re.findall(r"^(\w[\w-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
 
 

@@ -85,9 +85,9 @@ def rows_of(run):
 
 def test_inspect_reads_what_the_run_holds(run, discern):
     code, said, error = discern("export", "run", "--to", "inspect")
-    assert (code, error) == (0, "")
+    assert code == 0, error
     folder = run / "export/inspect"
-    assert f"inspect view --log-dir {folder}" in " ".join(said.split())
+    assert f"inspect view --log-dir {folder}" in " ".join(error.split())
     expected, results = rows_of(run), Results.model_validate(read_json(run / "results.json"))
     logs = [read_eval_log(info) for info in list_eval_logs(str(folder))]
     assert {log.eval.task for log in logs} == {
@@ -160,7 +160,7 @@ def test_the_tables_hold_a_row_a_reply(run, discern):
     expected = rows_of(run)
     for form in ("csv", "parquet"):
         code, said, error = discern("export", "run", "--to", form)
-        assert (code, error) == (0, "")
+        assert code == 0, error
         assert f"run/export/{form}/samples.{form}" in said
     table = (
         pd.read_parquet(run / "export/parquet/samples.parquet")
@@ -187,7 +187,7 @@ def test_the_tables_hold_a_row_a_reply(run, discern):
 
 def test_a_dataset_for_the_hub(run, discern):
     code, said, error = discern("export", "run", "--to", "hub", "--out", "me/replies", "--dry-run")
-    assert (code, error) == (0, "")
+    assert code == 0, error
     assert "Without --dry-run it is sent to me/replies." in " ".join(said.split())
     folder = run / "export/hub"
     loaded = load_dataset(str(folder), split="train")
@@ -210,7 +210,7 @@ def test_some_methods_alone_and_without_toxic_texts(run, discern):
     code, _, error = discern(
         "export", "run", "--to", "parquet", "--method", "stl", "--out", "new/one", "--redact"
     )
-    assert (code, error) == (0, "")
+    assert code == 0, error
     table = pd.read_parquet("new/one/samples.parquet")
     assert set(table["method"]) == {"stl"}
     expected = {key: row for key, row in rows_of(run).items() if key[0] == "stl"}
@@ -223,7 +223,7 @@ def test_some_methods_alone_and_without_toxic_texts(run, discern):
     }
     assert Counter(table["verdict"]) == Counter(row["verdict"] for row in expected.values())
     code, _, error = discern("export", "run/stl", "--to", "inspect", "--out", "logs", "--redact")
-    assert (code, error) == (0, "")
+    assert code == 0, error
     assert {path.name for path in Path("logs").iterdir()} == {"stl.eval", "stl under base64.eval"}
     texts = {row["prompt"] for row in expected.values() if row["label"] == "toxic"}
     log = read_eval_log("logs/stl.eval")
@@ -235,7 +235,7 @@ def test_one_evaluation_alone(run, discern):
     stage = next(s for s in read_json(run / "manifest.json")["methods"]["stl"]["stages"] if "evaluate" in s)
     (run / "stages" / stage).rename("mine")
     code, said, error = discern("export", "mine", "--to", "inspect")
-    assert (code, error) == (0, "")
+    assert code == 0, error
     assert "mine-export/inspect/mine.eval" in said
     samples = read_samples(Path("mine/samples.jsonl"))
     log = read_eval_log("mine-export/inspect/mine.eval")

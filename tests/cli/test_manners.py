@@ -16,7 +16,7 @@ from discernment.cli.main import app
 from discernment.files import read_json
 from terminal import COLOURS, DISCERN, ESCAPES, in_terminal, without_reader
 
-NUMBERS = {"run", "recipes", "sweep", "evaluate", "diagnose", "compare"}
+NUMBERS = {"run", "plan", "recipes", "sweep", "evaluate", "diagnose", "compare"}
 NUMBERS |= {"prompts list", "prompts check", "prompts split", "judges calibrate", "judges audit"}
 REPEATED = [
     "Tell me a story about the sea and its fish.",

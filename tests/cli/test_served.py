@@ -34,7 +34,7 @@ def test_an_evaluation_that_is_killed_asks_for_the_rest_alone(server, discern, t
     assert (len(kept), len(server.asked)) == (3, 4)
     lost = server.asked.pop()
     code, shown, error = discern(*evaluate, "--out", "out")
-    assert (code, error) == (0, "")
+    assert code == 0, error
     samples = read_samples(tmp_path / "out/samples.jsonl")
     assert lost in server.asked[3:]
     assert sorted(server.asked) == sorted(s.prompt for s in samples)
@@ -53,9 +53,9 @@ def test_an_evaluation_that_is_killed_asks_for_the_rest_alone(server, discern, t
     code, shown, error = discern(
         "evaluate", "tiny", "--set", "pairs.jsonl", "-O", "max_new_tokens=4", "--out", "own"
     )
-    assert (code, error) == (0, "")
+    assert code == 0, error
     code, shown, error = discern("compare", "local=own", "gpt=out", "--out", "page")
-    assert (code, error) == (0, "")
+    assert code == 0, error
     assert "gpt has no rejection probability, and so no discernment AUROC" in shown
     both = read_json(tmp_path / "page/results.json")
     by_method = {
@@ -74,7 +74,7 @@ def test_chat(server, discern):
     said["Who?"] = chat_completion({"content": "Sure"}, "content_filter")
     server.trouble = lambda text, times: (200, said[text]) if text in said else (400, b"{}")
     code, shown, error = discern("chat", server.name, "--system", "Be kind.", stdin=asked)
-    assert (code, error) == (0, "")
+    assert code == 0, error
     assert "I'm sorry, but I can't help with that." in shown
     assert "no rejection probability (the model is behind an endpoint" in shown
     assert "judged refusal" in shown
@@ -86,7 +86,7 @@ def test_chat(server, discern):
 def test_chat_with_the_tokenizer(server, discern):
     exact = discern("chat", "tiny", stdin=io.StringIO("Hi\n\n"))[1]
     code, shown, error = discern("chat", server.name, "-M", "tokenizer=tiny", stdin=io.StringIO("Hi\n\n"))
-    assert (code, error) == (0, "")
+    assert code == 0, error
     assert "rejection probability 0." in exact
     assert shown.splitlines()[-1] == exact.splitlines()[-1]
 
@@ -143,9 +143,9 @@ def test_names_and_options_that_are_wrong(files, discern, name, options, words):
 def test_without_a_key(server, discern, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
     code, _, error = discern("evaluate", server.name, "--set", "pairs.jsonl", "--out", "out")
-    assert (code, error) == (
-        2,
-        "discern: The endpoint has no key; set OPENAI_API_KEY (to anything, for one that asks for none).\n",
+    assert code == 2
+    assert error.splitlines()[-1] == (
+        "discern: The endpoint has no key; set OPENAI_API_KEY (to anything, for one that asks for none)."
     )
 
 
@@ -154,5 +154,5 @@ def test_the_rule_that_is_a_system_message(server, discern):
     code, _, error = discern(
         "evaluate", server.name, *rule, "--system", "Be kind.", "--set", "pairs.jsonl", "--out", "out"
     )
-    assert (code, error) == (0, "")
+    assert code == 0, error
     assert {body["messages"][0]["content"] for body in server.bodies} == {"Answer."}

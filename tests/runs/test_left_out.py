@@ -145,7 +145,7 @@ def test_the_command_says_how_methods_fare_on_what_was_left_out(content, tmp_pat
     out = CliRunner().invoke(app, ["run", str(path), "--out", str(tmp_path / "out")])
     assert out.exit_code == 0, out.output
     words = " ".join(out.output.split())
-    assert "On sources that were left out" in words
+    assert "Discernment AUROC" in words
     assert "Without second, seed 1. Report:" in words
     rows = (tmp_path / "out/tables/left_out.csv").read_text().splitlines()
     assert rows[0].startswith("method,left_out,seed,quantity")

@@ -133,9 +133,6 @@ def _as_one_of_several() -> None:
     if not ranks.is_first():
         logging.disable(logging.ERROR)
     ranks.take_part(app)
-    from discernment.cli.console import end_of_pipe
-
-    end_of_pipe()
 
 
 def _end_of_pipe() -> NoReturn:

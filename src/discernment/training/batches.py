@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from discernment.errors import TrainingError
 from discernment.models.batch import pad
@@ -41,23 +40,6 @@ class EpochSampler(Sampler[int]):
 
     def __len__(self) -> int:
         return self.length
-
-
-class TellsEpoch(TrainerCallback):
-    """Tells a sampler the epoch: the trainer does not reach it where several processes go on within an epoch.
-
-    Args:
-        sampler: The sampler.
-    """
-
-    def __init__(self, sampler: EpochSampler) -> None:
-        self.sampler = sampler
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Tell it; rows are drawn after this."""
-        self.sampler.set_epoch(int(state.epoch or 0))
 
 
 class BalancedBatches(EpochSampler):

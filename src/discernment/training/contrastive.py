@@ -4,9 +4,11 @@ The model is cut after layer l. The loss pulls the layer's states of prompts wit
 those of different labels apart; everything after layer l stays as it is, byte for byte.
 """
 
+from __future__ import annotations
+
 import shutil
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -25,6 +27,9 @@ from discernment.training.adapters import add_adapter, check_leaving, leave_poli
 from discernment.training.checkpoints import latest_checkpoint
 from discernment.training.layer import LayerChoice, find_layer
 from discernment.training.options import LossOptions, OptimizerOptions
+
+if TYPE_CHECKING:
+    from discernment.training.contrastive_trainer import ContrastiveTrainer
 
 
 class RefineOptions(OptimizerOptions):
@@ -132,7 +137,6 @@ def refine(
     """
     from discernment.training.contrastive_trainer import make_trainer
     from discernment.training.history import watch
-    from discernment.training.sharding import gather_model, is_sharded
 
     start = PolicySpec.of(start).without_rule("Refinement")
     policy = Policy.load(start, training=True)
@@ -151,14 +155,7 @@ def refine(
             network = add_adapter(network, cut.found, range(first + 1, layer + 1), options.lora)
         trainer = make_trainer(start.model, cut, policy, prompts, options, out, validation, retained)
         looks = watch(trainer, policy, probes, out, dynamics, cut.whole)
-        sharded = is_sharded(trainer)
-        if sharded:
-            cut.run_in_one_pass(policy.pad_id)
-        checkpoint = on_first(latest_checkpoint, out, sharded=sharded)
-        # A look that was taken before the interruption would count twice towards stopping.
-        trainer.args.eval_on_start = trainer.args.eval_on_start and checkpoint is None
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        gather_model(trainer)
+        sharded = _train(trainer, cut, policy.pad_id, out)
     if sharded:
         policy.model.tie_weights()  # of which one end was not in the cut
     if is_first():
@@ -168,6 +165,21 @@ def refine(
     rows = options.gradient_accumulation * trainer.sampler.block_size
     notes |= {"layer": layer, **looks.notes, "kept_step": steps if best is None else best}
     return StageCost(steps=steps, tokens=round(steps * rows * trainer.rows.mean_length), notes=notes)
+
+
+def _train(trainer: ContrastiveTrainer, cut: CutModel, pad_id: int, out: Path) -> bool:
+    """Train on from the last checkpoint, and say whether the model was spread over several devices for it."""
+    from discernment.training.sharding import gather_model, is_sharded
+
+    sharded = is_sharded(trainer)
+    if sharded:
+        cut.run_in_one_pass(pad_id)
+    checkpoint = on_first(latest_checkpoint, out, sharded=sharded)
+    # A look that was taken before the interruption would count twice towards stopping.
+    trainer.args.eval_on_start = trainer.args.eval_on_start and checkpoint is None
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    gather_model(trainer)
+    return sharded
 
 
 def _check_all_fit(policy: Policy, *sets: PromptSet | None) -> None:

@@ -16,11 +16,11 @@ from discernment.policies.policy import Policy
 from discernment.prompts import Label, PromptSet
 from discernment.ranks import on_first
 from discernment.training.all_devices import mean_over_devices, of_all_devices, part_of_mean
-from discernment.training.batches import BalancedBatches, Collator, PromptRows, TellsEpoch
+from discernment.training.batches import BalancedBatches, Collator, PromptRows
 from discernment.training.contrastive import RefineOptions
 from discernment.training.cut_states import READ, batch_states, pooled_states, token_states
 from discernment.training.held import HeldStates, WithStates, held_states
-from discernment.training.history import HistoryCallback, StopWithoutImprovement
+from discernment.training.history import HistoryCallback, StopWithoutImprovement, TellsEpoch
 from discernment.training.losses import ContrastiveLoss, pool, retention
 from discernment.training.micro_batches import Rows, in_micro_batches, padded_to
 from discernment.training.options import trainer_arguments

@@ -1,4 +1,4 @@
-"""What a training stage tells while it trains: its numbers in a file, a bar, and whether it goes on."""
+"""What a training stage tells while it trains: its numbers in a file, a bar, whether it goes on, and the epoch."""
 
 import math
 from collections.abc import Callable
@@ -22,6 +22,7 @@ from discernment.models.training_bar import show_a_bar_alone
 from discernment.policies.policy import Policy
 from discernment.prompts import PromptSet
 from discernment.ranks import is_first
+from discernment.training.batches import EpochSampler
 from discernment.training.sharding import is_sharded
 
 
@@ -143,3 +144,20 @@ def watch(
     looks = DynamicsCallback(policy, probes, out, options, whole)
     trainer.add_callback(looks)
     return Looks(looks)
+
+
+class TellsEpoch(TrainerCallback):
+    """Tells a sampler the epoch: the trainer does not reach it where several processes go on within an epoch.
+
+    Args:
+        sampler: The sampler.
+    """
+
+    def __init__(self, sampler: EpochSampler) -> None:
+        self.sampler = sampler
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Tell it; rows are drawn after this."""
+        self.sampler.set_epoch(int(state.epoch or 0))

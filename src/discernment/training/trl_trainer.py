@@ -16,8 +16,9 @@ from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec
 from discernment.ranks import is_first, on_first, sharing
 from discernment.training.adapters import leave_policy
-from discernment.training.batches import EpochSampler, TellsEpoch
+from discernment.training.batches import EpochSampler
 from discernment.training.checkpoints import latest_checkpoint
+from discernment.training.history import TellsEpoch
 from discernment.training.options import LoraOptions
 from discernment.training.sharding import gather_model, is_sharded
 
