@@ -20,7 +20,7 @@ def wait(event, arguments):
     if event == "open" and re.search({place!r}, str(arguments[0])):
         opened.append(event)
         if len(opened) == {time}:
-            print("waiting", file=sys.stderr, flush=True)
+            print("\\nwaiting", file=sys.stderr, flush=True)  # a bar may have left its line open
             signal.pause()
 
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -46,10 +46,10 @@ def test_the_field_is_all_methods_and_the_docs_name_all_rules():
     assert sorted(LOOKED_AT + REFUSED) == known_rules()
 
 
-def test_run_does_nothing_twice(field, field_run, discern, monkeypatch):
+def test_run_does_nothing_twice(field, field_run, screen, monkeypatch):
     monkeypatch.setenv("DISCERNMENT_DATA", str(field.data))
     before = (field_run / "results.json").read_bytes()
-    code, shown, _ = discern("run", field.file, "--out", field_run)
+    code, shown, _ = screen("run", field.file, "--out", field_run)
     assert code == 0
     assert "Nothing to do: every stage was done before." in shown
     for method in METHODS:
@@ -58,12 +58,12 @@ def test_run_does_nothing_twice(field, field_run, discern, monkeypatch):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_evaluate_gives_what_the_run_has(method, field_run, discern):
+def test_evaluate_gives_what_the_run_has(method, field_run, screen):
     written = [s for s in samples_of(field_run, method) if s.benchmark in ("XSTest safe", "XSTest unsafe")]
     assert {s.label for s in written} == {Label.SEEMINGLY_TOXIC, Label.TOXIC}
     rows = [{"id": s.prompt_id, "prompt": s.prompt, "label": s.label} for s in written]
     write_json_lines(Path("asked.jsonl"), rows)
-    code, shown, error = discern("evaluate", f"{field_run}/{method}", "-s", "asked.jsonl", "-o", "own", *ONCE)
+    code, shown, error = screen("evaluate", f"{field_run}/{method}", "-s", "asked.jsonl", "-o", "own", *ONCE)
     assert code == 0, error
     assert "Samples: own/samples.jsonl" in shown
     found = read_samples(Path("own/samples.jsonl"))
@@ -88,12 +88,12 @@ def test_diagnose_gives_a_result_or_says_why_not(method, field_run, discern):
     rule = policy_of(field_run, method).rule
     if rule is not None and rule.name in REFUSED:
         assert code == 2
-        assert error.startswith("discern: The diagnosis is about one model, and ")
-        assert f"acts by the rule {rule.name!r}" in error
-        assert error.count("\n") == 1
+        sentence = error.splitlines()[-1]
+        assert sentence.startswith("discern: The diagnosis is about one model, and ")
+        assert f"acts by the rule {rule.name!r}" in sentence
         assert "rejection" not in shown  # nothing was worked out in vain
         return
-    assert (code, error) == (0, "")
+    assert code == 0, error
     assert rule is None or rule.name in LOOKED_AT
     found = Diagnosis.model_validate(read_json(Path("why/diagnosis.json")))
     assert " ".join(found.finding.split()) in " ".join(shown.split())
@@ -103,9 +103,8 @@ def test_diagnose_gives_a_result_or_says_why_not(method, field_run, discern):
 def test_compare(field_run, discern):
     each = [field_run / method for method in METHODS]
     for evaluations, out in (([field_run], "whole.json"), (each, "each.json")):
-        code, shown, error = discern("compare", *evaluations, "--out", out)
-        assert (code, error) == (0, "")
-        assert f"Results: {out}" in shown
+        code, _, error = discern("compare", *evaluations, "--out", out)
+        assert (code, error) == (0, f"Results: {out}\n")
     whole, one_by_one = (Results.model_validate(read_json(Path(out))) for out in ("whole.json", "each.json"))
     assert whole == one_by_one
     of_run = Results.model_validate(read_json(field_run / "results.json"))
@@ -155,7 +154,7 @@ def test_a_run_killed_in_stages_of_its_methods_ends_with_the_same_results(
         (part,) = (broken / "stages").glob("*.part")
         assert part.name.startswith(f"{stage}-")
         assert not (broken / "results.json").exists()
-        errors.append(error)
+        errors.append("".join(printed) + error)
     (torn,) = (broken / "stages").glob("replies-*.part/replies.jsonl")
     kept = [row for _, row in read_json_lines(torn)]
     assert kept
