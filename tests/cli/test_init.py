@@ -274,12 +274,12 @@ def test_names_of_the_user_cannot_break_the_file(files, first):
 
 
 @pytest.mark.slow
-def test_the_run_goes_on_to_the_report(discern, files):
-    code, output, _ = discern("init", "tiny", "--minutes", "1", "--run")
+def test_the_run_goes_on_to_the_report(screen, files):
+    code, output, _ = screen("init", "tiny", "--minutes", "1", "--run")
     assert code == 0
     assert Path("runs/tiny/report.html").stat().st_size > 10_000
     assert "Report: runs/tiny/report.html" in output
     assert "Next:" not in output
-    again, output, _ = discern("run", "tiny.yaml")
+    again, output, _ = screen("run", "tiny.yaml")
     assert again == 0
     assert "Nothing to do" in output

@@ -279,7 +279,7 @@ def test_a_recipe_is_run_by_what_a_launcher_starts(folder, launcher):
             check=False,
         )
         assert ended.returncode == 0, ended.stderr
-        assert ended.stdout.count(said) == 1
+        assert ended.stderr.count(said) == 1
     found = [read_json(folder / out / "results.json") for out in ("alone", "many")]
     assert found[0] == found[1]
     stages = [sorted(path.name for path in (folder / out / "stages").iterdir()) for out in ("alone", "many")]
