@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from discernment.cli.console import notice, print_json, say, show
+from discernment.cli.console import notice, show_results
 from discernment.cli.options import AsJson, Redact, out_option
 from discernment.errors import DataError, RecipeError
 from discernment.files import content_hash, read_json, write_json
@@ -31,20 +31,13 @@ def compare(
     """Compare evaluations of the same prompts: rates, paired tests, equal safety."""
     from discernment.evaluation.results import summarize
     from discernment.reporting.pages.comparison import write_comparison
-    from discernment.reporting.tables.methods import results_table
 
     samples = _shared(_read(evaluations))
     if reference is not None and reference not in samples:
         raise RecipeError(f"There is no evaluation called {reference!r}; there are {', '.join(samples)}.")
     first = "stl" if "stl" in samples else next(iter(samples))
     results = summarize(samples, base_model=", ".join(samples), reference=reference or first)
-    if as_json:
-        print_json(results.model_dump(mode="json"))
-    else:
-        show(results_table(results))
-        for left_out in results.left_out:
-            say(left_out.words)
-        say(results.finding)
+    show_results(results, as_json=as_json)
     if out is not None and out.suffix == ".json":
         write_json(out, results.model_dump(mode="json"))
         notice(f"Results: {out}")

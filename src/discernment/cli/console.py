@@ -19,6 +19,7 @@ from discernment.errors import RecipeError
 
 if TYPE_CHECKING:
     from discernment.cost import StageCost
+    from discernment.evaluation.results import Results
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 BROKEN_PIPE = 141
@@ -73,6 +74,19 @@ def show(table: Table) -> None:
         return
     for part in fitted(table, console.width):
         console.print(part)
+
+
+def show_results(results: Results, *, as_json: bool) -> None:
+    """Print what evaluations found: the table, what is not in it, and the answer; or all of it as JSON."""
+    from discernment.reporting.tables.methods import results_table
+
+    if as_json:
+        print_json(results.model_dump(mode="json"))
+        return
+    show(results_table(results))
+    for left_out in results.left_out:
+        say(left_out.words)
+    say(results.finding)
 
 
 def print_json(document: Any) -> None:

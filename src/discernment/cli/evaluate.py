@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 from discernment.cli import options
-from discernment.cli.console import notice, prepare_process, print_json, say, show
+from discernment.cli.console import notice, prepare_process, show_results
 from discernment.errors import RecipeError
 from discernment.files import write_json
 
@@ -28,7 +28,6 @@ def evaluate(
     from discernment.evaluation.evaluate import JudgedOptions
     from discernment.evaluation.results import summarize
     from discernment.evaluation.sample import read_samples
-    from discernment.reporting.tables.methods import results_table
     from discernment.runs.run import evaluate_policy
     from discernment.runs.stages import run_into
 
@@ -50,11 +49,5 @@ def evaluate(
     samples = {model: read_samples(out / "samples.jsonl")}
     results = summarize(samples, base_model=model, reference=model)
     write_json(out / "results.json", results.model_dump(mode="json"))
-    if as_json:
-        print_json(results.model_dump(mode="json"))
-    else:
-        show(results_table(results))
-        for left_out in results.left_out:
-            say(left_out.words)
-        say(results.finding)
+    show_results(results, as_json=as_json)
     notice(f"Samples: {out / 'samples.jsonl'}; compare with others: discern compare {out} OTHER")
