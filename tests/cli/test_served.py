@@ -24,6 +24,7 @@ def server(files, tokenizer, monkeypatch):
         yield made
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_is_killed_asks_for_the_rest_alone(server, discern, tmp_path):
     evaluate = ("evaluate", server.name, "--set", "pairs.jsonl", "-O", "max_new_tokens=4")
     one_by_one = ("-M", "endpoint.concurrency=1")

@@ -101,6 +101,7 @@ def test_every_number_is_of_a_run_and_intervals_are_over_seeds(content, tmp_path
     assert sum(run.stages_run for run in again.runs.values()) == 0
 
 
+@pytest.mark.slow
 def test_a_stage_that_no_group_changes_is_done_once(content, tmp_path):
     found = run_left_out(parse_recipe(content, "tiny"), tmp_path / "out")
     stages = [path.name.partition("-")[0] for path in (tmp_path / "out" / "stages").iterdir()]

@@ -120,6 +120,7 @@ def test_bytes_and_operations_are_those_of_a_real_step(family, model_folder):
     assert found.operations == pytest.approx(counted.get_total_flops() / 2, rel=0.01)
 
 
+@pytest.mark.slow
 def test_what_is_advised_needs_less(model_folder, tokenizer):
     spec, chat = ModelSpec(model=str(model_folder()), device="cpu"), ChatFormat(tokenizer)
     for inputs in (
