@@ -263,14 +263,15 @@ def test_a_recipe_is_run_by_what_a_launcher_starts(folder, launcher):
         },
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    run = ["run", "recipe.yaml", "--out"]
-    (alone,) = launched(folder, *run, "alone", processes=1)
+    run = ["run", "recipe.yaml"]
+    (alone,) = launched(folder, *run, "--out", "alone", processes=1)
     assert alone.code == 0, alone.error
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-m", *launcher, "discernment", *run]
-    for out, said in (("many", "Report: "), ("many", "Nothing to do: every stage was done before.")):
-        ended = subprocess.run(
-            [*command, out],
+
+    def start(*arguments):
+        return subprocess.run(
+            [*command, *arguments],
             cwd=folder,
             env=environment,
             capture_output=True,
@@ -278,6 +279,9 @@ def test_a_recipe_is_run_by_what_a_launcher_starts(folder, launcher):
             timeout=300,
             check=False,
         )
+
+    for said in ("Report: ", "Nothing to do: every stage was done before."):
+        ended = start("--out", "many")
         assert ended.returncode == 0, ended.stderr
         assert ended.stderr.count(said) == 1
     found = [read_json(folder / out / "results.json") for out in ("alone", "many")]
@@ -286,14 +290,6 @@ def test_a_recipe_is_run_by_what_a_launcher_starts(folder, launcher):
     assert stages[0] == stages[1]
     for stage in (name for name in stages[0] if name.startswith(("refine", "align"))):
         check_alike(folder / "alone/stages" / stage, folder / "many/stages" / stage, folder / "tiny")
-    wrong = subprocess.run(
-        [*command[:-1], "--jobs", "2", "--out", "wrong"],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    wrong = start("--jobs", "2", "--out", "wrong")
     assert wrong.returncode != 0
     assert wrong.stderr.count("discern: `--jobs` works in one process") == 1

@@ -58,10 +58,13 @@ def notice(text: str, style: str = "") -> None:
 
 def caution(text: str) -> None:
     """Print a caution, which may hold untrusted text, whether or not `--quiet` is given."""
+    _tell(Text.assemble(("Caution:", "yellow"), " ", _untrusted(text)), soft_wrap=not notices.is_terminal)
+
+
+def _tell(text: Text, *, soft_wrap: bool) -> None:
+    """Print on standard error, whether or not `--quiet` is given."""
     quiet, notices.quiet = notices.quiet, False
-    notices.print(
-        Text.assemble(("Caution:", "yellow"), " ", _untrusted(text)), soft_wrap=not notices.is_terminal
-    )
+    notices.print(text, soft_wrap=soft_wrap)
     notices.quiet = quiet
 
 
@@ -127,9 +130,7 @@ class _LogLines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one message, whether or not `--quiet` is given."""
-        quiet, notices.quiet = notices.quiet, False
-        notices.print(Text(self.format(record)), soft_wrap=True)
-        notices.quiet = quiet
+        _tell(Text(self.format(record)), soft_wrap=True)
 
 
 def _log_level(default: str) -> str:
