@@ -12,7 +12,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from discernment.errors import DataError, DiscernmentError
-from discernment.evaluation.rows import Found, Row, Tell
+from discernment.evaluation.rows import Found, Row, Tell, kept_reply
 from discernment.keyed_log import KeyedLog
 from discernment.models.endpoint import NoReplyError, ask_all
 from discernment.policies.draws import seed_of
@@ -199,17 +199,8 @@ def _rejections(
 
 
 def _reply(served: Served) -> dict[str, Any]:
-    completion = served.completion
-    thought = {"thought": completion.thought} if completion.thought else {}
     unscored = {"unscored": served.unscored} if served.unscored else {}
-    return {
-        "completion": completion.text,
-        "finished": completion.finished,
-        "tokens": completion.tokens,
-        "input_tokens": served.input_tokens,
-        **thought,
-        **unscored,
-    }
+    return {**kept_reply(served.completion), "input_tokens": served.input_tokens, **unscored}
 
 
 def _failed(reason: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from discernment.cost import StageCost
 from discernment.evaluation.asked import ask_served
-from discernment.evaluation.rows import Found, Row, Tell, draws_of, rows_of, samples_of
+from discernment.evaluation.rows import Found, Row, Tell, draws_of, kept_reply, rows_of, samples_of
 from discernment.evaluation.sample import Draw, Sample
 from discernment.files import append_json_lines, read_json_lines, write_json_lines
 from discernment.frozen import Frozen
@@ -19,7 +19,7 @@ from discernment.models.batch import length_sorted_batches
 from discernment.models.chat import ChatFormat
 from discernment.policies.context import check_context, cut_left, positions_needed
 from discernment.policies.draws import seed_of
-from discernment.policies.policy import Completion, Policy
+from discernment.policies.policy import Policy
 from discernment.policies.rejection import OpeningTrie, load_openings, read_once
 from discernment.policies.served import ServedPolicy
 from discernment.prompts import PromptSet
@@ -219,26 +219,16 @@ def _ask(
     if begun is not None:
         generate = partial(generate, begun=begun)
     if sampling is None:
-        return [_kept(c) for c in generate()], masses
+        return [kept_reply(c) for c in generate()], masses
     drawn = [
         generate(temperature=sampling.temperature, top_p=sampling.top_p, seed=seed_of([sampling.seed, n]))
         for n in range(sampling.n)
     ]
     replies = [
-        _kept(first) | ({"further": [_kept(c) for c in further]} if further else {})
+        kept_reply(first) | ({"further": [kept_reply(c) for c in further]} if further else {})
         for first, *further in zip(*drawn, strict=True)
     ]
     return replies, masses
-
-
-def _kept(completion: Completion) -> dict[str, Any]:
-    thought = {"thought": completion.thought} if completion.thought else {}
-    return {
-        "completion": completion.text,
-        "finished": completion.finished,
-        "tokens": completion.tokens,
-        **thought,
-    }
 
 
 def _complete(

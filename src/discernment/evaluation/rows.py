@@ -8,6 +8,7 @@ from discernment.evaluation.sample import Draw, Sample
 from discernment.files import content_hash
 from discernment.judges import Judge, Judgement
 from discernment.judges.verdict import UNENDED, Verdict, judge_in_turn
+from discernment.policies.policy import Completion
 from discernment.prompts import Asked, Prompt, PromptSet
 from discernment.prompts.conversation import plainly, text_of
 
@@ -85,6 +86,17 @@ def samples_of(found: Found, judge: Judge, tell: Tell) -> list[Sample]:
             none = {"completion": "", "finished": True}  # nothing was cut at the cap
             samples.append(_sample(row, none, [Judgement(Verdict.UNSCORED, row.left_out)], {}))
     return samples
+
+
+def kept_reply(completion: Completion) -> dict[str, Any]:
+    """What is kept of a reply."""
+    thought = {"thought": completion.thought} if completion.thought else {}
+    return {
+        "completion": completion.text,
+        "finished": completion.finished,
+        "tokens": completion.tokens,
+        **thought,
+    }
 
 
 def draws_of(reply: Mapping[str, Any]) -> list[Mapping[str, Any]]:
