@@ -1,0 +1,61 @@
+"""The study's published numbers are what this version makes of each prompt's published verdict and rejection probability."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from discernment.evaluation.over_seeds import SeedResults, summarize_seeds
+from discernment.evaluation.sample import Sample
+from discernment.files import read_json
+
+pytestmark = pytest.mark.slow
+
+STUDY = Path(__file__).parents[2] / "docs" / "study"
+METHODS = ("stl", "stl_aug", "dcr_paper", "dcr")
+ROUNDED = 1e-4
+"""Rejection probabilities are published with six digits, which can swap two prompts."""
+
+
+def samples(row):
+    """What each method made of a prompt; the texts are not published."""
+    return {
+        method: Sample(
+            prompt_id=row["prompt_id"],
+            benchmark=row["benchmark"],
+            label=row["label"],
+            prompt=f"{row['benchmark']} {row['prompt_id']}",
+            completion="",
+            finished=True,
+            verdict=row[f"{method} verdict"],
+            rejection_probability=float(row[f"{method} rejection probability"]),
+        )
+        for method in METHODS
+    }
+
+
+def by_place(rows):
+    return {
+        (r.quantity, r.method, r.benchmark, r.label, r.toxic, r.level): r for r in rows if r.method in METHODS
+    }
+
+
+def test_the_study_is_what_its_prompts_say():
+    published = SeedResults.model_validate(read_json(STUDY / "seeds.json"))
+    runs = {}
+    for seed in published.seeds:
+        with (STUDY / f"seed-{seed}.csv").open(encoding="utf-8") as file:
+            rows = [samples(row) for row in csv.DictReader(file)]
+        assert len(rows) == 1862
+        runs[seed] = {method: [row[method] for row in rows] for method in METHODS}
+    found = summarize_seeds(runs, base_model=published.base_model, reference="stl")
+    for ours, theirs in (
+        (found.comparisons, published.comparisons),
+        (found.safety_levels, published.safety_levels),
+    ):
+        again, before = by_place(ours), by_place(theirs)
+        assert len(again) > 40
+        assert again.keys() == before.keys()
+        for place, row in again.items():
+            for name in ("difference", "low", "high"):
+                assert getattr(row, name) == pytest.approx(getattr(before[place], name), abs=ROUNDED), place
