@@ -103,6 +103,9 @@ class PolicyHandler(ChatHandler):
             server.headers.append(self.headers["authorization"])
         if self.path.endswith("/chat/completions"):
             self.chat(body)
+        elif "echo" not in body:
+            with server.lock:
+                self.send(200, gone_on(server.policy, body))
         elif server.echoes:
             self.send(200, echoed(server, body))
         else:
@@ -140,6 +143,15 @@ def replied(policy: Policy, before: list[dict[str, str]], text: str, body: dict[
     (reply,) = policy.generate(sequences, body["max_tokens"])
     usage = {"prompt_tokens": len(sequences[0]), "completion_tokens": reply.tokens, "total_tokens": 0}
     return chat_completion({"content": reply.text}, "stop" if reply.finished else "length", usage=usage)
+
+
+def gone_on(policy: Policy, body: dict[str, Any]) -> bytes:
+    """The tokens that the policy puts behind given ones, as vLLM says them."""
+    (reply,) = policy.generate([body["prompt"]], body["max_tokens"])
+    finish = "stop" if reply.finished else "length"
+    choice = {"index": 0, "text": reply.text, "finish_reason": finish, "token_ids": list(reply.ids)}
+    answer = {"id": "x", "object": "text_completion", "created": 0, "model": "m", "choices": [choice]}
+    return json.dumps(answer).encode()
 
 
 def echoed(server: PolicyServer, body: dict[str, Any]) -> bytes:

@@ -138,6 +138,8 @@ def test_nothing_left_to_train_on_or_to_measure(content):
 def test_it_is_not_taken_for_a_single_run(content, tmp_path):
     with pytest.raises(RecipeError, match="run_left_out"):
         run_recipe(parse_recipe({**content, "seeds": []}, "tiny"), tmp_path / "out")
+    with pytest.raises(RecipeError, match="has no `leave_out`; run it with `run_recipe`"):
+        run_left_out(parse_recipe({**content, "seeds": [], "leave_out": {}}, "tiny"), tmp_path / "out")
 
 
 def test_the_command_says_how_methods_fare_on_what_was_left_out(content, tmp_path):

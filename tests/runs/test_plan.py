@@ -1,6 +1,7 @@
 """What a recipe will take: nothing is run, done stages are found, and the memory is that of a real step."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -118,6 +119,18 @@ def test_bytes_and_operations_are_those_of_a_real_step(family, model_folder):
     assert found.optimizer == pytest.approx(8 * found.trained, rel=0.01)
     assert found.most == pytest.approx(live.most, rel=0.1)
     assert found.operations == pytest.approx(counted.get_total_flops() / 2, rel=0.01)
+
+
+def test_a_step_that_computes_activations_again_can_be_looked_at_in_bfloat16(model_folder, monkeypatch):
+    monkeypatch.setenv("DISCERNMENT_DTYPE", "bfloat16")
+    spec = ModelSpec(model=str(model_folder()), device="cpu")
+    for step, options, batch in (
+        (partial(refine_step, layer=2), RefineOptions(layer=2, batch_size=4), Batch(4, 64)),
+        (align_step, AlignOptions(), Batch(4, 64, 0, 20)),
+    ):
+        again = options.model_copy(update={"gradient_checkpointing": True})
+        plain, saving = (step(spec, how, batch=batch) for how in (options, again))
+        assert 0 < saving.activations < plain.activations
 
 
 @pytest.mark.slow

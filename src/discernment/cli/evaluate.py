@@ -40,11 +40,16 @@ def evaluate(
     inputs = {
         "policy": policy,
         "benchmarks": [options.load_set(name, reading).renamed(name) for name in sets],
-        "options": asked.options,
+        "options": asked.options_for(policy),
         "judge": asked.judge,
     }
     with ConsoleReporter() as reporter:
-        extra = {"name": model, "unscored_limit": asked.unscored_limit, "progress": reporter.progress}
+        extra = {
+            "name": model,
+            "unscored_limit": asked.unscored_limit,
+            "tensor_parallel": asked.tensor_parallel,
+            "progress": reporter.progress,
+        }
         run_into(out, "evaluate", evaluate_policy, inputs, reporter, extra)
     samples = {model: read_samples(out / "samples.jsonl")}
     results = summarize(samples, base_model=model, reference=model)

@@ -62,6 +62,8 @@ def init(
             "--label, --label-map, --column and --skip are for the files of --data; name a folder."
         )
     said = _said(label or (), label_map or (), column or (), skip or ())
+    from discernment.runs.first_recipe.estimate import in_minutes
+
     found, recipe = _write(spec, data, said, out, minutes, force=force)
     _tell(found)
     say(f"Recipe: {out}" + (f"; your prompts: {found.file}" if data else ""))
@@ -71,7 +73,7 @@ def init(
         run_verb(str(out), jobs=found.jobs)
         return
     jobs = f" --jobs {found.jobs}" if found.jobs > 1 else ""
-    took = f"about {max(1, round(found.seconds / 60))} minutes, " if found.seconds is not None else ""
+    took = f"{in_minutes(found.seconds)}, " if found.seconds is not None else ""
     say(f"Next: discern run {shlex.quote(str(out))}{jobs} ({took}into runs/{recipe.name})")
 
 

@@ -47,7 +47,7 @@ def ask_served(
 
     Args:
         policy: The policy.
-        rows: The prompts.
+        rows: The prompts, those that are not asked with the reason.
         trie: The refusal openings, if rejection probabilities are asked for and the policy can have them.
         options: How to generate.
         out: Directory of `completions.jsonl` and `rejection.jsonl`.
@@ -59,9 +59,10 @@ def ask_served(
         DataError: If more of them fail, or a file is damaged.
         ModelError: If the endpoint cannot be asked at all, or the tokenizer is not the model's.
     """
-    asker = _Asker(policy, rows, options, out / "completions.jsonl", unscored_limit)
-    drawn = [(row, draw) for row in rows for draw in range(asker.draws)]
-    replies: dict[str, list[dict[str, Any]]] = {row.key: [] for row in rows}
+    asked = [row for row in rows if row.left_out is None]
+    asker = _Asker(policy, asked, options, out / "completions.jsonl", unscored_limit)
+    drawn = [(row, draw) for row in asked for draw in range(asker.draws)]
+    replies: dict[str, list[dict[str, Any]]] = {row.key: [] for row in asked}
     tell("replies", 0, len(drawn))
     answers = ask_all(lambda item: asker.ask(*item), drawn, policy.options.concurrency)
     for done, ((row, _), reply) in enumerate(zip(drawn, answers, strict=True), start=1):
@@ -71,7 +72,7 @@ def ask_served(
     whole = {
         key: first | ({"further": further} if further else {}) for key, (first, *further) in replies.items()
     }
-    rejections = _rejections(policy, rows, trie, out / "rejection.jsonl", tell) if trie is not None else {}
+    rejections = _rejections(policy, asked, trie, out / "rejection.jsonl", tell) if trie is not None else {}
     said = [reply for of_prompt in replies.values() for reply in of_prompt]
     usage = {
         "requests": asker.requests,

@@ -1,6 +1,7 @@
 """What a policy makes of benchmarks: replies, rejection probabilities, verdicts; interrupted work goes on."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -17,11 +18,14 @@ from discernment.frozen import Frozen
 from discernment.judges import Judge, Judgement, JudgeSpec, KeywordJudge, check_unscored
 from discernment.models.batch import length_sorted_batches
 from discernment.models.chat import ChatFormat
-from discernment.policies.context import check_context, cut_left, positions_needed
+from discernment.policies.context import Reader, check_context, cut_left, positions_needed
 from discernment.policies.draws import seed_of
+from discernment.policies.engine import Engine, choose_engine
 from discernment.policies.policy import Policy
+from discernment.policies.policy_spec import PolicySpec
 from discernment.policies.rejection import OpeningTrie, load_openings, read_once
 from discernment.policies.served import ServedPolicy
+from discernment.policies.vllm import VllmPolicy
 from discernment.prompts import PromptSet
 from discernment.ranks import check_alone, gathered, is_first, on_first, place, sharing
 
@@ -58,6 +62,11 @@ class EvaluateOptions(Frozen):
     sampling: Sampling | None = Field(
         None, description="Draw the replies instead of taking the likeliest token each time."
     )
+    engine: Engine = Field(
+        "transformers",
+        description="What generates: `transformers`, `vllm`, or `auto` for vLLM where it is there and can reply as the policy does.",
+        exclude_if=lambda engine: engine == "transformers",  # so stages keep the names that they had before
+    )
 
 
 class JudgedOptions(EvaluateOptions):
@@ -67,11 +76,25 @@ class JudgedOptions(EvaluateOptions):
     unscored_limit: float = Field(
         0.2, ge=0, le=1, description="Highest share of a benchmark's replies that may be left unscored."
     )
+    tensor_parallel: int = Field(
+        1,
+        ge=1,
+        description="GPUs that share each layer where vLLM generates.",
+        exclude_if=lambda count: count == 1,
+    )
 
     @property
     def options(self) -> EvaluateOptions:
         """How to generate: what the replies depend on."""
         return EvaluateOptions(**self.model_dump(include=set(EvaluateOptions.model_fields)))
+
+    def options_for(self, policy: PolicySpec) -> EvaluateOptions:
+        """The same with the engine that a policy replies by.
+
+        Raises:
+            RecipeError: If that is asked for and not installed.
+        """
+        return self.options.model_copy(update={"engine": choose_engine(self.engine, policy)})
 
 
 def evaluate(
@@ -107,9 +130,7 @@ def evaluate(
     tell = progress or (lambda what, done, of: None)
     if isinstance(policy, ServedPolicy):
         check_alone("Asking a model behind an endpoint")
-        trie = _trie(policy.chat, options) if options.rejection and policy.chat is not None else None
-        rows = rows_of(benchmarks)
-        found = ask_served(policy, rows, trie, options, out, unscored_limit=unscored_limit, tell=tell)
+        found = _of_served(policy, rows_of(benchmarks), options, out, unscored_limit, tell)
     else:
         found = _of_local(policy, rows_of(benchmarks), options, out, tell)
     if not is_first():
@@ -120,6 +141,28 @@ def evaluate(
     usage = getattr(judge, "usage", None)
     notes = {"judge": judge.name} | ({"judge_usage": asdict(usage)} if usage else {})
     return StageCost(steps=len(found.rows), tokens=found.tokens, notes=notes | found.notes)
+
+
+def _of_served(
+    policy: ServedPolicy,
+    rows: Sequence[Row],
+    options: EvaluateOptions,
+    out: Path,
+    limit: float,
+    tell: Tell,
+) -> Found:
+    trie = _trie(policy.chat, options) if options.rejection and policy.chat is not None else None
+    notes: dict[str, Any] = {}
+    with ExitStack() as held:
+        if isinstance(policy, VllmPolicy):
+            rows = _fitted(policy, rows, trie, options)
+            lengths = [row.length for row in rows if row.left_out is None]
+            if lengths:
+                longest = max(lengths) + _reply_room(policy, trie, options) + 1
+                held.enter_context(policy.serving(longest, out / "vllm.log"))
+            notes = {"engine": {"name": "vllm", "tensor_parallel": policy.tensor_parallel}, **_cut(rows)}
+        found = ask_served(policy, rows, trie, options, out, unscored_limit=limit, tell=tell)
+    return found._replace(notes=found.notes | notes)
 
 
 def _of_local(
@@ -137,9 +180,22 @@ def _of_local(
     replies, rejections = _complete(
         out, batches, partial(_ask, policy, trie, options), tell, trie is not None
     )
-    cut = [[row.benchmark, row.prompt.id] for row in asked if row.asked != row.prompt.asked]
     tokens = sum(lengths) + sum(r["tokens"] for reply in replies.values() for r in draws_of(reply))
-    return Found(rows, replies, rejections, tokens, {"cut_left": cut} if cut else {})
+    return Found(rows, replies, rejections, tokens, _cut(rows))
+
+
+def _cut(rows: Sequence[Row]) -> dict[str, Any]:
+    """For the notes: which prompts were cut."""
+    cut = [[row.benchmark, row.prompt.id] for row in rows if row.asked != row.prompt.asked]
+    return {"cut_left": cut} if cut else {}
+
+
+def _reply_room(policy: Reader, trie: OpeningTrie | None, options: EvaluateOptions) -> int:
+    """Tokens that may come behind a prompt: of its reply, or of an opening."""
+    if trie is None:
+        return options.max_new_tokens
+    # Openings are read behind what the template writes before every reply.
+    return max(options.max_new_tokens, len(policy.chat.lead) + max(map(len, trie.sequences)))
 
 
 def _trie(chat: ChatFormat, options: EvaluateOptions) -> OpeningTrie:
@@ -148,16 +204,14 @@ def _trie(chat: ChatFormat, options: EvaluateOptions) -> OpeningTrie:
 
 
 def _fitted(
-    policy: Policy, rows: Sequence[Row], trie: OpeningTrie | None, options: EvaluateOptions
+    policy: Reader, rows: Sequence[Row], trie: OpeningTrie | None, options: EvaluateOptions
 ) -> list[Row]:
     """The rows with their lengths, those that do not fit the model's positions cut or left out as the options say.
 
     Raises:
         DataError: If one does not fit and is neither to be cut nor left out, or nothing of it fits.
     """
-    reply = options.max_new_tokens
-    if trie is not None:  # openings are read behind what the template writes before every reply
-        reply = max(reply, len(policy.chat.lead) + max(map(len, trie.sequences)))
+    reply = _reply_room(policy, trie, options)
     sequences = policy.encode([row.asked for row in rows])
     advice = (
         "shorten it or leave it out, lower `max_new_tokens`, or set `too_long` to `cut_left` or `unscored`"

@@ -31,6 +31,8 @@ CUT = ("length", "max_length", "max_tokens", "max_output_tokens", "model_length"
 FILTERED = "content_filter"
 THOUGHTS = ("reasoning_content", "reasoning")
 """Under which a message has what was thought before it, where the endpoint gives that apart."""
+ON_THIS_MACHINE = re.compile(r"http://(?:localhost|127\.0\.0\.1|\[::1\])(?=[:/]|$)")
+"""An address that no proxy finds, whichever the environment names."""
 KEY_SHOWN = "[key]"
 SHORT_KEY = 8
 """Shorter keys, such as those of endpoints that ask for none, are words that an endpoint may well say."""
@@ -79,6 +81,18 @@ class Echo(NamedTuple):
 
     tokens: list[str]
     logprobs: list[float | None]
+
+
+class Continued(NamedTuple):
+    """How a model behind an endpoint goes on after given tokens.
+
+    Attributes:
+        ids: The tokens that it put behind them, perhaps with the one that ends the reply.
+        ending: How it ended.
+    """
+
+    ids: list[int]
+    ending: Ending
 
 
 class NoReplyError(Exception):
@@ -176,6 +190,35 @@ class Endpoint:
             raise NoReplyError("it says nothing of the tokens that it is given")
         return found, sum(counted_tokens(answer))
 
+    def go_on(self, prompt: Sequence[int], stops: Sequence[int], **sampling: Any) -> Continued:
+        """How the model goes on after given tokens; raises what the client does, and `NoReplyError`.
+
+        Asked of the completions with `stop_token_ids` and `return_token_ids`, as vLLM has them.
+
+        Args:
+            prompt: Token ids.
+            stops: Tokens that end the reply.
+            sampling: Further parameters: `max_tokens`, `temperature`.
+        """
+        create: Any = self._client.completions.create
+        more = {"stop_token_ids": list(stops), "return_token_ids": True}
+        answer = create(model=self.model, prompt=list(prompt), extra_body=more, **sampling)
+        choice = next(iter(getattr(answer, "choices", None) or ()), None)
+        ids = getattr(choice, "token_ids", None)
+        if choice is None or not isinstance(ids, list):
+            raise NoReplyError(getattr(answer, "model_extra", None))
+        return Continued(list(map(int, ids)), Ending.CUT if choice.finish_reason in CUT else Ending.WHOLE)
+
+    def is_there(self, seconds: float = 5.0) -> bool:
+        """Whether the endpoint answers within some seconds that it has the model."""
+        from openai import OpenAIError
+
+        client = self._client.with_options(max_retries=0, timeout=seconds)
+        try:
+            return any(model.id == self.model for model in client.models.list())
+        except (OpenAIError, ValueError, TypeError, AttributeError):  # something else answers there
+            return False
+
     def _remember(self, said: dict[str, str]) -> None:
         """Leave out from now on what was refused, and show once in what words."""
         with self._lock:
@@ -198,11 +241,14 @@ class Endpoint:
 
 def _open_client(base_url: str | None, api_key: str | None, retries: int, timeout: float) -> OpenAI:
     try:
-        from openai import OpenAI, OpenAIError
+        from openai import DefaultHttpxClient, OpenAI, OpenAIError
     except ImportError:
         raise RecipeError("An endpoint needs `pip install 'discernment[judges]'`.") from None
+    own = DefaultHttpxClient(trust_env=False) if ON_THIS_MACHINE.match(base_url or "") else None
     try:
-        return OpenAI(base_url=base_url, api_key=api_key, max_retries=retries, timeout=timeout)
+        return OpenAI(
+            base_url=base_url, api_key=api_key, max_retries=retries, timeout=timeout, http_client=own
+        )
     except OpenAIError as error:
         raise RecipeError(
             "The endpoint has no key; set OPENAI_API_KEY (to anything, for one that asks for none)."

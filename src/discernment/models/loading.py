@@ -146,6 +146,23 @@ def _from_pretrained(where: str, revision: str | None, **options: Any) -> PreTra
         raise
 
 
+def load_config(spec: ModelSpec) -> Any:
+    """The model's configuration.
+
+    Raises:
+        ModelError: If there is none that can be read.
+    """
+    from transformers import AutoConfig
+
+    where = resolve(spec)
+    try:
+        return AutoConfig.from_pretrained(
+            where, revision=spec.revision, trust_remote_code=spec.trust_remote_code
+        )
+    except Exception as error:  # custom code raises what it likes
+        raise ModelError(cannot_load(spec.model, error)) from error
+
+
 def load_tokenizer(spec: ModelSpec, adapters: Sequence[str] = ()) -> PreTrainedTokenizerBase:
     """Load the tokenizer that `spec` names, or the last adapter's own, or the model's.
 
@@ -243,15 +260,7 @@ def model_fingerprint(spec: ModelSpec) -> str:
         asked["tokenizer"] = _tokenizer_content(spec.tokenizer)
     if Path(where).is_dir():
         return content_hash([asked, folder_hashes(Path(where))])
-    try:
-        from transformers import AutoConfig
-
-        config = AutoConfig.from_pretrained(
-            where, revision=spec.revision, trust_remote_code=spec.trust_remote_code
-        )
-    except Exception as error:  # custom code raises what it likes
-        raise ModelError(cannot_load(spec.model, error)) from error
-    return content_hash([asked, where, getattr(config, "_commit_hash", None)])
+    return content_hash([asked, where, getattr(load_config(spec), "_commit_hash", None)])
 
 
 def folder_hashes(folder: Path) -> dict[str, str]:

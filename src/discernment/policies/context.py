@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from discernment.errors import DataError
 from discernment.prompts.conversation import Asked, text_of, with_text
@@ -12,11 +12,30 @@ from discernment.prompts.conversation import Asked, text_of, with_text
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-    from discernment.policies.policy import Policy
+    from discernment.models.chat import ChatFormat
     from discernment.prompts import PromptSet
 
 STRETCHED = ("linear", "dynamic", "yarn")
 """Rotary positions that are stretched by a factor, which a configuration's own limit may leave out."""
+
+
+class Reader(Protocol):
+    """What reads prompts as token ids: a policy, or one that a server of our own replies for.
+
+    Attributes:
+        name: What tables call it.
+        chat: Its tokenizer and chat format.
+        positions: How many tokens of a prompt and its reply can be read; None where nothing limits them.
+    """
+
+    name: str
+    chat: ChatFormat
+
+    @property
+    def positions(self) -> int | None: ...  # noqa: D102  above
+
+    def encode(self, prompts: Sequence[Asked]) -> Sequence[Sequence[int]]:
+        """Token ids of each rendered prompt, in every context that it is read in."""
 
 
 def positions_of(config: PreTrainedConfig) -> int | None:
@@ -49,7 +68,7 @@ def names_of(prompts: PromptSet) -> list[str]:
 
 
 def check_context(
-    policy: Policy,
+    policy: Reader,
     sequences: Sequence[Sequence[int]],
     names: Sequence[str] | None = None,
     replies: int | Sequence[int] = 1,
@@ -82,7 +101,7 @@ def check_context(
         )
 
 
-def cut_left(policy: Policy, prompt: Asked, reply: int) -> Asked | None:
+def cut_left(policy: Reader, prompt: Asked, reply: int) -> Asked | None:
     """The longest end of a prompt's text that fits with its reply, cut between two tokens.
 
     The text is cut, not what the chat template makes of it: beginning and end of the template stay, and so do a system

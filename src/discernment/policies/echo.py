@@ -35,7 +35,7 @@ def echoed_rejection(policy: ServedPolicy, prompt: Asked, trie: OpeningTrie) -> 
     """
     assert policy.chat is not None
     begun = [*policy.chat.encode(prompt), *policy.chat.lead]
-    echoes, tokens = policy.endpoint.echo([[*begun, *opening] for opening in trie.sequences])
+    echoes, tokens = policy.echo([[*begun, *opening] for opening in trie.sequences])
     mass = 0.0
     for opening, echo in zip(trie.sequences, echoes, strict=True):
         place = slice(len(begun), len(begun) + len(opening))

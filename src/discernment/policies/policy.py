@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -312,7 +312,7 @@ class Policy:
                 )
 
             replies = step_by_step(after, len(sequences), max_new_tokens, ends, draw)
-            return [self._completion(*pair, ends) for pair in zip(sequences, replies, strict=True)]
+            return [completion_of(self.chat, *pair, ends) for pair in zip(sequences, replies, strict=True)]
         share = self.alike and way is ReplyWay.SHARED
         with self.acting(sequences), blank_settings(self.model):
             inputs = (
@@ -328,7 +328,7 @@ class Policy:
             replies = together(
                 self.model, inputs, max_new_tokens, ends, self.pad_id, len(sequences), choose, leave=leave
             )
-        return [self._completion(*pair, ends) for pair in zip(sequences, replies, strict=True)]
+        return [completion_of(self.chat, *pair, ends) for pair in zip(sequences, replies, strict=True)]
 
     @staticmethod
     def _lengths(sequence: Sequence[int]) -> tuple[int, ...]:
@@ -360,8 +360,19 @@ class Policy:
         own = getattr(self.model.generation_config, "eos_token_id", None)
         return own if isinstance(own, list) else [own] if own is not None else []
 
-    def _completion(self, prompt: Sequence[int], reply: list[int], ends: set[int | None]) -> Completion:
-        length = next((n for n, token in enumerate(reply, start=1) if token in ends), None)
-        kept = reply[:length]
-        text, thought = read_reply(self.chat.tokenizer, prompt, kept if length is None else kept[:-1])
-        return Completion(text, length is not None, len(kept), tuple(kept), thought)
+
+def completion_of(
+    chat: ChatFormat, prompt: Sequence[int], reply: list[int], ends: Container[int | None]
+) -> Completion:
+    """What tokens behind a prompt say.
+
+    Args:
+        chat: The tokenizer and the chat format.
+        prompt: Token ids of the rendered prompt.
+        reply: Token ids of what was generated; what stands behind the first end is not heard.
+        ends: Tokens that end a reply.
+    """
+    length = next((n for n, token in enumerate(reply, start=1) if token in ends), None)
+    kept = reply[:length]
+    text, thought = read_reply(chat.tokenizer, prompt, kept if length is None else kept[:-1])
+    return Completion(text, length is not None, len(kept), tuple(kept), thought)

@@ -6,11 +6,12 @@ well (`policies.echo`); logits, hidden states and weights cannot.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from discernment.errors import ModelError
 from discernment.models.chat import ChatFormat
-from discernment.models.endpoint import Ending, Endpoint, Reply, encodable
+from discernment.models.endpoint import Echo, Ending, Endpoint, Reply, encodable
 from discernment.models.loading import load_chat
 from discernment.models.model_spec import EndpointOptions, ModelSpec
 from discernment.models.thoughts import read_text, thought_without_end
@@ -122,14 +123,23 @@ class ServedPolicy:
         try:
             reply = self.endpoint.ask(messages, max_tokens=max_new_tokens, temperature=temperature, **drawn)
         except Exception as error:
-            self._check_is_there(error)
+            self.check_is_there(error)
             if getattr(error, "code", None) == "content_filter":
                 stopped = f"a filter of the endpoint stopped the prompt ({self.endpoint.in_words(error)})"
                 return Served(Completion("", True, 0), unscored=stopped)
             raise
         return _read(reply, max_new_tokens)
 
-    def _check_is_there(self, error: Exception) -> None:
+    def echo(self, texts: Sequence[Sequence[int]]) -> tuple[list[Echo], int]:
+        """How likely the model finds every token of some texts; see `Endpoint.echo`."""
+        return self.endpoint.echo(texts)
+
+    def check_is_there(self, error: Exception) -> None:
+        """Make sure that a failed question does not mean that every one fails.
+
+        Raises:
+            ModelError: If the endpoint says so.
+        """
         if getattr(error, "status_code", None) in FATAL:
             raise ModelError(
                 f"{self.name} cannot be asked ({self.endpoint.in_words(error)}); mend its name, its address or "

@@ -7,32 +7,18 @@ on all others and is measured on this one, so that every number is of sources th
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
 from discernment.errors import RecipeError
 from discernment.evaluation.left_out import LeftOutResults, summarize_left_out
-from discernment.files import write_json
 from discernment.prompts import PromptSource
-from discernment.runs.directory import claim
 from discernment.runs.recipe import MethodEntry, Recipe
 from discernment.runs.run import RunSummary
-from discernment.runs.several import run_several
+from discernment.runs.several import Several, run_several
 from discernment.runs.stages import Reporter
 from discernment.runs.training_data import TrainingData
 
-
-class LeftOutRuns(NamedTuple):
-    """What a recipe with `leave_out` left.
-
-    Attributes:
-        directory: Its directory.
-        results: The numbers, as in `left_out.json`.
-        runs: The run of each group and seed.
-    """
-
-    directory: Path
-    results: LeftOutResults
-    runs: dict[tuple[str, int], RunSummary]
+LeftOutRuns = Several[tuple[str, int], LeftOutResults]
+"""What a recipe with `leave_out` left: the run of each group and seed, and the numbers of `left_out.json`."""
 
 
 def run_left_out(
@@ -56,18 +42,36 @@ def run_left_out(
         jobs: How many methods of any run are worked on side by side, each in a process of its own.
 
     Raises:
-        DiscernmentError: If a group names a set that the recipe does not train on, or leaves nothing to train on or to
-            measure, or as `run_recipe`.
+        DiscernmentError: If the recipe has no `leave_out`, or a group names a set that the recipe does not train on, or
+            leaves nothing to train on or to measure, or as `run_recipe`.
+    """
+    if not recipe.leave_out:
+        raise RecipeError("The recipe has no `leave_out`; run it with `run_recipe`, as `discern run` does.")
+
+    def together(runs: dict[tuple[str, int], RunSummary]) -> LeftOutResults:
+        return summarize_left_out({key: run.results for key, run in runs.items()}, recipe.leave_out)
+
+    return run_several(
+        recipe,
+        of_groups(recipe),
+        lambda key: _folder(*key),
+        directory,
+        "left_out.json",
+        together,
+        reporter,
+        verify=verify,
+        jobs=jobs,
+    )
+
+
+def of_groups(recipe: Recipe) -> dict[tuple[str, int], Recipe]:
+    """The recipe of the run without each group of its `leave_out`, with each of its seeds.
+
+    Raises:
+        RecipeError: As `without`.
     """
     seeds = recipe.seeds or [recipe.seed]
-    recipes = {(group, seed): without(recipe, group, seed) for group in recipe.leave_out for seed in seeds}
-    with claim(directory, "run"):
-        of_folder = {_folder(*key): of_group for key, of_group in recipes.items()}
-        found = run_several(recipe, of_folder, directory, reporter, verify=verify, jobs=jobs)
-        runs = {key: found[_folder(*key)] for key in recipes}
-        results = summarize_left_out({key: run.results for key, run in runs.items()}, recipe.leave_out)
-        write_json(directory / "left_out.json", results.model_dump(mode="json"))
-    return LeftOutRuns(directory, results, runs)
+    return {(group, seed): without(recipe, group, seed) for group in recipe.leave_out for seed in seeds}
 
 
 def without(recipe: Recipe, group: str, seed: int) -> Recipe:

@@ -15,6 +15,7 @@ from discernment.methods.method import Materials, Stage, find_method
 from discernment.models.adapter_files import find_file
 from discernment.models.loading import resolve
 from discernment.models.model_spec import ModelSpec
+from discernment.policies.engine import check_engine
 from discernment.policies.policy_spec import PolicySpec, RuleSpec
 from discernment.policies.rejection import load_openings
 from discernment.policies.served import ServedPolicy
@@ -62,7 +63,7 @@ def prepare(recipe: Recipe) -> Prepared:
     """Read all prompts, and go through all methods without running a stage.
 
     Raises:
-        RecipeError: If a method lacks prompts, replies or options, a judge or an endpoint its key, or tasks their extra;
+        RecipeError: If a method lacks prompts, replies or options, a judge or an endpoint its key, or tasks or vLLM their extra;
             or if there is no such task, rule or tracker.
         ModelError: If the model has no such layer, or cannot be found, or that of a judge, or is behind an endpoint and
             would be trained.
@@ -70,6 +71,7 @@ def prepare(recipe: Recipe) -> Prepared:
             prompts, too few for Proposition 1, too few of a label for kernel similarity, or no data for a task.
     """
     check_trackers(recipe.track)
+    check_engine(recipe.evaluate.engine)
     base = PolicySpec.of(recipe.model)
     materials = recipe.materials()
     asked = recipe.evaluate

@@ -14,8 +14,11 @@ from discernment.evaluation.sample import Sample, read_samples
 from discernment.files import write_json, write_text
 from discernment.frozen import Frozen
 from discernment.judges import JudgeSpec
+from discernment.policies.engine import choose_engine
+from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec
 from discernment.policies.served import ServedPolicy, load_policy
+from discernment.policies.vllm import VllmPolicy
 from discernment.prompts import PromptSet
 from discernment.ranks import is_first, together
 from discernment.runs.directory import claim, forget_other_recipe
@@ -152,12 +155,13 @@ def asked_of(recipe: Recipe, prepared: Prepared, policy: PolicySpec) -> list[Ask
     Only verdicts are asked of replies to attacks.
     """
     plan = recipe.evaluate
-    plain = plan.options
+    plain = plan.options_for(policy)
     options = EvaluateOptions(
         max_new_tokens=plain.max_new_tokens,
         batch_size=plain.batch_size,
         rejection=False,
         too_long=plain.too_long,
+        engine=plain.engine,
     )
 
     def inputs(benchmarks: Sequence[PromptSet], options: EvaluateOptions, **more: Any) -> dict[str, Any]:
@@ -165,8 +169,13 @@ def asked_of(recipe: Recipe, prepared: Prepared, policy: PolicySpec) -> list[Ask
 
     found = [Asking("evaluate", "", inputs(prepared.benchmarks, plain))]
     for under in prepared.attacked:
-        prefix = {} if under.reply_prefix is None else {"reply_prefix": under.reply_prefix}
-        found.append(Asking("attack", under.attack, inputs(under.benchmarks, options, **prefix)))
+        how, prefix = options, {}
+        if under.reply_prefix is not None:  # replies that are begun for the policy need it here
+            how, prefix = (
+                options.model_copy(update={"engine": "transformers"}),
+                {"reply_prefix": under.reply_prefix},
+            )
+        found.append(Asking("attack", under.attack, inputs(under.benchmarks, how, **prefix)))
     return found
 
 
@@ -269,9 +278,15 @@ class _Run:
         self.left_out.append(LeftOut(method=self.stage.owner, what=what, why=ONLY_REPLIES))
 
     def _replies(self, asked: Asking) -> list[Sample]:
-        limit = self.recipe.evaluate.unscored_limit
+        plan = self.recipe.evaluate
+        limit = plan.unscored_limit
         stage = self.stage.look(
-            asked.stage, evaluate_policy, asked.inputs, JUDGED_AGAIN, unscored_limit=limit
+            asked.stage,
+            evaluate_policy,
+            asked.inputs,
+            JUDGED_AGAIN,
+            unscored_limit=limit,
+            tensor_parallel=plan.tensor_parallel,
         )
         found = read_samples(stage / "samples.jsonl")
         check_samples(found, limit, self.stage.owner)  # which may have been higher the last time
@@ -289,6 +304,7 @@ def evaluate_policy(
     name: str | None = None,
     reply_prefix: str | None = None,
     unscored_limit: float = 1.0,
+    tensor_parallel: int = 1,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> StageCost:
     """Load a policy and evaluate it; see `evaluation.evaluate`.
@@ -304,13 +320,19 @@ def evaluate_policy(
         name: What messages call the policy; the model's name by default.
         reply_prefix: What every reply is begun with.
         unscored_limit: Highest share of a benchmark's replies that the judge may leave unscored.
+        tensor_parallel: GPUs that share each layer where vLLM generates.
         progress: Called with what is being done, how many prompts are done, and how many there are.
 
     Raises:
         DiscernmentError: If the policy or the judge cannot be had, or it leaves too much unscored.
     """
     judges = judge.build(out / "judgements.jsonl") if is_first() else None
-    loaded = load_policy(policy, name)
+    loaded: Policy | ServedPolicy
+    if choose_engine(options.engine, policy) == "vllm":
+        called, at_once = name or policy.model.model, options.batch_size
+        loaded = VllmPolicy(policy, called, concurrency=at_once, tensor_parallel=tensor_parallel)
+    else:
+        loaded = load_policy(policy, name)
     if reply_prefix is not None:
         if isinstance(loaded, ServedPolicy):
             raise ModelError(f"The replies of {loaded.name} cannot be begun for it: {ONLY_REPLIES}.")

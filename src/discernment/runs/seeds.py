@@ -1,30 +1,17 @@
 """Running a recipe with several seeds: a run for each, and what they say together."""
 
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from discernment.errors import RecipeError
 from discernment.evaluation.over_seeds import SeedResults, summarize_measures, summarize_seeds
-from discernment.files import write_json
-from discernment.runs.directory import claim
 from discernment.runs.recipe import Recipe
 from discernment.runs.run import RunSummary
-from discernment.runs.several import run_several
+from discernment.runs.several import Several, run_several
 from discernment.runs.stages import Reporter
 
-
-class SeedsSummary(NamedTuple):
-    """What a run with several seeds left.
-
-    Attributes:
-        directory: Its directory.
-        results: The numbers, as in `seeds.json`.
-        runs: The run of each seed.
-    """
-
-    directory: Path
-    results: SeedResults
-    runs: dict[int, RunSummary]
+SeedsSummary = Several[int, SeedResults]
+"""What a run with several seeds left: the numbers are those of `seeds.json`."""
 
 
 def run_seeds(
@@ -52,13 +39,22 @@ def run_seeds(
     """
     if not recipe.seeds:
         raise RecipeError("The recipe has no `seeds`; run it with `run_recipe`, as `discern run` does.")
-    recipes = {f"seed-{seed}": with_seed(recipe, seed) for seed in recipe.seeds}
-    with claim(directory, "run"):
-        found = run_several(recipe, recipes, directory, reporter, verify=verify, jobs=jobs)
-        runs = {seed: found[f"seed-{seed}"] for seed in recipe.seeds}
-        results = _together(recipe, runs)
-        write_json(directory / "seeds.json", results.model_dump(mode="json"))
-    return SeedsSummary(directory, results, runs)
+    return run_several(
+        recipe,
+        of_seeds(recipe),
+        "seed-{}".format,
+        directory,
+        "seeds.json",
+        partial(_together, recipe),
+        reporter,
+        verify=verify,
+        jobs=jobs,
+    )
+
+
+def of_seeds(recipe: Recipe) -> dict[int, Recipe]:
+    """The recipe of the run of each of its `seeds`."""
+    return {seed: with_seed(recipe, seed) for seed in recipe.seeds}
 
 
 def _together(recipe: Recipe, runs: dict[int, RunSummary]) -> SeedResults:

@@ -1,10 +1,12 @@
-"""Several runs in one directory, which share their stages."""
+"""Several runs in one directory, which share their stages, and what they say together."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Generic, NamedTuple, TypeVar
 
-from discernment.files import write_text
+from discernment.files import write_json, write_text
+from discernment.frozen import Frozen
 from discernment.runs.directory import claim, forget_other_recipe
 from discernment.runs.manifest import check_version
 from discernment.runs.parallel import do_side_by_side
@@ -13,24 +15,48 @@ from discernment.runs.recipe import Recipe
 from discernment.runs.run import RunSummary, run_prepared
 from discernment.runs.stages import Quiet, Reporter, share_stages
 
+Key = TypeVar("Key")
+Found = TypeVar("Found", bound=Frozen)
+
+
+class Several(NamedTuple, Generic[Key, Found]):
+    """What several runs left.
+
+    Attributes:
+        directory: The directory of all.
+        results: What they say together.
+        runs: Each run, by what it differs in from the others.
+    """
+
+    directory: Path
+    results: Found
+    runs: dict[Key, RunSummary]
+
 
 def run_several(
     whole: Recipe,
-    recipes: Mapping[str, Recipe],
+    recipes: Mapping[Key, Recipe],
+    folder: Callable[[Key], str],
     directory: Path,
+    file: str,
+    together: Callable[[dict[Key, RunSummary]], Found],
     reporter: Reporter | None,
     *,
     verify: bool,
     jobs: int,
-) -> dict[str, RunSummary]:
+) -> Several[Key, Found]:
     """Run what comes of a recipe, each in a folder of its own; all is read and checked before anything is done.
 
-    The caller has claimed the directory, which gets `recipe.yaml`, `stages` and the folders.
+    The directory gets `recipe.yaml`, `stages`, the folders, and what the runs say together. An interrupted call goes on
+    where it was.
 
     Args:
         whole: The recipe that the others are made of.
-        recipes: By the name of its folder, each of a single seed.
+        recipes: Each of a single seed, by what it differs in from the others.
+        folder: The name of each one's folder.
         directory: The directory for all.
+        file: Gets what they say together.
+        together: Finds that out.
         reporter: Hears what is going on.
         verify: As in `run_recipe`.
         jobs: How many methods of any run are worked on side by side, each in a process of its own.
@@ -38,6 +64,25 @@ def run_several(
     Raises:
         DiscernmentError: As `run_recipe`.
     """
+    named = {folder(key): recipe for key, recipe in recipes.items()}
+    with claim(directory, "run"):
+        done = _run_all(whole, named, directory, reporter or Quiet(), verify=verify, jobs=jobs)
+        runs = {key: done[folder(key)] for key in recipes}
+        results = together(runs)
+        write_json(directory / file, results.model_dump(mode="json"))
+    return Several(directory, results, runs)
+
+
+def _run_all(
+    whole: Recipe,
+    recipes: Mapping[str, Recipe],
+    directory: Path,
+    reporter: Reporter,
+    *,
+    verify: bool,
+    jobs: int,
+) -> dict[str, RunSummary]:
+    """The run of each folder."""
     folders = {directory / name: recipe for name, recipe in recipes.items()}
     for run in directory.iterdir():
         check_version(run)
@@ -46,7 +91,7 @@ def run_several(
     write_text(directory / "recipe.yaml", whole.to_yaml())
     for folder in folders:
         share_stages(folder, directory / "stages")
-    reporter, ran = reporter or Quiet(), 0
+    ran = 0
     runs: dict[str, RunSummary] = {}
     with ExitStack() as held:
         for folder in folders:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,9 @@ from discernment.runs.first_recipe.circumstances import (
 )
 from discernment.runs.first_recipe.estimate import (
     SHARES,
+    SPREAD,
     USABLE,
+    Asked,
     Way,
     Work,
     choose_way,
@@ -68,7 +70,7 @@ class Choices:
         max_new_tokens: Token cap of a reply.
         judge: Who judges.
         layer: The layer to refine.
-        seconds: How long the run takes, by estimate; None where the speed is not known.
+        seconds: How long the run takes at least, by estimate; None where the speed is not known.
         known: Whether the recipe `quickstart` is about this very model and these prompts.
     """
 
@@ -145,21 +147,24 @@ def choose(
         own.prompts.to_jsonl(file)
     data = training_sets(own, file, Sizes())
     sets = {entry.name: entry.load() for entry in data}
-    mix = [*sets["general"], *sets["safety"], *sets["augmentation"]]
-    counted = lengths(facts.chat, mix, replies=True)
+    counted = lengths(facts.chat, [*sets["general"], *sets["safety"], *sets["augmentation"]], replies=True)
     longest = max(counted)
     max_length = _rounded(min(longest, LONGEST, facts.positions or LONGEST), facts.positions)
-    contrasted = lengths(facts.chat, [*sets["contrast"]], replies=False)
-    way = choose_way(facts, machine, max_length, BATCH * max(contrasted))
+    work = _work(sets, max_length)
+    progress("a step without data")
+    way = choose_way(spec, facts.chat, machine, work)
     progress("a few prompts")
-    tried, untried = _try(spec, way, machine, facts, sets["contrast_validation"])
+    tried, untried = _try(spec, machine, facts, sets["contrast_validation"])
     tokens = 16 if machine.device == "cpu" else 64
-    layer: int | str = tried.layer if tried else "auto"
-    if known:
-        layer = _quickstart()["refine"]["layer"]
-    sizes, entries, unusable, took = _within(
-        own, file, facts, tried, minutes, layer, tokens, counted, sum(contrasted) / len(contrasted)
-    )
+    layer: int | str = _quickstart()["refine"]["layer"] if known else tried.layer if tried else "auto"
+    sizes, took = Sizes(), None
+    if tried is not None:
+        asked = [entry.load() for entry in test_sets(own, file, sizes.share)[0]]
+        methods, at = 6 if is_aligned(tried) else 4, layer if isinstance(layer, int) else facts.layers
+        expected = seconds(spec, facts, way, work, Asked(asked, tokens, methods), at, tried.speed)
+        share, took = _within(minutes, *expected)
+        sizes = sizes.scaled(share)
+    entries, unusable = test_sets(own, file, sizes.share)
     return Choices(
         spec=spec, facts=facts, machine=machine, tried=tried, untried=untried, own=own, file=file, way=way, sizes=sizes,
         data=training_sets(own, file, sizes), benchmarks=entries, unusable=unusable, max_length=max_length, longest=longest,
@@ -191,13 +196,26 @@ def _short_enough(own: OwnPrompts, facts: ModelFacts) -> OwnPrompts:
     return own._replace(prompts=PromptSet(kept, own.prompts.provenance), left_out=[*own.left_out, lost])
 
 
+def _work(sets: Mapping[str, PromptSet], max_length: int) -> Work:
+    """What the stages are given, in full size."""
+    mix = [sets["general"], sets["safety"]]
+    return Work(
+        examples=PromptSet.concatenate(mix, "stl"),
+        augmented=PromptSet.concatenate([*mix, sets["augmentation"]], "stl_aug"),
+        contrast=sets["contrast"],
+        max_length=max_length,
+        batch=BATCH,
+        steps=Sizes().steps,
+    )
+
+
 def _rounded(length: int, positions: int | None) -> int:
     up = -(-length // STEP) * STEP
     return min(up, positions) if positions else up
 
 
 def _try(
-    spec: ModelSpec, way: Way, machine: Machine, facts: ModelFacts, prompts: PromptSet
+    spec: ModelSpec, machine: Machine, facts: ModelFacts, prompts: PromptSet
 ) -> tuple[Tried | None, str]:
     """What the model does with a few prompts; or None, and why it was not tried."""
     needed = facts.parameters * machine.dtype.itemsize
@@ -209,33 +227,11 @@ def _try(
         return None, f"the model could not be tried ({str(error).rstrip('.')})"
 
 
-def _within(
-    own: OwnPrompts | None, file: Path, facts: ModelFacts, tried: Tried | None, minutes: float, layer: int | str, tokens: int,
-    counted: Sequence[int], contrasted: float,
-) -> tuple[Sizes, list[Entry], list[str], float | None]:  # fmt: skip
-    """The largest sizes whose run takes so many minutes at most, by estimate; else the smallest."""
-    methods = 6 if is_aligned(tried) else 4
-    per_example = sum(counted) / len(counted)
-    least = Sizes().scaled(SHARES[-1] if tried else 1)
-    for share in SHARES if tried else SHARES[:1]:
-        sizes = Sizes().scaled(share)
-        entries, unusable = test_sets(own, file, share)
-        prompts = [p for entry in entries for p in entry.load()]
-        asked = lengths(facts.chat, prompts, replies=False)
-        work = Work(
-            examples=round(per_example * (sizes.general + sizes.safety)),
-            augmented=round(per_example * sum(sizes[:3])),
-            contrast=contrasted,
-            tests=len(prompts),
-            asked=sum(asked) / len(asked),
-        )
-        if tried is None:
-            return sizes, entries, unusable, None
-        depth = (layer if isinstance(layer, int) else facts.layers / 2) / facts.layers
-        took = seconds(work, sizes, depth, BATCH, tokens, methods, tried.speed)
-        if took <= 60 * minutes or sizes == least:
-            break
-    return sizes, entries, unusable, took
+def _within(minutes: float, fixed: float, growing: float) -> tuple[float, float]:
+    """The largest share whose run takes so many minutes at most, by estimate, else the smallest; and its seconds."""
+    took = {share: fixed + share * growing for share in SHARES}
+    share = next((s for s in SHARES if SPREAD * took[s] <= 60 * minutes), SHARES[-1])
+    return share, took[share]
 
 
 def _judge() -> str:

@@ -11,7 +11,7 @@ import torch
 from discernment.diagnosis.separability import layer_states, recommend_layer, separability
 from discernment.errors import DiscernmentError, ModelError
 from discernment.models.layers import find_layers
-from discernment.models.loading import cannot_load, load_chat, resolve
+from discernment.models.loading import cannot_load, load_chat, load_config
 from discernment.models.model_spec import ModelSpec
 from discernment.models.precision import choose_device, choose_dtype, free_memory
 from discernment.policies.context import positions_of
@@ -62,7 +62,6 @@ class ModelFacts(NamedTuple):
         hidden: Width of the states between them.
         vocabulary: Tokens that it tells apart.
         positions: Tokens that it can read; None where nothing limits them.
-        linear: Sum of rows and columns of all linear modules of the layers: weights of an adapter of rank 1.
         chat: Its tokenizer with its chat format.
         own_system: Tokens of the system message that the template adds by itself.
     """
@@ -72,7 +71,6 @@ class ModelFacts(NamedTuple):
     hidden: int
     vocabulary: int
     positions: int | None
-    linear: int
     chat: ChatFormat
     own_system: int
 
@@ -106,13 +104,10 @@ def look_at_model(spec: ModelSpec) -> ModelFacts:
     Raises:
         ModelError: If it cannot be found, or its layers cannot.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    where = resolve(spec)
+    config = load_config(spec)
     try:
-        config = AutoConfig.from_pretrained(
-            where, revision=spec.revision, trust_remote_code=spec.trust_remote_code
-        )
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=spec.trust_remote_code)
     except Exception as error:  # custom code raises what it likes
@@ -126,7 +121,6 @@ def look_at_model(spec: ModelSpec) -> ModelFacts:
         hidden=text.hidden_size,
         vocabulary=text.vocab_size,
         positions=positions_of(config),
-        linear=sum(sum(w.shape) for layer in layers for w in layer.parameters() if w.ndim == 2),
         chat=chat,
         own_system=_own_system(chat),
     )

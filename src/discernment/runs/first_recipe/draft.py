@@ -8,7 +8,7 @@ from discernment.models.precision import UNITS
 from discernment.prompts import STARTER_SETS
 from discernment.runs.first_recipe.begin import BATCH, LONGEST, Choices
 from discernment.runs.first_recipe.circumstances import gib
-from discernment.runs.first_recipe.estimate import USABLE
+from discernment.runs.first_recipe.estimate import USABLE, in_minutes
 from discernment.runs.first_recipe.sets import Source
 from discernment.runs.first_recipe.sheet import Sheet
 
@@ -58,7 +58,7 @@ def _about(choices: Choices) -> str:
 def _minutes(choices: Choices) -> str:
     if choices.seconds is None:
         return f"a time that is not known: {choices.untried}"
-    return f"about {max(1, round(choices.seconds / 60))} minutes"
+    return in_minutes(choices.seconds)
 
 
 def _model(sheet: Sheet, choices: Choices) -> None:

@@ -1,4 +1,4 @@
-"""How a model can be trained on a machine: in which memory, in which time. Estimates, with the numbers said."""
+"""How a model can be trained on a machine: in which memory, in which time, by the estimates of `discern plan`."""
 
 from __future__ import annotations
 
@@ -8,27 +8,26 @@ from typing import Any, NamedTuple
 
 import torch
 
+from discernment.evaluation.evaluate import EvaluateOptions
+from discernment.models.chat import ChatFormat
+from discernment.models.model_spec import ModelSpec
+from discernment.policies.policy_spec import PolicySpec
+from discernment.prompts import PromptSet
 from discernment.runs.first_recipe.circumstances import Machine, ModelFacts, Tried, gib
-from discernment.runs.first_recipe.sets import Sizes
+from discernment.runs.planning.estimate import Estimate, work_of
+from discernment.runs.resources import resident
+from discernment.training.contrastive import RefineOptions
 from discernment.training.options import LoraOptions
+from discernment.training.supervised import AlignOptions
 
-OPTIMIZER = 16
-"""Bytes a trained weight: float32 weight and gradient, and AdamW's two moments."""
-PER_STATE = 17
-"""Numbers that a layer keeps of each token for the backward pass, in widths of its states, without attention scores
-(Korthikanti et al. 2022, arXiv 2205.05198, eq. 2: 34 bytes at two a number)."""
 USABLE = 0.9
 """Share of the free memory to plan with."""
 BITS4 = 0.65
 """Bytes a weight in 4 bits with its scales, some of them being kept whole."""
-BACKWARD = 4.0
-"""A training step against a forward pass over the same tokens, optimizer included."""
-OPENINGS = 1.7
-"""Reading a prompt with all refusal openings behind it, against reading it (README, Speed)."""
-GENERATED = 3.0
-"""A generated token against one that is read, in batches."""
 FIXED, PER_METHOD = 40.0, 10.0
 """Seconds of a run and of each of its methods that depend on nothing here: imports, loading, the report."""
+SPREAD = 3.0
+"""How far a run may take longer than its estimate."""
 SHARES = (1.0, 0.75, 0.5, 0.35, 0.25)
 
 
@@ -37,7 +36,7 @@ class Way(NamedTuple):
 
     Attributes:
         name: What it is called.
-        needed: Bytes that stage 2 takes, by estimate.
+        needed: Bytes that the larger of both stages takes, by estimate.
         fits: Whether the machine has them.
         batch: Examples a step on the device.
         accumulation: Such batches a step.
@@ -59,39 +58,42 @@ class Way(NamedTuple):
 
 
 class Work(NamedTuple):
-    """How many tokens a recipe goes through.
+    """What the stages of a first recipe are given.
 
     Attributes:
-        examples: Tokens of the examples of `stl`.
+        examples: The examples of `stl`.
         augmented: Those of `stl_aug`.
-        contrast: Mean tokens of a contrasted prompt.
-        tests: Test prompts.
-        asked: Their mean tokens.
+        contrast: The prompts of stage 1.
+        max_length: Tokens of an example; longer ones are cut.
+        batch: Contrasted prompts a step.
+        steps: Steps of stage 1.
     """
 
-    examples: int
-    augmented: int
-    contrast: float
-    tests: int
-    asked: float
+    examples: PromptSet
+    augmented: PromptSet
+    contrast: PromptSet
+    max_length: int
+    batch: int
+    steps: int
 
 
-def choose_way(facts: ModelFacts, machine: Machine, longest: int, contrasted: int) -> Way:
+def choose_way(spec: ModelSpec, chat: ChatFormat, machine: Machine, work: Work) -> Way:
     """The first way to train, the plainest first, that the free memory of the machine suffices for; else the smallest.
 
     Args:
-        facts: The model.
+        spec: The model.
+        chat: Its chat format.
         machine: The machine.
-        longest: Tokens of the longest example.
-        contrasted: Tokens of a batch of stage 1.
+        work: What it is trained on.
     """
     before: list[str] = []
     way = None
     for name, options in _ways(machine):
-        needed = _memory(facts, machine, longest, contrasted, options)
-        way = Way(
-            name=name, needed=needed, fits=needed <= USABLE * machine.free, before=(*before,), **options
-        )
+        way = Way(name=name, needed=0.0, fits=False, before=(*before,), **options)
+        stages = (_refine(spec, chat, way, work, "auto"), _align(spec, chat, way, work.augmented, work))
+        own = (resident() or 0) if machine.device == "cpu" else 0  # by now all that trains is imported
+        needed = own + max(map(_memory, stages, [way] * len(stages)))
+        way = way._replace(needed=needed, fits=needed <= USABLE * machine.free)
         if way.fits:
             break
         before.append(f"{name} {gib(needed)}")
@@ -114,42 +116,103 @@ def _ways(machine: Machine) -> list[tuple[str, dict[str, Any]]]:
     return ways
 
 
-def _memory(
-    facts: ModelFacts, machine: Machine, longest: int, contrasted: int, options: Mapping[str, Any]
-) -> float:
-    """Bytes that training takes at its peak."""
-    held = {"dtype": 2.0, "quantization": BITS4}
-    per_weight = next((held[option] for option in options.get("model", {})), 4.0)
-    adapter = LoraOptions().rank * facts.linear
-    trained = OPTIMIZER * adapter if options.get("lora") else (OPTIMIZER - per_weight) * facts.parameters
-    number: int = machine.dtype.itemsize
-    rows: int = options.get("batch", 8)
-    tokens = max(rows * longest, contrasted)
-    kept = facts.layers * (2 if options.get("checkpointing") else PER_STATE) + PER_STATE
-    states = kept * facts.hidden * number * tokens
-    logits = rows * longest * facts.vocabulary * (8 + number)  # and its gradient
-    return per_weight * facts.parameters + trained + states + logits
+def _memory(stage: Estimate, way: Way) -> float:
+    """Bytes that a stage takes at its worst moment."""
+    return stage.memory - (stage.weights - BITS4 * stage.parameters if "quantization" in way.model else 0.0)
+
+
+def _refine(spec: ModelSpec, chat: ChatFormat, way: Way, work: Work, layer: int | str) -> Estimate:
+    options = {"layer": layer, "batch_size": work.batch, "steps": work.steps, **_common(way)}
+    inputs = {"options": RefineOptions.model_validate(options), "prompts": work.contrast}
+    return _estimate(_held(spec, way), chat, inputs)
+
+
+def _align(
+    spec: ModelSpec, chat: ChatFormat, way: Way, examples: PromptSet, work: Work, held: int = 0
+) -> Estimate:
+    options = AlignOptions(
+        batch_size=way.batch,
+        gradient_accumulation=way.accumulation,
+        max_length=work.max_length,
+        frozen_layers=held,
+        train_embeddings=None if way.lora else False,
+        **_common(way),
+    )
+    return _estimate(_held(spec, way), chat, {"options": options, "examples": examples})
+
+
+def _common(way: Way) -> dict[str, Any]:
+    return {
+        "gradient_checkpointing": way.checkpointing,
+        "lora": LoraOptions() if way.lora else None,
+    }
+
+
+def _held(spec: ModelSpec, way: Way) -> ModelSpec:
+    """The model as it is looked at: of weights in 4 bits there are none without data, so they are looked at in bfloat16."""
+    given = {"dtype": "bfloat16"} if "quantization" in way.model else way.model
+    return spec.model_copy(update=dict(given))
+
+
+def _estimate(spec: ModelSpec, chat: ChatFormat, inputs: Mapping[str, Any]) -> Estimate:
+    work = work_of(inputs, spec, chat)
+    assert work is not None
+    return work.of(work.options)
+
+
+class Asked(NamedTuple):
+    """What an evaluation asks.
+
+    Attributes:
+        benchmarks: The test prompts.
+        tokens: Token cap of a reply.
+        methods: How many methods are asked.
+    """
+
+    benchmarks: Sequence[PromptSet]
+    tokens: int
+    methods: int
 
 
 def seconds(
-    work: Work, sizes: Sizes, layer: float, batch: int, tokens: int, methods: int, speed: float
-) -> float:
+    spec: ModelSpec, facts: ModelFacts, way: Way, work: Work, asked: Asked, layer: int, speed: float
+) -> tuple[float, float]:
     """How long a run of base, `stl`, `stl_aug` and `dcr` takes.
 
     Args:
-        work: What it goes through.
-        sizes: How much of it.
-        layer: The refined layer, as a share of all.
-        batch: Contrasted prompts a step.
-        tokens: Token cap of a reply.
-        methods: How many methods are evaluated.
+        spec: The model.
+        facts: What it is.
+        way: How it is trained.
+        work: On what.
+        asked: What it is evaluated on.
+        layer: The refined layer, which stage 2 holds.
         speed: Prompt tokens a second, forward.
+
+    Returns:
+        Seconds that depend on nothing here, and those that shrink with the number of examples and prompts.
     """
-    held = layer + (1 - layer) * BACKWARD
-    training = BACKWARD * (work.examples + work.augmented) + held * work.examples
-    refining = BACKWARD * layer * sizes.steps * batch * work.contrast
-    evaluating = methods * work.tests * (OPENINGS * work.asked + GENERATED * tokens)
-    return FIXED + PER_METHOD * methods + (training + refining + evaluating) / speed
+    chat = facts.chat
+    how = EvaluateOptions(max_new_tokens=asked.tokens)
+    reading = {"policy": PolicySpec.of(spec), "benchmarks": asked.benchmarks, "options": how}
+    stages = [
+        _align(spec, chat, way, work.examples, work),
+        _align(spec, chat, way, work.augmented, work),
+        _refine(spec, chat, way, work, layer),
+        _align(spec, chat, way, work.examples, work, held=0 if layer == facts.layers else layer),
+        *[_estimate(spec, chat, reading)] * asked.methods,
+    ]
+    rate = 2 * (facts.parameters - facts.vocabulary * facts.hidden) * speed
+    return FIXED + PER_METHOD * asked.methods, sum(stage.operations for stage in stages) / rate
+
+
+def in_minutes(lowest: float) -> str:
+    """A time in words, such as `4 to 12 minutes`.
+
+    Args:
+        lowest: The estimate, in seconds.
+    """
+    low, high = (max(1, round(limit / 60)) for limit in (lowest, SPREAD * lowest))
+    return f"{low} to {high} minutes"
 
 
 def is_aligned(tried: Tried | None) -> bool:

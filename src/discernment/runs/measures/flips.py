@@ -44,7 +44,7 @@ class FlipsMeasure(Measure):
         inputs = {
             "policy": policy,
             "benchmarks": self.benchmarks,
-            "options": self.plan.options,
+            "options": self.plan.options_for(policy),
             "judge": self.plan.judge,
             "batch_size": self.batch_size,
         }

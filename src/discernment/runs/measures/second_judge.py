@@ -58,7 +58,7 @@ class SecondJudgeMeasure(Measure):
         inputs = {
             "policy": policy,
             "benchmarks": self.benchmarks,
-            "options": self.plan.options,
+            "options": self.plan.options_for(policy),
             "judge": self.second,
             # Not always the same where an evaluation was lost and made again.
             "replies": content_hash(

@@ -10,6 +10,7 @@ from discernment.evaluation.evaluate import EvaluateOptions
 from discernment.frozen import Frozen
 from discernment.models.batch import common_prefix
 from discernment.models.chat import ChatFormat
+from discernment.models.loading import load_config
 from discernment.models.model_spec import ModelSpec
 from discernment.models.precision import trains_mixed
 from discernment.policies.policy_spec import PolicySpec
@@ -20,7 +21,6 @@ from discernment.runs.planning.steps import (
     Batch,
     StepCost,
     align_step,
-    configuration,
     depth_of,
     reading,
     refine_step,
@@ -31,6 +31,8 @@ from discernment.training.options import LoraOptions, OptimizerOptions
 from discernment.training.preference import PreferenceOptions
 from discernment.training.supervised import AlignOptions
 
+GENERATED = 3.0
+"""How long a generated token takes against one that is read, in batches."""
 Change = tuple[str, Any]
 """What to write into a recipe, and the options that come of it."""
 _steps: dict[str, StepCost] = {}
@@ -47,7 +49,7 @@ class Estimate(Frozen):
         optimizer: The optimizer's states.
         activations: The rest of the worst moment of a step: activations, logits, casts; of an evaluation, also keys and values.
         held: States of layers that are not trained, kept for all rows.
-        operations: Floating-point operations of the stage.
+        operations: Floating-point operations of the stage; those of generated tokens count `GENERATED` times.
     """
 
     parameters: int
@@ -88,7 +90,7 @@ def work_of(inputs: Mapping[str, Any], spec: ModelSpec, chat: ChatFormat) -> Wor
         return Work(options, lambda o: _of_refinement(o, inputs, spec, chat))
     if isinstance(options, AlignOptions) and isinstance(inputs.get("examples"), PromptSet):
         return Work(options, lambda o: _of_alignment(o, inputs, spec, chat))
-    if isinstance(options, EvaluateOptions) and "benchmarks" in inputs:
+    if isinstance(options, EvaluateOptions) and "benchmarks" in inputs and options.engine != "vllm":
         return Work(options, lambda o: _of_evaluation(o, inputs, spec, chat))
     return None
 
@@ -185,7 +187,7 @@ def _of_evaluation(
     behind = max(nodes - 1, options.max_new_tokens)
     step = _once(reading, spec, Batch(read, lengths[0] + behind, shared, read * nodes))
     passes = math.ceil(len(rows) / at_once) * _mean(lengths) / lengths[0]
-    replies = 2.0 * step.parameters * len(rows) * contexts * options.max_new_tokens
+    replies = GENERATED * 2.0 * step.parameters * len(rows) * contexts * options.max_new_tokens
     return _estimate(step, passes * step.operations + replies, 0)
 
 
@@ -234,5 +236,5 @@ def _mean(lengths: Sequence[int]) -> float:
 
 
 def _hidden(spec: ModelSpec) -> int:
-    hidden: int = configuration(spec).get_text_config().hidden_size
+    hidden: int = load_config(spec).get_text_config().hidden_size
     return hidden

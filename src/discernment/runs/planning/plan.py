@@ -13,14 +13,14 @@ from discernment.frozen import Frozen
 from discernment.models.loading import load_chat
 from discernment.models.precision import choose_device, free_memory
 from discernment.policies.policy_spec import PolicySpec
-from discernment.runs.left_out import without
+from discernment.runs.left_out import of_groups
 from discernment.runs.planning.estimate import Estimate, Work, smaller, work_of
 from discernment.runs.planning.rate import measure_rate
 from discernment.runs.preparation import build_steps, prepare
 from discernment.runs.recipe import Recipe
 from discernment.runs.resources import resident
 from discernment.runs.run import asked_of, evaluate_policy
-from discernment.runs.seeds import with_seed
+from discernment.runs.seeds import of_seeds
 from discernment.runs.stage_record import StageRecord, find_damage
 from discernment.runs.stages import Alike, Quiet, StageRunner
 
@@ -182,10 +182,7 @@ def make_plan(recipe: Recipe, directory: Path) -> Plan:
 
 def _single_runs(recipe: Recipe) -> list[Recipe]:
     """The recipe of each run that it makes."""
-    if recipe.leave_out:
-        seeds = recipe.seeds or [recipe.seed]
-        return [without(recipe, group, seed) for group in recipe.leave_out for seed in seeds]
-    return [with_seed(recipe, seed) for seed in recipe.seeds] or [recipe]
+    return [*(of_groups(recipe) or of_seeds(recipe)).values()] or [recipe]
 
 
 def _expected(

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from discernment.models.loading import load_config
 from discernment.models.model_spec import ModelSpec
 from discernment.models.precision import choose_device, trains_mixed
-from discernment.runs.planning.steps import configuration
 
 ROWS, LENGTH, REPEATS = 8, 64, 3
 
@@ -20,7 +20,7 @@ def measure_rate(spec: ModelSpec) -> float:
     One layer of torch's transformer with the model's sizes goes forward and back a few times; the quickest counts. It is rough:
     a whole model has other kernels, and other work beside it.
     """
-    config: Any = configuration(spec).get_text_config()
+    config: Any = load_config(spec).get_text_config()
     hidden, device = config.hidden_size, choose_device(spec)
     wide = getattr(config, "intermediate_size", None)
     layer = nn.TransformerEncoderLayer(

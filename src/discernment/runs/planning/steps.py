@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from discernment.errors import ModelError
 from discernment.models.cut import CutModel
-from discernment.models.loading import cannot_load, resolve
+from discernment.models.loading import cannot_load, load_config
 from discernment.models.model_spec import ModelSpec
 from discernment.models.precision import choose_device, choose_dtype, trains_mixed
 from discernment.runs.planning.trace import Traced, fill, trace, without_data
@@ -79,27 +79,9 @@ class StepCost(NamedTuple):
         return self.most - self.weights - self.gradients - self.optimizer
 
 
-def configuration(spec: ModelSpec) -> Any:
-    """The model's configuration.
-
-    Raises:
-        ModelError: If there is none that can be read.
-    """
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(
-            resolve(spec), revision=spec.revision, trust_remote_code=spec.trust_remote_code
-        )
-    except ModelError:
-        raise
-    except Exception as error:  # custom code raises what it likes
-        raise ModelError(cannot_load(spec.model, error)) from error
-
-
 def depth_of(spec: ModelSpec) -> int:
     """How many layers the model has."""
-    depth: int = configuration(spec).get_text_config().num_hidden_layers
+    depth: int = load_config(spec).get_text_config().num_hidden_layers
     return depth
 
 
@@ -111,7 +93,7 @@ def skeleton(spec: ModelSpec, *, training: bool) -> PreTrainedModel:
     """
     from transformers import AutoModelForCausalLM
 
-    config, device = configuration(spec), choose_device(spec)
+    config, device = load_config(spec), choose_device(spec)
     dtype = torch.float32 if training and spec.dtype == "auto" else choose_dtype(spec, device)
     given = {} if spec.attn_implementation is None else {"attn_implementation": spec.attn_implementation}
     try:
@@ -135,13 +117,18 @@ def refine_step(spec: ModelSpec, options: RefineOptions, layer: int, batch: Batc
         network = add_adapter(network, cut.found, range(held + 1, layer + 1), options.lora)
 
     def loss(ids: Tensor, mask: Tensor) -> Tensor:
-        with _precision(spec, ids):
+        with _precision(spec, ids, options):
             states = cut.behind(batch.shared, ids, mask).float()[:, -1]
         return (states @ states.T).logsumexp(-1).mean()
 
-    behind = sum(weights.nbytes for weights in cut.cut_off())
+    off = cut.cut_off()
+    behind = sum(weights.nbytes for weights in off)
     found = _step(spec, options, network, cut, batch, loss)
-    return found._replace(weights=found.weights + behind, most=found.most + behind)
+    return found._replace(
+        parameters=found.parameters + sum(weights.numel() for weights in off),
+        weights=found.weights + behind,
+        most=found.most + behind,
+    )
 
 
 def align_step(spec: ModelSpec, options: AlignOptions, batch: Batch) -> StepCost:
@@ -165,7 +152,7 @@ def align_step(spec: ModelSpec, options: AlignOptions, batch: Batch) -> StepCost
             return output
 
         handle = own.base_model.register_forward_hook(keep)
-        with _precision(spec, ids):
+        with _precision(spec, ids, options):
             found = chosen(input_ids=ids, attention_mask=mask, shift_labels=picked[None], fused_lm_head=True)
         handle.remove()
         loss: Tensor = found.loss
@@ -240,8 +227,9 @@ def _rows(spec: ModelSpec, batch: Batch) -> tuple[Tensor, Tensor]:
     return ids, torch.ones_like(ids)
 
 
-def _precision(spec: ModelSpec, ids: Tensor) -> ExitStack:
+def _precision(spec: ModelSpec, ids: Tensor, options: OptimizerOptions) -> ExitStack:
+    """As in training; only, what is computed again must be so by the same attention, which is behind the block then."""
     mixed, stack = trains_mixed(spec), ExitStack()
     stack.enter_context(torch.autocast(ids.device.type, torch.bfloat16, enabled=mixed))
-    stack.enter_context(quick_attention(ids, mixed=mixed))
+    stack.enter_context(quick_attention(ids, mixed=mixed and not options.gradient_checkpointing))
     return stack
