@@ -14,6 +14,7 @@ from discernment.evaluation.left_out import LeftOutResults, summarize_left_out
 from discernment.files import write_json
 from discernment.prompts import PromptSource
 from discernment.runs.directory import claim
+from discernment.runs.fleet.engine import Engine
 from discernment.runs.recipe import MethodEntry, Recipe
 from discernment.runs.run import RunSummary
 from discernment.runs.several import run_several
@@ -42,6 +43,7 @@ def run_left_out(
     *,
     verify: bool = False,
     jobs: int = 1,
+    engine: Engine | None = None,
 ) -> LeftOutRuns:
     """Run `recipe` once without each group of `leave_out`, with each of its seeds.
 
@@ -54,6 +56,7 @@ def run_left_out(
         reporter: Hears what is going on.
         verify: As in `run_recipe`.
         jobs: How many methods of any run are worked on side by side, each in a process of its own.
+        engine: Starts these processes, as in `run_recipe`.
 
     Raises:
         DiscernmentError: If a group names a set that the recipe does not train on, or leaves nothing to train on or to
@@ -63,7 +66,7 @@ def run_left_out(
     recipes = {(group, seed): without(recipe, group, seed) for group in recipe.leave_out for seed in seeds}
     with claim(directory, "run"):
         of_folder = {_folder(*key): of_group for key, of_group in recipes.items()}
-        found = run_several(recipe, of_folder, directory, reporter, verify=verify, jobs=jobs)
+        found = run_several(recipe, of_folder, directory, reporter, verify=verify, jobs=jobs, engine=engine)
         runs = {key: found[_folder(*key)] for key in recipes}
         results = summarize_left_out({key: run.results for key, run in runs.items()}, recipe.leave_out)
         write_json(directory / "left_out.json", results.model_dump(mode="json"))

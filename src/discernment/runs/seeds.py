@@ -7,6 +7,7 @@ from discernment.errors import RecipeError
 from discernment.evaluation.over_seeds import SeedResults, summarize_measures, summarize_seeds
 from discernment.files import write_json
 from discernment.runs.directory import claim
+from discernment.runs.fleet.engine import Engine
 from discernment.runs.recipe import Recipe
 from discernment.runs.run import RunSummary
 from discernment.runs.several import run_several
@@ -34,6 +35,7 @@ def run_seeds(
     *,
     verify: bool = False,
     jobs: int = 1,
+    engine: Engine | None = None,
 ) -> SeedsSummary:
     """Run `recipe` once with each of its `seeds`.
 
@@ -46,6 +48,7 @@ def run_seeds(
         reporter: Hears what is going on.
         verify: As in `run_recipe`.
         jobs: How many methods of any seeds are worked on side by side, each in a process of its own.
+        engine: Starts these processes, as in `run_recipe`.
 
     Raises:
         DiscernmentError: If the recipe has no `seeds`, or as `run_recipe`.
@@ -54,7 +57,7 @@ def run_seeds(
         raise RecipeError("The recipe has no `seeds`; run it with `run_recipe`, as `discern run` does.")
     recipes = {f"seed-{seed}": with_seed(recipe, seed) for seed in recipe.seeds}
     with claim(directory, "run"):
-        found = run_several(recipe, recipes, directory, reporter, verify=verify, jobs=jobs)
+        found = run_several(recipe, recipes, directory, reporter, verify=verify, jobs=jobs, engine=engine)
         runs = {seed: found[f"seed-{seed}"] for seed in recipe.seeds}
         results = _together(recipe, runs)
         write_json(directory / "seeds.json", results.model_dump(mode="json"))

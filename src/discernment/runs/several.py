@@ -6,8 +6,9 @@ from pathlib import Path
 
 from discernment.files import write_text
 from discernment.runs.directory import claim, forget_other_recipe
+from discernment.runs.fleet.engine import Engine
 from discernment.runs.manifest import check_version
-from discernment.runs.parallel import do_side_by_side
+from discernment.runs.parallel import do_side_by_side, goes_elsewhere
 from discernment.runs.preparation import prepare
 from discernment.runs.recipe import Recipe
 from discernment.runs.run import RunSummary, run_prepared
@@ -22,6 +23,7 @@ def run_several(
     *,
     verify: bool,
     jobs: int,
+    engine: Engine | None = None,
 ) -> dict[str, RunSummary]:
     """Run what comes of a recipe, each in a folder of its own; all is read and checked before anything is done.
 
@@ -34,6 +36,7 @@ def run_several(
         reporter: Hears what is going on.
         verify: As in `run_recipe`.
         jobs: How many methods of any run are worked on side by side, each in a process of its own.
+        engine: Starts these processes, as in `run_recipe`.
 
     Raises:
         DiscernmentError: As `run_recipe`.
@@ -51,8 +54,8 @@ def run_several(
     with ExitStack() as held:
         for folder in folders:
             held.enter_context(claim(folder, "run"))
-        if jobs > 1:
-            ran = do_side_by_side(folders, jobs, reporter, verify=verify)
+        if goes_elsewhere(jobs, engine):
+            ran = do_side_by_side(folders, jobs, reporter, verify=verify, engine=engine)
         else:
             reporter.plan([name for found in prepared.values() for name in found.stages])
         for folder, recipe in folders.items():
