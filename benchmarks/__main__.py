@@ -10,9 +10,9 @@ from discernment.cli.console import prepare_process
 
 NAMES = (
     "precision", "stage1_step", "held_layers", "rejection", "evaluation", "harness", "kernel", "growth",
-    "duplicates", "startup",
+    "duplicates", "startup", "side_by_side",
 )  # fmt: skip
-AT_LEAST = {"precision", "held_layers", "evaluation", "harness", "kernel"}
+AT_LEAST = {"precision", "held_layers", "evaluation", "harness", "kernel", "side_by_side"}
 
 
 def main() -> int:

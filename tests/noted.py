@@ -1,8 +1,10 @@
-"""A reporter that can be sent to other processes."""
+"""A reporter and two small tasks that can be sent to other processes."""
 
 import os
 import signal
+from pathlib import Path
 
+from discernment.runs.fleet.dispatch import ATTEMPTS
 from discernment.runs.stages import Quiet
 
 
@@ -26,3 +28,18 @@ class Noted(Quiet):
     def begun(self):
         rows = [line.split("|") for line in self.file.read_text().splitlines()]
         return [(task, owner, name) for task, owner, name, reused in rows if reused == "False"]
+
+
+def note(file: Path) -> int:
+    """Write down that the task was begun; returns the process."""
+    with file.open("a") as log:
+        log.write("begun\n")
+    return os.getpid()
+
+
+def die(file: Path) -> int:
+    """Be killed as often as a task may be without being given up; where the file is called `always`, every time."""
+    note(file)
+    if len(file.read_text().splitlines()) < ATTEMPTS or file.name == "always":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return os.getpid()

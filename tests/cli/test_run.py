@@ -198,3 +198,28 @@ def test_recipes_are_listed_and_printed(discern, tmp_path, monkeypatch):
     assert read_recipe("mine.yaml") == read_recipe("quickstart")
     code, _, said = discern("recipes", "nothing")
     assert (code, "There is no recipe nothing: neither a file" in said) == (2, True)
+
+
+def test_options_of_an_engine_that_is_not_asked_for_are_refused(discern, files, tmp_path, monkeypatch):
+    write_recipe(tmp_path / "good.yaml")
+    code, _, error = discern("run", "good.yaml", "--slurm", "gpus=1")
+    assert (code, error) == (2, "discern: --slurm is for `--engine slurm`; give both or none.\n")
+    code, _, error = discern("run", "good.yaml", "--engine", "slurm", "--slurm", "gpu=1")
+    assert code == 2
+    assert "`gpu`" in error and "gpus" in error
+    for engine, package in (("ray", "ray"), ("slurm", "submitit")):
+        monkeypatch.setitem(sys.modules, package, None)
+        code, _, error = discern("run", "good.yaml", "--engine", engine)
+        told = f"discern: The engine {engine} needs `pip install 'discernment[{engine}]'`.\n"
+        assert (code, error) == (2, told)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_tasks_side_by_side_are_shown_in_lines(screen, files, tmp_path):
+    write_recipe(tmp_path / "good.yaml", methods=["base", "stl"])
+    code, output, _ = screen("run", "good.yaml", "--jobs", 2)
+    assert code == 0
+    assert "methods done: 1 of 2, about " in output
+    assert "methods done: 2 of 2" in output
+    assert "Report: runs/try/report.html" in output

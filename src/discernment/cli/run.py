@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from discernment.cli.console import caution, notice, prepare_process, print_json, say, show
+from discernment.cli.engines import EngineName, Jobs, SlurmOptions, parse_engine
 from discernment.cli.options import AsJson, Verify, out_option
 
 if TYPE_CHECKING:
@@ -25,9 +26,9 @@ def run(
         bool, typer.Option(help="Leave toxic prompts and their completions out of the report.")
     ] = False,
     verify: Verify = False,
-    jobs: Annotated[
-        int, typer.Option("--jobs", "-J", min=1, help="Methods worked on side by side, a process each.")
-    ] = 1,
+    jobs: Jobs = 1,
+    engine: EngineName = "local",
+    slurm: SlurmOptions = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe from the base model to the report; done stages are not done again."""
@@ -39,21 +40,22 @@ def run(
     from discernment.runs.run import run_recipe
     from discernment.runs.seeds import run_seeds
 
-    if jobs > 1:
+    if jobs > 1 or engine != "local":
         check_alone("`--jobs`")
+    at = parse_engine(engine, slurm)
     parsed = read_recipe(recipe)
     directory = out or Path("runs") / parsed.name
     if parsed.leave_out:
         with ConsoleReporter() as reporter:
-            left_out = run_left_out(parsed, directory, reporter, verify=verify, jobs=jobs)
+            left_out = run_left_out(parsed, directory, reporter, verify=verify, jobs=jobs, engine=at)
         _report_left_out(left_out, redact=redact, as_json=as_json)
     elif parsed.seeds:
         with ConsoleReporter() as reporter:
-            of_seeds = run_seeds(parsed, directory, reporter, verify=verify, jobs=jobs)
+            of_seeds = run_seeds(parsed, directory, reporter, verify=verify, jobs=jobs, engine=at)
         _report_seeds(of_seeds, redact=redact, as_json=as_json)
     else:
         with ConsoleReporter() as reporter:
-            summary = run_recipe(parsed, directory, reporter, verify=verify, jobs=jobs)
+            summary = run_recipe(parsed, directory, reporter, verify=verify, jobs=jobs, engine=at)
         _report_run(summary, redact=redact, as_json=as_json)
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from discernment.cli.console import notice, prepare_process, print_json, say
+from discernment.cli.engines import EngineName, Jobs, SlurmOptions, parse_engine
 from discernment.cli.options import AsJson, Verify, out_option
 
 
@@ -18,6 +19,9 @@ def sweep(
         int | None, typer.Option(min=1, help="How many trials there shall be, earlier ones included.")
     ] = None,
     verify: Verify = False,
+    jobs: Jobs = 1,
+    engine: EngineName = "local",
+    slurm: SlurmOptions = None,
     as_json: AsJson = False,
 ) -> None:
     """Search over a recipe's options; the same command goes on where it was."""
@@ -35,6 +39,7 @@ def sweep(
     from discernment.runs.search.sweep import SweepResults, read_sweep
 
     check_alone("A sweep")
+    at = parse_engine(engine, slurm)
     parsed = read_sweep(sweep)
     directory = out or Path("runs") / parsed.name
     page = directory / "sweep.html"
@@ -52,7 +57,14 @@ def sweep(
 
     with ConsoleReporter() as reporter:
         results = run_sweep(
-            parsed, directory, trials=trials, reporter=reporter, on_trial=show_trial, verify=verify
+            parsed,
+            directory,
+            trials=trials,
+            reporter=reporter,
+            on_trial=show_trial,
+            verify=verify,
+            jobs=jobs,
+            engine=at,
         )
     write_sweep(results, page)
     if as_json:

@@ -39,9 +39,12 @@ class RoomyLayer(DynamicLayer):
     """
 
     def __init__(self, layer: DynamicLayer, room: int) -> None:
-        super().__init__()
+        assert layer.keys is not None
+        assert layer.values is not None
+        super().__init__()  # type: ignore[no-untyped-call]
         self.lazy_initialization(layer.keys, layer.values)
-        self.keys, self.values = layer.keys, layer.values
+        self.keys: Tensor = layer.keys
+        self.values: Tensor = layer.values
         self._of_keys, self._of_values = _Memory(room), _Memory(room)
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:

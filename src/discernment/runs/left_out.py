@@ -11,6 +11,7 @@ from pathlib import Path
 from discernment.errors import RecipeError
 from discernment.evaluation.left_out import LeftOutResults, summarize_left_out
 from discernment.prompts import PromptSource
+from discernment.runs.fleet.engine import Engine
 from discernment.runs.recipe import MethodEntry, Recipe
 from discernment.runs.run import RunSummary
 from discernment.runs.several import Several, run_several
@@ -28,6 +29,7 @@ def run_left_out(
     *,
     verify: bool = False,
     jobs: int = 1,
+    engine: Engine | None = None,
 ) -> LeftOutRuns:
     """Run `recipe` once without each group of `leave_out`, with each of its seeds.
 
@@ -40,6 +42,7 @@ def run_left_out(
         reporter: Hears what is going on.
         verify: As in `run_recipe`.
         jobs: How many methods of any run are worked on side by side, each in a process of its own.
+        engine: Starts these processes, as in `run_recipe`.
 
     Raises:
         DiscernmentError: If the recipe has no `leave_out`, or a group names a set that the recipe does not train on, or
@@ -61,6 +64,7 @@ def run_left_out(
         reporter,
         verify=verify,
         jobs=jobs,
+        engine=engine,
     )
 
 

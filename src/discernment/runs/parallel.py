@@ -1,4 +1,4 @@
-"""The methods and seeds of a run as tasks side by side, each in a process of its own.
+"""The methods and seeds of a run as tasks side by side, each in a process of its own, here or on other machines.
 
 The tasks leave stages and nothing else: what a run writes of them is written by the process that asked for them, which
 goes through the whole recipe afterwards and finds every stage done. Two tasks that share a stage do it once, because each
@@ -9,28 +9,29 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+import platform
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
-from discernment.errors import DiscernmentError
+from discernment.errors import DiscernmentError, RunError
+from discernment.files import content_hash
+from discernment.runs.claims import locks_of
+from discernment.runs.fleet.dispatch import Fleet
+from discernment.runs.fleet.engine import Engine
+from discernment.runs.fleet.processes import Processes
 from discernment.runs.preparation import Prepared, prepare
 from discernment.runs.recipe import Recipe
-from discernment.runs.stages import Reporter, locks_of
+from discernment.runs.stages import Reporter
 
-logger = logging.getLogger(__name__)
-
-ATTEMPTS = 3
-"""How often processes are started again after one was killed; what is left then, the asking process does itself."""
-
-SECONDS_BETWEEN_LOOKS = 2.0
 OURS = logging.getLogger("discernment")
+JOBS = ".jobs"
+"""Beside the stages' directory: what an engine keeps for itself."""
+VISIBLE = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 
-_watches: list[threading.Thread] = []
 _prepared: dict[str, Prepared] = {}
 """What this process read for a recipe, for its next task."""
 
@@ -54,14 +55,39 @@ class Task(NamedTuple):
         return f"{self.recipe.name} {self.method}"
 
 
-def do_side_by_side(runs: Mapping[Path, Recipe], jobs: int, reporter: Reporter, *, verify: bool) -> int:
+class _Asked(NamedTuple):
+    """What the process of a task is given: the task, who hears of it, and how the asking process is set up."""
+
+    task: Task
+    reporter: Reporter
+    verify: bool
+    levels: tuple[int, int]
+    place: str
+
+
+class _Outcome(NamedTuple):
+    """How many stages were done, and what a user has to mend: raised, it would lose its class in other engines."""
+
+    ran: int
+    error: DiscernmentError | None = None
+
+
+def do_side_by_side(
+    runs: Mapping[Path, Recipe],
+    jobs: int,
+    reporter: Reporter,
+    *,
+    verify: bool,
+    engine: Engine | None = None,
+) -> int:
     """Do the stages of runs in several processes.
 
     Args:
         runs: The recipe of each run's directory, each of a single seed.
-        jobs: How many processes; the processor's cores are shared out among them.
+        jobs: How many tasks are done at the same time.
         reporter: Hears which tasks are done; `reporter.of_task` hears of their stages.
         verify: As in `run_recipe`.
+        engine: Starts the processes; processes of this machine by default.
 
     Returns:
         How many stages were done.
@@ -69,70 +95,69 @@ def do_side_by_side(runs: Mapping[Path, Recipe], jobs: int, reporter: Reporter, 
     Raises:
         DiscernmentError: The first that a task raises, when what the others are at has ended; no other is begun.
     """
-    tasks = [
-        Task(directory, recipe, entry.label) for directory, recipe in runs.items() for entry in recipe.methods
-    ]
-    left, ran = list(tasks), 0
-    for attempt in range(1, ATTEMPTS + 1):
-        if not left:
-            break
-        try:
-            for task, stages in _started(tuple(left), jobs, reporter, verify=verify):
-                left.remove(task)
+    tasks = tasks_of(runs)
+    done = ran = 0
+    with fleet_for(next(iter(runs)), engine, min(jobs, len(tasks))) as fleet:
+
+        def work(task: Task) -> int | None:
+            return do_task(fleet, task, reporter, verify=verify)
+
+        for _, stages in fleet.as_they_end(work, tasks):
+            if stages is not None:
+                done += 1
                 ran += stages
-                reporter.progress("methods done", len(tasks) - len(left), len(tasks))
-        except _killed():
-            how = "begun anew" if attempt < ATTEMPTS else "done one after the other"
-            logger.warning("A process was killed; %d of %d methods are %s.", len(left), len(tasks), how)
+                reporter.progress("methods done", done, len(tasks))
     return ran
 
 
-def _started(
-    tasks: Sequence[Task], jobs: int, reporter: Reporter, *, verify: bool
-) -> Iterator[tuple[Task, int]]:
-    """Each task and how many stages it did, as they end."""
-    from joblib import Parallel, cpu_count, delayed, parallel_config
-
-    failed: list[DiscernmentError] = []
-    jobs = min(jobs, len(tasks))
-    threads = max(1, cpu_count() // jobs)
-    levels = (logging.root.level, OURS.level)
-    with parallel_config("loky", inner_max_num_threads=threads):
-        # Each is taken from here when a process is free for it.
-        found = Parallel(n_jobs=jobs, pre_dispatch="n_jobs", return_as="generator_unordered")(
-            delayed(_do)(number, task, reporter.of_task(task.name), levels, verify=verify)
-            for number, task in enumerate(tasks)
-            if not failed
-        )
-        for number, ran, error in found:
-            if error is None:
-                yield tasks[number], ran
-            else:
-                failed.append(error)
-    if failed:
-        raise failed[0]
+def goes_elsewhere(jobs: int, engine: Engine | None) -> bool:
+    """Whether tasks are done in other processes."""
+    return jobs > 1 or not (engine is None or isinstance(engine, Processes))
 
 
-def _killed() -> type[Exception]:
-    from joblib.externals.loky.process_executor import TerminatedWorkerError
-
-    killed: type[Exception] = TerminatedWorkerError
-    return killed
+def fleet_for(run: Path, engine: Engine | None, jobs: int) -> Fleet:
+    """A fleet for a run, or for runs that share their stages with it."""
+    return Fleet(engine or Processes(), jobs, locks_of(run / "stages").with_name(JOBS))
 
 
-def _do(
-    number: int, task: Task, reporter: Reporter, levels: tuple[int, int], *, verify: bool
-) -> tuple[int, int, DiscernmentError | None]:
-    """Do the stages of a task, in a process of its own that says what the asking one would.
+def tasks_of(runs: Mapping[Path, Recipe]) -> list[Task]:
+    """The tasks of runs, by their directories."""
+    return [
+        Task(directory, recipe, entry.label) for directory, recipe in runs.items() for entry in recipe.methods
+    ]
+
+
+def do_task(fleet: Fleet, task: Task, reporter: Reporter, *, verify: bool) -> int | None:
+    """Do the stages of a task in another process, and wait for them.
 
     Returns:
-        The number, how many stages were done, and what a user has to mend; raised, it would end the other processes.
+        How many stages were done; None if the process was killed again and again.
+
+    Raises:
+        DiscernmentError: What the task raises.
     """
-    _end_with_the_asking_process()
-    logging.basicConfig(level=levels[0], format="%(message)s")
-    OURS.setLevel(levels[1])
+    levels = (logging.root.level, OURS.level)
+    asked = _Asked(task, reporter.of_task(task.name), verify, levels, str(Path.cwd()))
+    outcome = fleet.do(task.name, _do, asked)
+    if outcome is None:
+        return None
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome.ran
+
+
+def _do(asked: _Asked) -> _Outcome:
+    """Do the stages of a task, in a process of its own that says what the asking one would."""
+    try:
+        os.chdir(asked.place)  # where the paths of a recipe start
+    except OSError:
+        error = f"The machine {platform.node()} does not see {asked.place}; let all machines share that disk."
+        return _Outcome(0, RunError(error))
+    logging.basicConfig(level=asked.levels[0], format="%(message)s")
+    OURS.setLevel(asked.levels[1])
     from discernment.runs.run import do_method
 
+    task = asked.task
     text = task.recipe.to_yaml()
     try:
         if text not in _prepared:
@@ -140,39 +165,31 @@ def _do(
             _prepared[text] = prepare(task.recipe)
         with _a_device(locks_of(task.directory / "stages")):
             ran = do_method(
-                task.recipe, _prepared[text], task.directory, task.method, reporter, verify=verify
+                task.recipe,
+                _prepared[text],
+                task.directory,
+                task.method,
+                asked.reporter,
+                verify=asked.verify,
             )
-    except DiscernmentError as error:
-        return number, 0, error
-    return number, ran, None
-
-
-def _end_with_the_asking_process() -> None:
-    """Nobody would take what a process goes on to do whose asking one was killed."""
-    if _watches:
-        return
-    asking, forever = os.getppid(), threading.Event()
-
-    def watch() -> None:
-        while os.getppid() == asking:
-            forever.wait(SECONDS_BETWEEN_LOOKS)
-        os._exit(1)
-
-    _watches.append(threading.Thread(target=watch, daemon=True))
-    _watches[0].start()
+    except DiscernmentError as mistake:
+        return _Outcome(0, mistake)
+    return _Outcome(ran)
 
 
 @contextmanager
 def _a_device(locks: Path) -> Iterator[None]:
-    """Work on an accelerator that no other task works on, where there are several."""
+    """Work on an accelerator that no other task works on, where this process sees several."""
     import torch
 
     count = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+    # The first device of another machine, or of a job that is shown others, is another one.
+    seen = content_hash([platform.node(), *(os.environ.get(name) for name in VISIBLE)])[:12]
     locks.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
         for device in range(count):
             try:
-                held.enter_context(FileLock(locks / f"device-{device}.lock", timeout=0))
+                held.enter_context(FileLock(locks / f"device-{seen}-{device}.lock", timeout=0))
             except Timeout:
                 continue
             torch.accelerator.set_device_index(device)

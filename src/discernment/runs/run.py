@@ -23,8 +23,9 @@ from discernment.prompts import PromptSet
 from discernment.ranks import is_first, together
 from discernment.runs.directory import claim, forget_other_recipe
 from discernment.runs.final_numbers import send_numbers
+from discernment.runs.fleet.engine import Engine
 from discernment.runs.manifest import Manifest, check_version
-from discernment.runs.parallel import do_side_by_side
+from discernment.runs.parallel import do_side_by_side, goes_elsewhere
 from discernment.runs.preparation import Prepared, build_steps, prepare
 from discernment.runs.proposition import check_refinements
 from discernment.runs.recipe import MethodEntry, Recipe
@@ -62,6 +63,7 @@ def run_recipe(
     *,
     verify: bool = False,
     jobs: int = 1,
+    engine: Engine | None = None,
 ) -> RunSummary:
     """Do all that `recipe` asks for and leave it in `directory`.
 
@@ -76,6 +78,7 @@ def run_recipe(
         verify: Read every file of the stages that are there already; damage to large ones is seen by their size alone
             otherwise.
         jobs: How many methods are worked on side by side, each in a process of its own.
+        engine: Starts these processes; those of this machine by default, and none for a single job.
 
     Raises:
         DiscernmentError: If the recipe, the data or a model is wrong, the directory is in use, or its disk is full.
@@ -87,9 +90,9 @@ def run_recipe(
     with claim(directory, "run"):
         check_version(directory)
         hears, prepared, ran = reporter or Quiet(), prepare(recipe), 0
-        if jobs > 1:
+        if goes_elsewhere(jobs, engine):
             forget_other_recipe(directory, recipe)
-            ran = do_side_by_side({directory: recipe}, jobs, hears, verify=verify)
+            ran = do_side_by_side({directory: recipe}, jobs, hears, verify=verify, engine=engine)
         else:
             hears.plan(prepared.stages)
         return run_prepared(recipe, prepared, directory, hears, verify=verify, ran=ran)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from discernment.errors import RecipeError
 from discernment.evaluation.over_seeds import SeedResults, summarize_measures, summarize_seeds
+from discernment.runs.fleet.engine import Engine
 from discernment.runs.recipe import Recipe
 from discernment.runs.run import RunSummary
 from discernment.runs.several import Several, run_several
@@ -21,6 +22,7 @@ def run_seeds(
     *,
     verify: bool = False,
     jobs: int = 1,
+    engine: Engine | None = None,
 ) -> SeedsSummary:
     """Run `recipe` once with each of its `seeds`.
 
@@ -33,6 +35,7 @@ def run_seeds(
         reporter: Hears what is going on.
         verify: As in `run_recipe`.
         jobs: How many methods of any seeds are worked on side by side, each in a process of its own.
+        engine: Starts these processes, as in `run_recipe`.
 
     Raises:
         DiscernmentError: If the recipe has no `seeds`, or as `run_recipe`.
@@ -49,6 +52,7 @@ def run_seeds(
         reporter,
         verify=verify,
         jobs=jobs,
+        engine=engine,
     )
 
 

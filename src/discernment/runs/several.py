@@ -8,8 +8,9 @@ from typing import Generic, NamedTuple, TypeVar
 from discernment.files import write_json, write_text
 from discernment.frozen import Frozen
 from discernment.runs.directory import claim, forget_other_recipe
+from discernment.runs.fleet.engine import Engine
 from discernment.runs.manifest import check_version
-from discernment.runs.parallel import do_side_by_side
+from discernment.runs.parallel import do_side_by_side, goes_elsewhere
 from discernment.runs.preparation import prepare
 from discernment.runs.recipe import Recipe
 from discernment.runs.run import RunSummary, run_prepared
@@ -44,6 +45,7 @@ def run_several(
     *,
     verify: bool,
     jobs: int,
+    engine: Engine | None = None,
 ) -> Several[Key, Found]:
     """Run what comes of a recipe, each in a folder of its own; all is read and checked before anything is done.
 
@@ -60,13 +62,14 @@ def run_several(
         reporter: Hears what is going on.
         verify: As in `run_recipe`.
         jobs: How many methods of any run are worked on side by side, each in a process of its own.
+        engine: Starts these processes, as in `run_recipe`.
 
     Raises:
         DiscernmentError: As `run_recipe`.
     """
     named = {folder(key): recipe for key, recipe in recipes.items()}
     with claim(directory, "run"):
-        done = _run_all(whole, named, directory, reporter or Quiet(), verify=verify, jobs=jobs)
+        done = _run_all(whole, named, directory, reporter or Quiet(), verify=verify, jobs=jobs, engine=engine)
         runs = {key: done[folder(key)] for key in recipes}
         results = together(runs)
         write_json(directory / file, results.model_dump(mode="json"))
@@ -81,6 +84,7 @@ def _run_all(
     *,
     verify: bool,
     jobs: int,
+    engine: Engine | None,
 ) -> dict[str, RunSummary]:
     """The run of each folder."""
     folders = {directory / name: recipe for name, recipe in recipes.items()}
@@ -96,8 +100,8 @@ def _run_all(
     with ExitStack() as held:
         for folder in folders:
             held.enter_context(claim(folder, "run"))
-        if jobs > 1:
-            ran = do_side_by_side(folders, jobs, reporter, verify=verify)
+        if goes_elsewhere(jobs, engine):
+            ran = do_side_by_side(folders, jobs, reporter, verify=verify, engine=engine)
         else:
             reporter.plan([name for found in prepared.values() for name in found.stages])
         for folder, recipe in folders.items():

@@ -5,11 +5,9 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
 
-from filelock import FileLock
 from pydantic import BaseModel
 
 from discernment.cost import StageCost
@@ -21,6 +19,7 @@ from discernment.models.model_spec import ModelSpec
 from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import PromptSet
 from discernment.runs import stage_record
+from discernment.runs.claims import Claim, claimed
 from discernment.runs.resources import Meter
 from discernment.runs.stage_record import (
     StageRecord,
@@ -37,9 +36,6 @@ FORM = 2
 """Raise it when the meaning of a stage's output changes: old outputs are then not taken for new ones."""
 BESIDE = {"results.json", "report.html"}
 """What verbs write beside a stage into the directory that the user names."""
-
-LOCKS = ".locks"
-"""Beside the stages' directory: what shows other processes that a stage is being made."""
 
 logger = logging.getLogger(__name__)
 
@@ -146,10 +142,13 @@ class StageRunner:
             inputs: What the result depends on: policies, prompt sets, options.
             extra: Arguments that it does not depend on, such as a progress callback.
             alike: What it may go on from, where another stage of this name did the same but for one input.
+
+        Raises:
+            RunError: If this process stood still for so long that another took the stage over.
         """
         described = self.describe(inputs)
         final = self.place(name, work, inputs)
-        with self._claimed(final):
+        with claimed(final) as claim:  # another process that needs it waits, and then finds it done
             reused = final.name in self.records or self._is_whole(final)
             self.reporter.stage(name, self.owner, reused=reused)
             if not reused:
@@ -158,7 +157,7 @@ class StageRunner:
                     _go_on_from(other, alike.files, final)
                 curves = self.directory.resolve().parent / FOLDER  # where runs share stages, beside these
                 with tracked(self.trackers, curves, f"{self.owner} {final.name}".strip()):
-                    _work(name, final, work, {**inputs, **(extra or {})}, described)
+                    _work(name, final, work, {**inputs, **(extra or {})}, described, claim)
                 self.ran += 1
         self.records[final.name] = StageRecord.read(final)
         self.owners.setdefault(final.name, []).append(self.owner)
@@ -167,14 +166,6 @@ class StageRunner:
     def place(self, name: str, work: Callable[..., StageCost], inputs: Mapping[str, Any]) -> Path:
         """Where a stage with these inputs lies once it is done."""
         return self.directory / _folder_name(name, work, self.describe(inputs))
-
-    def _claimed(self, final: Path) -> AbstractContextManager[object]:
-        """Held while a stage is looked at and made: another process that needs it waits, and then finds it done."""
-        locks = locks_of(self.directory)
-        with room(locks):
-            locks.mkdir(parents=True, exist_ok=True)
-        lock: AbstractContextManager[object] = FileLock(locks / f"{final.name}.lock")
-        return lock
 
     def _is_whole(self, final: Path) -> bool:
         """Whether there is a finished stage; a damaged one becomes an unfinished one."""
@@ -252,11 +243,6 @@ class StageRunner:
         return self._fingerprints[spec]
 
 
-def locks_of(stages: Path) -> Path:
-    """Where the locks of stages lie: beside their directory, also where runs share it by a link."""
-    return stages.resolve().parent / LOCKS
-
-
 def _folder_name(name: str, work: Callable[..., StageCost], described: Mapping[str, Any]) -> str:
     return f"{name}-{content_hash([FORM, f'{work.__module__}.{work.__qualname__}', described])[:12]}"
 
@@ -274,7 +260,12 @@ def _go_on_from(other: Path, files: Sequence[str], final: Path) -> None:
 
 
 def _work(
-    name: str, final: Path, work: Callable[..., StageCost], arguments: dict[str, Any], described: Any
+    name: str,
+    final: Path,
+    work: Callable[..., StageCost],
+    arguments: dict[str, Any],
+    described: Any,
+    claim: Claim | None = None,
 ) -> None:
     part = final.with_name(f"{final.name}.part")
     try:
@@ -295,6 +286,10 @@ def _work(
     except DiskError:
         remove_torn_checkpoints(part)
         raise
+    if claim is not None and not claim.holds:
+        raise RunError(
+            f"This process stood still for so long that another took {final.name} over; give the same command again."
+        )
     replace_directory(part, final)
     gc.collect()  # the next stage loads another model
 

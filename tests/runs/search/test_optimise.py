@@ -17,6 +17,7 @@ from discernment.runs.run import run_recipe
 from discernment.runs.search.optimise import run_sweep
 from discernment.runs.search.sweep import SweepResults, read_sweep
 from discernment.runs.stages import Quiet
+from noted import Noted
 from tiny import make_benign, make_prompts
 
 
@@ -81,9 +82,10 @@ def aurocs(run, method):
     return [ranking.value for ranking in results.rankings if ranking.method == method]
 
 
-def worth(results):
-    """What must not depend on interruptions: everything but the time."""
-    return [trial.model_copy(update={"seconds": 0.0}) for trial in results.trials]
+def worth(results, by_number=False):
+    """What must not depend on interruptions: everything but the time; in the order of ends, or of numbers."""
+    trials = sorted(results.trials, key=lambda trial: trial.number) if by_number else results.trials
+    return [trial.model_copy(update={"seconds": 0.0}) for trial in trials]
 
 
 def test_a_grid_is_covered_and_the_stages_are_shared(write, tmp_path):
@@ -283,3 +285,50 @@ def test_a_damaged_journal_is_moved_away_and_nothing_is_lost(write, tmp_path):
     heard = Stop()
     assert worth(run_sweep(sweep, tmp_path / "out", reporter=heard)) == worth(results)
     assert heard.heard and all(reused for _, _, reused in heard.heard)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_trials_side_by_side_are_those_of_one_after_the_other(write, tmp_path):
+    sweep = write(
+        {**write.recipe, "methods": ["base", "stl"]},
+        space={"align.learning_rate": [1e-4, 1e-3, 1e-2, 1e12], "align.max_gradient_norm": [1e12]},
+        seeds=[3, 4],
+    )
+    alone = run_sweep(sweep, tmp_path / "alone")
+    notes, said = Noted(tmp_path / "log"), []
+    both = run_sweep(
+        sweep,
+        tmp_path / "both",
+        reporter=notes,
+        on_trial=lambda r, n: said.append((r.trials[-1].number, n)),
+        jobs=2,
+    )
+    assert worth(both, by_number=True) == worth(alone)
+    assert len(both.trials) == 4
+    assert "failed" in {trial.state for trial in both.trials}
+    assert said == [(trial.number, 4) for trial in both.trials]  # as they ended
+    made = {path.name for path in (tmp_path / "both/stages").glob("*") if path.suffix != ".part"}
+    assert made == {path.name for path in (tmp_path / "alone/stages").glob("*") if path.suffix != ".part"}
+    begun = notes.begun()
+    assert len([stage for _, _, stage in begun if stage == "evaluate"]) == len(
+        [name for name in made if name.startswith("evaluate-")]
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_what_was_interrupted_side_by_side_goes_on_with_the_trials_that_are_missing(write, tmp_path):
+    sweep = write(space={"align.learning_rate": [1e-4, 3e-4, 1e-3, 3e-3, 1e-2]})
+    alone = run_sweep(sweep, tmp_path / "alone")
+
+    def stop(results, planned):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(sweep, tmp_path / "both", on_trial=stop, jobs=2)
+    (first,) = read_json(tmp_path / "both/sweep.json")["trials"]
+    both = run_sweep(sweep, tmp_path / "both", jobs=2)
+    assert both.trials[0].number == first["number"]
+    assert worth(both, by_number=True) == worth(alone)
+    assert worth(run_sweep(sweep, tmp_path / "both")) == worth(both)

@@ -1,14 +1,17 @@
 """Running a sweep: Optuna proposes options, a run of the recipe says what they are worth.
 
-Trials that need the same stage share it: each has a run directory of its own, and all of these have one `stages`.
+Trials that need the same stage share it: each has a run directory of its own, and all of these have one `stages`. Several
+trials at a time are asked for and told here, one after the other; what their runs need is done in other processes.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -24,12 +27,15 @@ from discernment.files import (
 )
 from discernment.prompts import Split
 from discernment.runs.directory import claim
+from discernment.runs.fleet.dispatch import Fleet
+from discernment.runs.fleet.engine import Engine
+from discernment.runs.parallel import do_task, fleet_for, goes_elsewhere, tasks_of
 from discernment.runs.preparation import prepare
 from discernment.runs.recipe import Recipe
-from discernment.runs.run import run_recipe
+from discernment.runs.run import RunSummary, run_recipe
 from discernment.runs.search.objective import objective_value
 from discernment.runs.search.sweep import State, Sweep, SweepResults, SweepTrial, Value
-from discernment.runs.stages import Reporter, share_stages
+from discernment.runs.stages import Quiet, Reporter, share_stages
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -38,6 +44,24 @@ OnTrial = Callable[[SweepResults, int], None]
 
 STATES: dict[str, State] = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
 """What Optuna calls the states of a trial that ended, and what we do."""
+
+NUMBER = "number"
+"""Under which Optuna keeps our number of a trial: its own numbers count interrupted attempts."""
+
+
+class _Point(NamedTuple):
+    """A trial that was asked for: Optuna's, our number of it, and the options that it proposes."""
+
+    trial: Trial
+    number: int
+    parameters: dict[str, Value]
+
+
+class _Worth(NamedTuple):
+    """What came of a trial: one number an objective, or None if it was pruned; or why it failed."""
+
+    values: list[float] | None
+    error: DiscernmentError | None = None
 
 
 def run_sweep(
@@ -48,13 +72,16 @@ def run_sweep(
     reporter: Reporter | None = None,
     on_trial: OnTrial | None = None,
     verify: bool = False,
+    jobs: int = 1,
+    engine: Engine | None = None,
 ) -> SweepResults:
     """Search until there are as many trials as asked for, those of earlier calls included.
 
     The directory gets `sweep.json`, the best recipe as `best.yaml` (with several objectives `best-N.yaml` for every
     trial N on the Pareto front), `trials/N-seed-S` with a run each, `stages` and Optuna's `journal.log`. An
     interrupted trial is done again and its finished stages are taken. The same sweep proposes the same options,
-    whether or not it was interrupted.
+    whether or not it was interrupted; with several jobs, `tpe` does so for its first ten trials alone, because what it
+    proposes after these depends on which trials have ended.
 
     Args:
         sweep: What to search over.
@@ -63,6 +90,8 @@ def run_sweep(
         reporter: Hears which stages are run.
         on_trial: Called after every trial with the results up to then, and how many trials there shall be.
         verify: As in `run_recipe`.
+        jobs: How many trials are worked on at the same time.
+        engine: Starts the processes of these, as in `run_recipe`.
 
     Raises:
         RecipeError: If the extra `sweep` is not installed, the recipe evaluates on a test split and the sweep does
@@ -77,7 +106,11 @@ def run_sweep(
         raise RecipeError("A sweep needs `pip install 'discernment[sweep]'`.") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with claim(directory, "sweep"):
-        return _Search(sweep, directory, reporter, verify=verify).run(sweep.planned(trials), on_trial)
+        search = _Search(sweep, directory, reporter, verify=verify)
+        if not goes_elsewhere(jobs, engine):
+            return search.run(sweep.planned(trials), on_trial)
+        with fleet_for(directory, engine, jobs) as fleet:
+            return search.run(sweep.planned(trials), on_trial, fleet)
 
 
 class _Search:
@@ -89,6 +122,7 @@ class _Search:
         self.several = len(sweep.objectives) > 1
         self.directory = directory
         self.reporter = reporter
+        self.here = threading.Lock()
         for values in sweep.samples():
             recipe = sweep.recipe_at(values, sweep.name, sweep.every_seed[0])
             if not sweep.allow_test:
@@ -96,40 +130,62 @@ class _Search:
             prepare(recipe)
         self.study = _open(sweep, directory)
 
-    def run(self, planned: int, on_trial: OnTrial | None) -> SweepResults:
-        from optuna.trial import TrialState
-
+    def run(self, planned: int, on_trial: OnTrial | None, fleet: Fleet | None = None) -> SweepResults:
+        """Do the trials that there are not yet; those of a fleet are told as they end."""
         results = self.results()
-        while (number := len(results.trials)) < planned:
-            trial = self.ask(number)
-            try:
-                values = self.worth(trial, number)
-            except DiscernmentError as error:
-                if is_full(error):  # which is not the trial's fault
-                    raise
-                trial.set_user_attr("error", str(error))
-                self.study.tell(trial, state=TrialState.FAIL)
-            else:
-                self.study.tell(trial, values, state=None if values else TrialState.PRUNED)
+        there = {trial.number for trial in results.trials}
+        missing = [number for number in range(planned) if number not in there][: planned - len(there)]
+        for point, worth in self.tried((self.ask(number) for number in missing), fleet):
+            self.tell(point.trial, worth)
             results = self.results()
             self.write(results)
             if on_trial:
                 on_trial(results, planned)
         return results
 
-    def ask(self, number: int) -> Trial:
+    def tried(self, points: Iterator[_Point], fleet: Fleet | None) -> Iterator[tuple[_Point, _Worth]]:
+        """What each point is worth; the next is asked for when the one before was told, or a process is free."""
+
+        def work(point: _Point) -> _Worth:
+            try:
+                return _Worth(self.worth(point, fleet))
+            except DiscernmentError as error:
+                if is_full(error):  # which is not the trial's fault
+                    raise
+                return _Worth(None, error)
+
+        if fleet is not None:
+            yield from fleet.as_they_end(work, points)
+        else:
+            for point in points:
+                yield point, work(point)
+
+    def tell(self, trial: Trial, worth: _Worth) -> None:
+        """Let Optuna know what came of a trial."""
+        from optuna.trial import TrialState
+
+        if worth.error is not None:
+            trial.set_user_attr("error", str(worth.error))
+            self.study.tell(trial, state=TrialState.FAIL)
+        else:
+            self.study.tell(trial, worth.values, state=None if worth.values else TrialState.PRUNED)
+
+    def ask(self, number: int) -> _Point:
         """The next trial; what it proposes depends on its number and the finished trials alone."""
         from optuna.samplers import RandomSampler, TPESampler
 
         # A sampler that was made once would begin its sequence again in every call of the sweep.
         seed = int(np.random.SeedSequence((self.sweep.seed, number)).generate_state(1)[0])
         self.study.sampler = (TPESampler if self.sweep.sampler == "tpe" else RandomSampler)(seed=seed)
-        if self.sweep.sampler == "grid" and not _in_state(self.study, "WAITING"):
+        if self.sweep.sampler == "grid":
             # Optuna's GridSampler would pass over the point of an interrupted trial.
             self.study.enqueue_trial(self.sweep.grid()[number])
-        return self.study.ask()
+        trial = self.study.ask()
+        trial.set_user_attr(NUMBER, number)
+        parameters = {key: dimension.suggest(trial, key) for key, dimension in self.sweep.space.items()}
+        return _Point(trial, number, parameters)
 
-    def worth(self, trial: Trial, number: int) -> list[float] | None:
+    def worth(self, point: _Point, fleet: Fleet | None) -> list[float] | None:
         """The objectives at a trial's options, means over the seeds.
 
         Returns:
@@ -138,22 +194,31 @@ class _Search:
         Raises:
             DiscernmentError: If a run fails.
         """
-        parameters = {key: dimension.suggest(trial, key) for key, dimension in self.sweep.space.items()}
         seeds = self.sweep.every_seed
         found: list[list[float]] = []
         means: list[float] = []
         for step, seed in enumerate(seeds):
-            recipe = self.recipe(number, parameters, seed)
-            directory = self.run_directory(number, seed)
-            summary = run_recipe(recipe, directory, self.reporter, verify=self.verify)
+            directory = self.run_directory(point.number, seed)
+            recipe = self.recipe(point.number, point.parameters, seed)
+            summary = self.run_trial(recipe, directory, fleet)
             manifest = read_json(directory / "manifest.json")
             found.append([objective_value(summary.results, manifest, o) for o in self.sweep.objectives])
             means = [statistics.fmean(values) for values in zip(*found, strict=True)]
             if len(means) == 1 and len(seeds) > 1:  # Optuna does not prune for several objectives
-                trial.report(means[0], step)
-                if step + 1 < len(seeds) and trial.should_prune():
+                point.trial.report(means[0], step)
+                if step + 1 < len(seeds) and point.trial.should_prune():
                     return None
         return means
+
+    def run_trial(self, recipe: Recipe, directory: Path, fleet: Fleet | None) -> RunSummary:
+        """Run a trial's recipe; a fleet does its stages before, so that they are found done here."""
+        reporter = self.reporter
+        if fleet is not None:
+            tasks, told = tasks_of({directory: recipe}), reporter or Quiet()
+            ran = [do_task(fleet, task, told, verify=self.verify) for task in tasks]
+            reporter = reporter if None in ran else None
+        with self.here:  # one at a time, in whichever thread
+            return run_recipe(recipe, directory, reporter, verify=self.verify)
 
     def recipe(self, number: int, parameters: dict[str, Value], seed: int) -> Recipe:
         return self.sweep.recipe_at(parameters, f"{self.sweep.name}-{number}", seed)
@@ -171,7 +236,10 @@ class _Search:
         front = study.best_trials if self.several else [study.best_trial] if complete else []
         best = {trial.number for trial in front}
         # An interrupted trial is marked as failed as well, without a reason.
-        ended = [t for t in _in_state(study, *STATES) if t.state.name != "FAIL" or "error" in t.user_attrs]
+        known = [t for t in _in_state(study, *STATES) if t.state.name != "FAIL" or "error" in t.user_attrs]
+        # Those of older versions, which were done one after the other, have no number.
+        numbered = [(trial.user_attrs.get(NUMBER, place), trial) for place, trial in enumerate(known)]
+        ended = sorted(numbered, key=lambda pair: pair[1].datetime_complete or datetime.max)
         return SweepResults(
             name=self.sweep.name,
             sampler=self.sweep.sampler,
@@ -188,7 +256,7 @@ class _Search:
                     error=trial.user_attrs.get("error"),
                     best=trial.number in best,
                 )
-                for number, trial in enumerate(ended)
+                for number, trial in ended
             ],
         )
 
@@ -232,6 +300,8 @@ def _open(sweep: Sweep, directory: Path) -> Study:
     study.set_user_attr("sweep", fingerprint)
     for trial in _in_state(study, "RUNNING"):
         study.tell(trial.number, state=TrialState.FAIL)  # interrupted; `ask` proposes the same again
+    while _in_state(study, "WAITING"):  # interrupted before it was asked for
+        study.tell(study.ask(), state=TrialState.FAIL)
     return study
 
 
