@@ -116,7 +116,7 @@ def test_a_killed_process_costs_time_alone(content, tmp_path, caplog, engine):
 @pytest.mark.timeout(300)
 def test_runs_without_a_group_side_by_side(content, tmp_path):
     pairs, more = content["data"]["safety"], str(tmp_path / "more.jsonl")
-    make_prompts(4).to_jsonl(more)
+    make_prompts(4).to_jsonl(Path(more))
     data = {**content["data"], "safety": [pairs, more], "contrast": [pairs, more]}
     benchmarks = [{"set": pairs, "name": "pairs"}, {"set": more, "name": "more"}]
     recipe = parse_recipe(
