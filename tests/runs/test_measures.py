@@ -236,7 +236,7 @@ def test_flips_compare_a_second_evaluation_with_the_first(content, tmp_path):
 
 def test_a_second_judge_reads_the_replies_that_are_there(content, tmp_path, monkeypatch):
     path = tmp_path / "classifier.safetensors"
-    train_classifier(read_labelled("starter/verdicts")).save(path)
+    train_classifier(read_labelled("starter/verdicts"), regularisation=1.0).save(path)
     directory, heard = tmp_path / "run", Heard()
     plain = run_recipe(changed(content), directory)
     other = {"kind": "classifier", "path": str(path)}
