@@ -20,6 +20,15 @@ def test_refine_finds_its_layer(discern, files, caplog):
     assert record["notes"]["layer_reason"] in caplog.messages
 
 
+def test_quiet_training_says_nothing_besides_its_result(discern, files, caplog):
+    refine = ["refine", "tiny", "--layer", "auto", "-s", "pairs.jsonl", "-O", "steps=2", "-O", "batch_size=4"]
+    assert "2/2" in discern(*refine, "-o", "loud")[2]  # the trainer's bar
+    assert "layer" in caplog.text
+    caplog.clear()
+    assert discern(*refine, "-o", "still", "--quiet") == (0, "Model: still/model\n", "")
+    assert caplog.text == ""
+
+
 def test_the_verbs_one_after_another(discern, screen, files):
     refine = ["refine", "tiny", "--layer", "2", "-s", "pairs.jsonl", "-o", "refined", "-O", "steps=2"]
     refine += ["-O", "batch_size=4", "-O", "learning_rate=1e-3", "-O", "loss.name=supcon"]

@@ -59,6 +59,14 @@ def test_devices_that_are_not_there_are_told():
             choose_device(ModelSpec(model="x", device=device))
 
 
+def test_a_torch_for_gpus_without_one_computes_on_the_processor(monkeypatch):
+    def accelerator(check_available=False):
+        return None if check_available else torch.device("cuda")
+
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", accelerator)
+    assert choose_device(ModelSpec(model="x")) == CPU
+
+
 def test_the_memory_of_the_machine_is_seen():
     assert 1 << 20 < free_memory(CPU) < 1 << 50
 

@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from discernment.evaluation.over_seeds import SeedComparison, SeedMeasure, SeedResults
+from discernment.evaluation.results import LeftOut
 from discernment.prompts import Label
 from discernment.reporting.pages.seeds import findings, render_seeds, write_seeds
 from discernment.reporting.tables.seeds import seeds_table
@@ -185,6 +186,16 @@ def test_the_page_is_whole_and_acts_on_nothing(full, tmp_path):
         assert finding.replace("\u202e", "⟨U+202E⟩") in text
     assert "<script>alert(1)</script>⟨U+202E⟩[red]" in text
     assert "0, 1, 7" in text
+
+
+def test_what_is_not_there_is_said_with_the_seeds_that_lack_it(full):
+    lacks = LeftOut(
+        method=HOSTILE, what="rejection probability", hence="no AUROC", why="it gives none", seeds=(0, 7)
+    )
+    page = Page(render_seeds(full.model_copy(update={"left_out": [lacks]})))
+    shown = HOSTILE.replace("\u202e", "⟨U+202E⟩")
+    assert f"{shown} has no rejection probability, and so no AUROC: it gives none (seed 0, 7)." in page.text()
+    assert "has no" not in Page(render_seeds(full)).text()
 
 
 def test_the_tables_hold_every_comparison(full):

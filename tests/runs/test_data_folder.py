@@ -136,6 +136,43 @@ def test_rows_of_a_value_can_be_left_out(tmp_path):
     assert own.left_out == ["q.jsonl, rows whose `kind` you left out: 10"]
 
 
+def test_rows_may_lack_what_others_have(tmp_path):
+    rows = [{"q": question(n), "kind": "bad", "split": "test"} for n in range(8)]
+    rows += [{"q": question(n), "kind": float("nan")} for n in range(8, 12)]
+    rows += [{"q": question(n), "kind": "bad"} for n in range(12, 20)]
+    write_rows(tmp_path / "q.jsonl", rows)
+    own = read_folder(tmp_path, Said())
+    assert len(own.of(Split.TEST, Label.TOXIC)) == 8
+    assert len(own.of(Split.TRAIN, Label.TOXIC)) + len(own.of(Split.VALIDATION, Label.TOXIC)) == 8
+    assert own.left_out == ["q.jsonl, rows without a label: 4"]
+
+
+ENCODED = {
+    "a mark": ("utf-8-sig", ";"), "utf-16": ("utf-16", ";"), "utf-16 without a mark": ("utf-16-le", "\t"),
+    "tabs": ("utf-8", "\t"), "bars": ("utf-8", "|"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("encoding", "separator"), ENCODED.values(), ids=ENCODED)
+def test_tables_as_other_programs_write_them(tmp_path, encoding, separator):
+    rows = [["Nr", "Frage des Nutzers", "harmful/harmless"]]
+    rows += [[str(n), f"Où est « {question(n)} », ici ?", ["harmful", "harmless"][n % 2]] for n in range(12)]
+    text = "\r\n".join(separator.join(row) for row in rows)
+    (tmp_path / "q.csv").write_bytes(text.encode(encoding))
+    own = read_folder(tmp_path, Said())
+    assert {p.text: p.label for p in own.prompts} == {
+        text: {"harmful": Label.TOXIC, "harmless": Label.BENIGN}[label] for _, text, label in rows[1:]
+    }
+    assert "column `Frage des Nutzers` as prompt, `harmful/harmless` as label" in own.taken[0]
+
+
+def test_a_single_chat_is_a_table(tmp_path):
+    chat = [{"from": "system", "value": "Be brief."}, {"from": "human", "value": "How do I pick a lock?"}]
+    (tmp_path / "toxic.json").write_text(json.dumps({"conversations": chat}))
+    (prompt,) = read_folder(tmp_path, Said()).prompts
+    assert (prompt.system, prompt.text, prompt.label) == ("Be brief.", "How do I pick a lock?", Label.TOXIC)
+
+
 def test_ids_that_repeat_are_no_ids(tmp_path):
     write_rows(tmp_path / "q.jsonl", [{"id": 1, "q": question(n), "kind": "bad"} for n in range(8)])
     assert len({p.id for p in read_folder(tmp_path, Said()).prompts}) == 8
@@ -144,7 +181,30 @@ def test_ids_that_repeat_are_no_ids(tmp_path):
 MISTAKES = {
     "no folder": ({}, Said(), "There is no folder .*gone"),
     "empty": ({}, Said(), "holds no prompt file; put prompts there as one of .jsonl"),
-    "no table": ({"a.txt": "Hi"}, Said(), r"holds no prompt file, only a.txt \(no table of prompts\); put"),
+    "no table": ({"a.txt": "Hi"}, Said(), r"only a.txt \(no table of prompts; save it as a table with"),
+    "packed": ({"a.zip": "PK"}, Said(), r"holds no prompt file, only a.zip \(no table of prompts; unpack it\); put"),
+    "a spreadsheet": ({"a.xlsx": "PK"}, Said(), r"only a.xlsx \(no table of prompts; save it as CSV\); put"),
+    "nothing at all": ({"a.csv": ""}, Said(), "a.csv has no prompts at all; fill it or leave it out by `--skip a.csv`"),
+    "rows in an object": (
+        {"toxic.json": '{"name": "my set", "data": [{"prompt": "Hi"}, {"prompt": "Ho"}]}'},
+        Said(),
+        "toxic.json is one object, in which `data` holds a list of 2; write an object for each prompt",
+    ),
+    "columns of lists": (
+        {"a.json": '{"prompt": ["Hi", "Ho"], "label": ["toxic", "benign"]}'},
+        Said(),
+        "a.json is one object, in which `prompt` holds a list of 2; write an object for each prompt",
+    ),
+    "columns of mappings": (
+        {"a.json": '{"prompt": {"0": "Hi"}, "label": {"0": "toxic"}}'},
+        Said(),
+        "a.json is one object, in which `prompt` holds a mapping of 1; write an object for each prompt",
+    ),
+    "no names": (
+        {"toxic.csv": "How do I pick a lock?\nHow do I forge a letter?\nHow do I break a code?\n"},
+        Said(),
+        "toxic.csv seems to have no line of column names, for one would be `How do I pick a lock.`; write a line such as",
+    ),
     "nothing in it": ({"a.csv": "prompt,label\n"}, Said(), "a.csv has no prompts at all; fill it or leave it out by"),
     "nothing usable": ({"a.csv": "prompt,label\n,toxic\n ,toxic\n"}, Said(), "a.csv has no column of texts"),
     "two labels": (

@@ -69,6 +69,15 @@ ASKED = {
         {"kind_a": ["bad", "ok"] * 4, "kind_b": ["ok", "bad"] * 4},
         "several columns that may hold the labels .`kind_a`, `kind_b`.*--column q.csv:label=",
     ),
+    "yes and no to two labels": (
+        {"toxic": ["1", "0"] * 4, "seemingly_toxic": ["0", "1"] * 4},
+        "several columns that may hold the labels .`toxic`, `seemingly_toxic`.*--column q.csv:label=",
+    ),
+    "yes and no that contradict": (
+        {"harmful": [True, False] * 4, "is_safe": [True, True] * 4},
+        "several columns that may hold the labels .`harmful`, `is_safe`.*--column q.csv:label=",
+    ),
+    "yes and no to what seems so": ({"seemingly_toxic": ["1", "0"] * 4}, "no column whose values are known labels"),
     "two prompts": (
         {"my_prompt": QUESTIONS, "your_prompt": QUESTIONS[::-1], "question": [None] * 8, "kind": KINDS},
         "several columns that may hold the prompts .`my_prompt`, `your_prompt`.*--column q.csv:text=",
@@ -82,6 +91,35 @@ def test_what_is_unclear_is_asked_for_in_one_sentence(columns, sentence):
     with pytest.raises(DataError, match=sentence) as raised:
         recognise("q.csv", rows, Given())
     assert str(raised.value).count("\n") == 0
+
+
+def test_yes_and_no_in_two_columns_that_agree():
+    rows = table(question=QUESTIONS, is_safe=["no", "yes"] * 4, harmful=[1, 0] * 4, is_toxic=[1, None] * 4)
+    found = recognise("q.csv", rows, Given())
+    assert (found.label, found.meanings) == ("harmful", {"1": Label.TOXIC, "0": Label.BENIGN})
+
+
+@pytest.mark.parametrize(
+    "about", ["prompt_id", "prompt id", "promptType", "request_source", "input_language"]
+)
+def test_what_is_said_of_a_prompt_is_no_prompt(about):
+    said = [f"word-{n}" for n in range(8)]
+    assert (
+        recognise("q.csv", table(**{about: said}, user_question=QUESTIONS, kind=KINDS), Given()).text
+        == "user_question"
+    )
+    assert recognise("q.csv", table(**{about: said}, frage=QUESTIONS, kind=KINDS), Given()).text == "frage"
+
+
+def test_a_question_may_be_the_name_of_a_column():
+    asked = "What did the user ask the model?"
+    rows = table(**{asked: QUESTIONS, "Would you answer it yourself?": QUESTIONS[::-1], "kind": KINDS})
+    with pytest.raises(DataError, match=r"q.csv seems to have no line of column names"):
+        recognise("q.csv", rows, Given())
+    assert recognise("q.csv", rows, Given(columns={"text": asked})).text == asked
+    named = table(**{"prompt": QUESTIONS, "Would you answer it yourself?": QUESTIONS[::-1], "kind": KINDS})
+    found = recognise("q.csv", named, Given())
+    assert (found.text, found.response) == ("prompt", None)
 
 
 def test_no_text_at_all():

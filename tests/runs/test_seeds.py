@@ -8,6 +8,7 @@ from filelock import FileLock
 from discernment.errors import RecipeError, RunError
 from discernment.evaluation.over_seeds import SeedResults
 from discernment.files import read_json
+from discernment.policies.policy import Policy
 from discernment.prompts import Label
 from discernment.reporting.run_files import read_run
 from discernment.runs.recipe import parse_recipe, read_recipe
@@ -15,6 +16,7 @@ from discernment.runs.run import run_recipe
 from discernment.runs.search.sweep import Sweep
 from discernment.runs.seeds import run_seeds
 from discernment.runs.stages import Quiet
+from endpoint import PolicyServer, running
 from tiny import make_benign, make_prompts
 
 
@@ -120,6 +122,22 @@ def test_kernel_similarity_and_ability_of_every_seed(content, tmp_path):
     kl = [run.results.abilities[0].kl for run in summary.runs.values()]
     assert found["kl", None, "stl"].values == kl
     assert sum(1 for _ in (tmp_path / "run/stages").glob("diagnose-*")) == 3  # the base model's is shared
+
+
+def test_what_a_method_lacks_is_there_once_with_its_seeds(content, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    server = PolicyServer(Policy.load(content["model"]))
+    with running(server):
+        gpt = {"method": "base", "name": "gpt", "options": {"model": server.name}}
+        content["methods"] = ["base", gpt]
+        summary = run_seeds(parse_recipe(content, "tiny"), tmp_path / "run")
+    (lacks,) = summary.results.left_out
+    assert (lacks.method, lacks.what, lacks.seeds) == ("gpt", "rejection probability", (1, 4))
+    assert lacks.words.endswith(" (seed 1, 4).")
+    for run in summary.runs.values():
+        (alone,) = run.results.left_out
+        assert lacks == alone.model_copy(update={"seeds": (1, 4)})
+    assert SeedResults.model_validate(read_json(tmp_path / "run/seeds.json")) == summary.results
 
 
 def test_a_seed_that_is_dropped_leaves_nothing_behind(content, tmp_path):

@@ -153,7 +153,7 @@ def prepare_process() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")  # of the processes that are started
     logging.basicConfig(level=level, format="%(message)s", handlers=[_LogLines()])
-    logging.getLogger("discernment").setLevel(_log_level("info"))
+    logging.getLogger("discernment").setLevel(_log_level("warning" if notices.quiet else "info"))
 
 
 def train_into(out: Path, stage: str, work: Callable[..., StageCost], inputs: Mapping[str, Any]) -> None:

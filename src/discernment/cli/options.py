@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -39,8 +38,6 @@ def _be_quiet(asked: bool) -> None:
     from discernment.cli.console import notices
 
     notices.quiet = asked
-    if asked:
-        logging.getLogger("discernment").setLevel(logging.WARNING)
 
 
 Model = Annotated[

@@ -25,7 +25,7 @@ from discernment.evaluation.groups import (
     outcomes,
 )
 from discernment.evaluation.metrics import comparable_share
-from discernment.evaluation.results import Results
+from discernment.evaluation.results import LeftOut, Results
 from discernment.evaluation.safety_levels import levels_of, parts_of
 from discernment.evaluation.sample import Sample
 from discernment.frozen import Frozen
@@ -129,6 +129,7 @@ class SeedResults(Frozen):
         comparisons: The comparisons with `reference`.
         safety_levels: The comparisons at fixed levels of safety.
         measures: What was measured of every method's model beside its replies.
+        left_out: What was asked for and is not there, and with which seeds.
     """
 
     schema_version: Literal[1] = 1
@@ -140,6 +141,7 @@ class SeedResults(Frozen):
     comparisons: list[SeedComparison]
     safety_levels: list[SeedComparison] = Field([])
     measures: list[SeedMeasure] = Field([])
+    left_out: list[LeftOut] = Field([])
 
 
 def reference_values(rows: Sequence[SeedComparison]) -> list[float] | None:
@@ -183,9 +185,7 @@ def summarize_seeds(
     places = {label: _places(first[reference], label) for label in Label}
     rows: list[SeedComparison] = []
     at_levels: list[SeedComparison] = []
-    for method in first:
-        if method == reference:
-            continue
+    for method in [method for method in first if method != reference]:
         pair = _Pair(runs, method, reference, resamples)
         for label, benchmarks in places.items():
             if safety_levels and label is not Label.TOXIC and benchmarks and places[Label.TOXIC]:

@@ -120,18 +120,21 @@ class LeftOut(Frozen):
         what: What it has not.
         hence: What it has not for that reason either.
         why: Why, in words.
+        seeds: With which seeds, where there are several.
     """
 
     method: str
     what: str
     hence: str = ""
     why: str
+    seeds: tuple[int, ...] = Field((), exclude_if=lambda seeds: not seeds)
 
     @property
     def words(self) -> str:
         """A sentence."""
         hence = f", and so {self.hence}" if self.hence else ""
-        return f"{self.method} has no {self.what}{hence}: {self.why}."
+        when = f" (seed {', '.join(map(str, self.seeds))})" if self.seeds else ""
+        return f"{self.method} has no {self.what}{hence}: {self.why}{when}."
 
 
 class Results(Frozen):

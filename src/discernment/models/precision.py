@@ -22,7 +22,8 @@ def choose_device(spec: ModelSpec) -> torch.device:
         ModelError: If there is no such device.
     """
     if spec.device == "auto":
-        return torch.device(torch.accelerator.current_accelerator() or "cpu")
+        # Unchecked, a torch that was built for a GPU names one also where there is none.
+        return torch.device(torch.accelerator.current_accelerator(check_available=True) or "cpu")
     try:
         device = torch.device(spec.device)
         torch.empty(0, device=device)

@@ -1,5 +1,6 @@
 """What a trainer of transformers shows: one bar, and no printed lines."""
 
+import logging
 from typing import Any
 
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerControl, TrainerState
@@ -18,7 +19,10 @@ class QuietProgress(ProgressCallback):
 
 
 def show_a_bar_alone(trainer: Trainer) -> None:
-    """Show a bar instead of the trainer's own reporting."""
+    """Show a bar instead of the trainer's own reporting, and none with `--quiet`, which silences our own log too."""
     for chatty in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(chatty)
-    trainer.add_callback(QuietProgress())
+    if (
+        logging.getLogger("discernment").level <= logging.INFO
+    ):  # which also holds where nobody has set a level
+        trainer.add_callback(QuietProgress())

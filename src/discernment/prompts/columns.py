@@ -87,7 +87,7 @@ def read_prompt(row: Mapping[str, Any], number: int, where: str, name: str, colu
     """
 
     def value(column: str) -> str | None:
-        found = _plain(row.get(column))
+        found = plain_value(row.get(column))
         return None if found is None else str(found)
 
     split = value(columns.split)
@@ -110,7 +110,7 @@ def read_prompt(row: Mapping[str, Any], number: int, where: str, name: str, colu
         raise DataError(f"{where} is unusable ({error.errors()[0]['msg']}).") from error
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
     """A value as Python has it, and None for what is missing: nothing, an empty text, not a number."""
     if hasattr(value, "tolist"):  # of numpy
         value = value.tolist()
@@ -122,7 +122,7 @@ def _plain(value: Any) -> Any:
 def _label(row: Mapping[str, Any], where: str, columns: Columns) -> Label:
     if columns.fixed_label is not None:
         return columns.fixed_label
-    raw = _plain(row.get(columns.label)) if columns.label else None
+    raw = plain_value(row.get(columns.label)) if columns.label else None
     try:
         return Label(columns.meanings.get(label_key(raw)) or str(raw))
     except ValueError:
@@ -133,7 +133,7 @@ def _label(row: Mapping[str, Any], where: str, columns: Columns) -> Label:
 
 
 def _response(row: Mapping[str, Any], where: str, columns: Columns) -> str | None:
-    found = _plain(row.get(columns.response))
+    found = plain_value(row.get(columns.response))
     if (
         isinstance(found, str) and found.casefold() == "nan"
     ):  # as tables without numbers write what is missing
@@ -150,7 +150,7 @@ def _response(row: Mapping[str, Any], where: str, columns: Columns) -> str | Non
 
 def _asked(row: Mapping[str, Any], where: str, columns: Columns) -> dict[str, Any]:
     column = next((name for name in columns.holding_text if name in row), columns.text)
-    found = _plain(row.get(column))
+    found = plain_value(row.get(column))
     if found is None or (isinstance(found, str) and not found.strip()):
         raise DataError(
             f"{where} has no prompt in column {column!r} "

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from discernment.errors import RecipeError
 from discernment.evaluation.over_seeds import SeedResults, summarize_measures, summarize_seeds
+from discernment.evaluation.results import LeftOut
 from discernment.runs.fleet.engine import Engine
 from discernment.runs.recipe import Recipe
 from discernment.runs.run import RunSummary
@@ -69,7 +70,16 @@ def _together(recipe: Recipe, runs: dict[int, RunSummary]) -> SeedResults:
         safety_levels=recipe.evaluate.safety_levels,
     )
     measures = summarize_measures({seed: run.results for seed, run in runs.items()}, recipe.reference)
-    return results.model_copy(update={"measures": measures})
+    return results.model_copy(update={"measures": measures, "left_out": _left_out(runs)})
+
+
+def _left_out(runs: dict[int, RunSummary]) -> list[LeftOut]:
+    """What some seeds' runs lack, each once with these seeds."""
+    seeds: dict[LeftOut, list[int]] = {}
+    for seed, run in runs.items():
+        for left_out in run.results.left_out:
+            seeds.setdefault(left_out, []).append(seed)
+    return [left_out.model_copy(update={"seeds": tuple(found)}) for left_out, found in seeds.items()]
 
 
 def with_seed(recipe: Recipe, seed: int) -> Recipe:

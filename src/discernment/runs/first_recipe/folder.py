@@ -11,8 +11,8 @@ from discernment.errors import DataError
 from discernment.judges import KeywordJudge
 from discernment.judges.verdict import Verdict
 from discernment.prompts import Columns, Label, Prompt, PromptSet, Provenance, Split, assign_splits
-from discernment.prompts.columns import label_key, read_prompt
-from discernment.prompts.tables import kind_of, known_endings, read_table
+from discernment.prompts.columns import label_key, plain_value, read_prompt
+from discernment.prompts.tables import PACKED, kind_of, known_endings, read_table
 from discernment.prompts.words import normalise
 from discernment.runs.first_recipe.recognise import (
     LEFT_OUT,
@@ -29,6 +29,12 @@ SHARES: Mapping[Split, float] = {Split.TRAIN: 0.6, Split.VALIDATION: 0.1, Split.
 SHARES_BESIDE_A_TEST: Mapping[Split, float] = {Split.TRAIN: 0.85, Split.VALIDATION: 0.15}
 MOST_PROMPTS = 4000
 """So many are drawn of a larger folder; a search for near duplicates goes over all pairs."""
+ADVICE: Mapping[str, str] = {
+    **dict.fromkeys((".zip", ".tar", ".tgz", ".7z", ".rar", ".xz", *PACKED), "; unpack it"),
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "; save it as CSV"),
+    ".txt": "; save it as a table with the columns `prompt` and `label`",
+}
+"""How files that are no tables become some, by their endings."""
 
 
 class Said(NamedTuple):
@@ -112,7 +118,7 @@ def _tables(folder: Path, said: Said, own: Path | None) -> tuple[dict[str, Path]
         if name in said.skipped:
             left_out.append(f"{name} (as you said)")
         elif kind_of(name) is None:
-            left_out.append(f"{name} (no table of prompts)")
+            left_out.append(f"{name} (no table of prompts{ADVICE.get(path.suffix.casefold(), '')})")
         else:
             tables[name] = path
     if not tables:
@@ -139,6 +145,7 @@ def _read(name: str, path: Path, given: Given) -> tuple[PromptSet, Recognised, l
     rows = list(table.rows)
     if not rows:
         raise DataError(f"{path} has no prompts at all; fill it or leave it out by `--skip {name}`.")
+    _check_flat(path, [row for _, row in rows])
     found = recognise(name, [row for _, row in rows], given)
     lost: Counter[str] = Counter()
     kept = [(n, row) for n, row in rows if not _unusable(row, found, lost)]
@@ -158,18 +165,34 @@ def _read(name: str, path: Path, given: Given) -> tuple[PromptSet, Recognised, l
         (read_prompt(row, n, f"{path}, {table.unit} {n},", provenance.name, columns), row) for n, row in kept
     ]
     prompts = [
-        p.model_copy(update={"split": split_of(row[found.split]) if found.split else split_in(name)})
+        p.model_copy(update={"split": split_of(row.get(found.split)) if found.split else split_in(name)})
         for p, row in read
     ]
     usable = list(_without_wrong_replies(prompts, lost))
     return PromptSet(usable, provenance), found, [f"{what}: {count}" for what, count in lost.items()]
 
 
+def _check_flat(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """One object that holds all prompts, rows or whole columns, in a list or a mapping of its own is no table."""
+    if len(rows) > 1 or any(isinstance(rows[0].get(name), str) for name in PROMPT):
+        return
+    for column, value in rows[0].items():
+        turns = isinstance(value, list) and any(
+            isinstance(v, dict) and {"role", "from"} & {*v} for v in value
+        )
+        if isinstance(value, list | dict) and value and not turns:
+            kind = "mapping" if isinstance(value, dict) else "list"
+            raise DataError(
+                f"{path} is one object, in which `{column}` holds a {kind} of {len(value)}; write an object for each prompt, "
+                "with its columns as keys, all of them in one list or one a line."
+            )
+
+
 def _unusable(row: Mapping[str, Any], found: Recognised, lost: Counter[str]) -> bool:
     """Whether a row is to be left out; the reason is counted."""
 
     def empty(column: str) -> bool:
-        value = row.get(column)
+        value = plain_value(row.get(column))
         return value is None or (isinstance(value, str) and not value.strip())
 
     why = None

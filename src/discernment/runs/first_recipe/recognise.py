@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from discernment.errors import DataError
 from discernment.files import packaged_yaml
 from discernment.prompts import Label, Split
-from discernment.prompts.columns import label_key
+from discernment.prompts.columns import label_key, plain_value
 
 _NAMES = packaged_yaml("discernment.runs.first_recipe", "names.yaml")
 PROMPT, RESPONSE, LABEL, SPLIT = (
@@ -22,12 +22,17 @@ PROMPT, RESPONSE, LABEL, SPLIT = (
 MEANINGS = {name: Label(label) for label, names in _NAMES["labels"].items() for name in names}
 SPLITS = {name: Split(split) for split, names in _NAMES["splits"].items() for name in names}
 FILLERS = frozenset(_NAMES["fillers"])
+ABOUT_TEXTS = frozenset(_NAMES["about_texts"])
 LABEL_NAMES = frozenset(("label", "labels"))
 """A column of this name holds labels, whatever its values are."""
 LEFT_OUT = "none"
 """What the user says of a label value whose rows are to be left out."""
 MOST_VALUES = 20
 """A column of labels has no more different values."""
+TRUTHS = frozenset(("1", "true", "0", "false"))
+"""Yes and no, by `label_key`."""
+MOST_WORDS = 4
+"""A column's name that has more of them is a prompt itself."""
 
 
 class Given(NamedTuple):
@@ -110,9 +115,8 @@ def recognise(name: str, rows: Sequence[Mapping[str, Any]], given: Given) -> Rec
     )
     label, fixed, meanings, why = _label(name, rows, [c for c in columns if c not in chosen.values()], given)
     taken = {split, label, *chosen.values()}
-    response = chosen.get("response") or next(
-        (c for c in _named(columns, RESPONSE) if c not in taken and _holds_replies(rows, c)), None
-    )
+    replies = [c for c in _texts_among(_named(columns, RESPONSE)) if c not in taken and not _is_prompt(c)]
+    response = chosen.get("response") or next((c for c in replies if _holds_replies(rows, c)), None)
     text = chosen.get("text") or _prompt(name, rows, [c for c in columns if c not in taken | {response}])
     return Recognised(text, response, label, fixed, meanings, split, why)
 
@@ -129,13 +133,15 @@ def split_in(name: str) -> Split | None:
 
 
 def _prompt(name: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    texts = [column for column in columns if _holds_texts(rows, column)]
+    texts = [column for column in _texts_among(columns) if _holds_texts(rows, column)]
     named = _named(texts, PROMPT)
     if named:
-        best = [column for column in named if _rank(column, PROMPT) == _rank(named[0], PROMPT)]
-        if len(best) == 1:
-            return best[0]
-        texts = best
+        texts = [column for column in named if _rank(column, PROMPT) == _rank(named[0], PROMPT)]
+    if texts and all(map(_is_prompt, texts)):
+        raise DataError(
+            f"{name} seems to have no line of column names, for one would be `{texts[0][:60]}`; write a line such as "
+            f"`prompt,label` above the first prompt, or say by `--column {name}:text=COLUMN` that it is the name of a column."
+        )
     if len(texts) == 1:
         return texts[0]
     problem = (
@@ -185,12 +191,29 @@ def _label_column(
         return None
     first = min(known.values())
     best = [column for column, rank in known.items() if rank == first]
+    if _is_yes_or_no(_values(rows, best[0]), best[0]):
+        best += [c for c in columns if c not in best and _contradicts(rows, best[0], c, given)]
     if len(best) > 1:
         raise DataError(
             f"{name} has several columns that may hold the labels ({_listed(best)}); say which by "
             f"`--column {name}:label=COLUMN`."
         )
     return best[0]
+
+
+def _is_yes_or_no(values: Iterable[str], column: str) -> bool:
+    """Whether a column answers with yes and no if a prompt is what the column is called by."""
+    return bool(_labels_in(column)) and {label_key(value) for value in values} <= TRUTHS
+
+
+def _contradicts(rows: Sequence[Mapping[str, Any]], column: str, other: str, given: Given) -> bool:
+    """Whether another column of yes and no says something else of a prompt than one does."""
+    if not _is_yes_or_no(_values(rows, other), other):
+        return False
+    said = (
+        {_meaning(value, c, given) for c in (column, other) for value in _values([row], c)} for row in rows
+    )
+    return any(len(labels) > 1 for labels in said)
 
 
 def _meanings(name: str, rows: Sequence[Mapping[str, Any]], column: str, given: Given) -> Mapping[str, str]:
@@ -214,10 +237,9 @@ def _meaning(value: str, column: str, given: Given) -> str | None:
     key = label_key(value)
     if key in given.meanings:
         return given.meanings[key]
-    if key in ("1", "true", "0", "false"):
-        words = _words(column)
-        about = {_label_called(word) for word in words} - {None}
-        if not {"not", "non", "no"} & {*words} and about in ({Label.TOXIC}, {Label.BENIGN}):
+    if key in TRUTHS:
+        about = _labels_in(column)
+        if not {"not", "non", "no"} & {*_words(column)} and about in ({Label.TOXIC}, {Label.BENIGN}):
             says_harm = about == {Label.TOXIC}
             return Label.TOXIC if says_harm == (key in ("1", "true")) else Label.BENIGN
         return None
@@ -226,6 +248,11 @@ def _meaning(value: str, column: str, given: Given) -> str | None:
 
 def _label_called(value: Any) -> Label | None:
     return MEANINGS.get(_key(value))
+
+
+def _labels_in(column: str) -> set[Label]:
+    """The labels that stand in a column's name: of `seemingly_toxic` two, so that it is no name for either."""
+    return {label for name, label in MEANINGS.items() if f"_{name}_" in f"_{_key(column)}_"}
 
 
 def _label_in(name: str) -> Label | None:
@@ -239,7 +266,7 @@ def _label_in(name: str) -> Label | None:
 
 def _values(rows: Sequence[Mapping[str, Any]], column: str) -> list[str]:
     """What a column holds, as text, where it holds anything; nothing of lists and long texts."""
-    found = [row.get(column) for row in rows]
+    found = [plain_value(row.get(column)) for row in rows]
     if any(isinstance(value, list | dict) for value in found):
         return []
     texts = [str(value).strip() for value in found if value is not None and str(value).strip()]
@@ -273,6 +300,16 @@ def _rank(column: str, names: Sequence[str]) -> int:
     whole = (n for n, name in enumerate(names) if name == key)
     part = (len(names) + n for n, name in enumerate(names) if name in words)
     return next(whole, next(part, 2 * len(names)))
+
+
+def _texts_among(columns: Sequence[str]) -> list[str]:
+    """Those whose names do not say that they hold something about a text, as `prompt_id` and `prompt_type` do."""
+    return [c for c in columns if _is_prompt(c) or not ABOUT_TEXTS & {*_words(c)[-1:]}]
+
+
+def _is_prompt(column: str) -> bool:
+    """Whether a column's name reads like a prompt, which it is where a table has no line of names."""
+    return len(_words(column)) > MOST_WORDS or column.rstrip().endswith(("?", "!", "."))
 
 
 def _stem(name: str) -> str:
