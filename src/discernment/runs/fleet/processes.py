@@ -58,7 +58,7 @@ class _Processes(Workers):
 
     def stop(self) -> None:
         for process in self._begun:
-            process.shutdown(kill_workers=True)
+            process.shutdown(kill_workers=process not in self._idle)
 
 
 def _end_with_the_asking_process() -> None:
