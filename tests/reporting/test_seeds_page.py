@@ -189,7 +189,9 @@ def test_the_page_is_whole_and_acts_on_nothing(full, tmp_path):
 
 
 def test_what_is_not_there_is_said_with_the_seeds_that_lack_it(full):
-    lacks = LeftOut(method=HOSTILE, what="rejection probability", hence="no AUROC", why="it gives none", seeds=(0, 7))
+    lacks = LeftOut(
+        method=HOSTILE, what="rejection probability", hence="no AUROC", why="it gives none", seeds=(0, 7)
+    )
     page = Page(render_seeds(full.model_copy(update={"left_out": [lacks]})))
     shown = HOSTILE.replace("\u202e", "⟨U+202E⟩")
     assert f"{shown} has no rejection probability, and so no AUROC: it gives none (seed 0, 7)." in page.text()

@@ -99,10 +99,15 @@ def test_yes_and_no_in_two_columns_that_agree():
     assert (found.label, found.meanings) == ("harmful", {"1": Label.TOXIC, "0": Label.BENIGN})
 
 
-@pytest.mark.parametrize("about", ["prompt_id", "prompt id", "promptType", "request_source", "input_language"])
+@pytest.mark.parametrize(
+    "about", ["prompt_id", "prompt id", "promptType", "request_source", "input_language"]
+)
 def test_what_is_said_of_a_prompt_is_no_prompt(about):
     said = [f"word-{n}" for n in range(8)]
-    assert recognise("q.csv", table(**{about: said}, user_question=QUESTIONS, kind=KINDS), Given()).text == "user_question"
+    assert (
+        recognise("q.csv", table(**{about: said}, user_question=QUESTIONS, kind=KINDS), Given()).text
+        == "user_question"
+    )
     assert recognise("q.csv", table(**{about: said}, frage=QUESTIONS, kind=KINDS), Given()).text == "frage"
 
 

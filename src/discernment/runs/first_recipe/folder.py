@@ -177,7 +177,9 @@ def _check_flat(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     if len(rows) > 1 or any(isinstance(rows[0].get(name), str) for name in PROMPT):
         return
     for column, value in rows[0].items():
-        turns = isinstance(value, list) and any(isinstance(v, dict) and {"role", "from"} & {*v} for v in value)
+        turns = isinstance(value, list) and any(
+            isinstance(v, dict) and {"role", "from"} & {*v} for v in value
+        )
         if isinstance(value, list | dict) and value and not turns:
             kind = "mapping" if isinstance(value, dict) else "list"
             raise DataError(

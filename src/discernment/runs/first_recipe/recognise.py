@@ -210,7 +210,9 @@ def _contradicts(rows: Sequence[Mapping[str, Any]], column: str, other: str, giv
     """Whether another column of yes and no says something else of a prompt than one does."""
     if not _is_yes_or_no(_values(rows, other), other):
         return False
-    said = ({_meaning(value, c, given) for c in (column, other) for value in _values([row], c)} for row in rows)
+    said = (
+        {_meaning(value, c, given) for c in (column, other) for value in _values([row], c)} for row in rows
+    )
     return any(len(labels) > 1 for labels in said)
 
 
