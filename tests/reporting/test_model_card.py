@@ -6,6 +6,7 @@ from discernment.reporting.model_card import model_card
 from discernment.reporting.naming import pair_in_words
 from discernment.reporting.run_files import read_run
 from discernment.reporting.tables.methods import AUROC, RATES
+from discernment.reporting.text import DASH
 
 BENCHMARKS = {
     "XSTest": {"toxic": 40, "seemingly_toxic": 50},
@@ -34,10 +35,12 @@ def test_every_number_is_that_of_the_results(build_run, tmp_path):
     results, expected = read_json(run / "results.json"), {}
     for s in results["scores"]:
         what = plain(f"{RATES[s['label']]}: {s['benchmark']}")
-        expected[what, s["method"]] = f"{100 * s['value']:.1f} ({100 * s['low']:.1f}–{100 * s['high']:.1f})"  # noqa: RUF001
+        expected[what, s["method"]] = (
+            f"{100 * s['value']:.1f} ({100 * s['low']:.1f}{DASH}{100 * s['high']:.1f})"
+        )
     for r in results["rankings"]:
         what = plain(f"{AUROC}: {pair_in_words(r['toxic'], r['harmless'], r['harmless_label'])}")
-        expected[what, r["method"]] = f"{r['value']:.3f} ({r['low']:.3f}–{r['high']:.3f})"  # noqa: RUF001
+        expected[what, r["method"]] = f"{r['value']:.3f} ({r['low']:.3f}{DASH}{r['high']:.3f})"
     expected = {key: cell for key, cell in expected.items() if key[1] in SHOWN}
     assert found == expected
     assert len(found) == len(SHOWN) * (4 + 3)

@@ -22,7 +22,6 @@ def show_a_bar_alone(trainer: Trainer) -> None:
     """Show a bar instead of the trainer's own reporting, and none with `--quiet`, which silences our own log too."""
     for chatty in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(chatty)
-    if (
-        logging.getLogger("discernment").level <= logging.INFO
-    ):  # which also holds where nobody has set a level
+    # Where nobody has set a level, as in Python, it is 0.
+    if logging.getLogger("discernment").level <= logging.INFO:
         trainer.add_callback(QuietProgress())
