@@ -17,6 +17,7 @@ import os, signal, sys
 from pathlib import Path
 from discernment.models.server import Server
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell may have set aside for what it starts behind it
 told = Path(os.environ["VLLM_ARGUMENTS"])
 with Server("vLLM", ["vllm"], os.environ, Path("vllm.log")) as server:
     server.wait_for(lambda: told.is_file() and told.read_text(), 60)
