@@ -22,6 +22,8 @@ def test_every_method_of_the_field_runs_and_stands_in_the_table(field, field_run
     assert {len(read_samples(path)) for path in evaluated} == {2 * len(benchmarks)}
     strict = {r.method for r in results.safety_levels if r.measure == "strict_compliance"}
     assert strict == set(METHODS)
+    for attack in field.recipe["evaluate"]["attacks"]:
+        assert {d.method for d in results.attack_drops if d.attack == attack} == set(METHODS)
     page = Page((field_run / "report.html").read_text())
     assert page.source.count('<tr role="row" style=') == len(METHODS)
     assert "Perplexity / base" in page.text("th")
