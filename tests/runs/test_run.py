@@ -249,7 +249,16 @@ def test_mistakes_are_found_before_the_first_stage(recipe, tmp_path, changes, me
     directory = tmp_path / "run"
     with pytest.raises(DiscernmentError, match=message):
         run_recipe(parse_recipe(content, "r"), directory)
-    assert not (directory / "stages").exists()
+    assert not directory.exists()
+
+
+def test_a_directory_that_was_there_stays_after_a_mistake(recipe, tmp_path):
+    mistaken = recipe.model_copy(update={"refine": {}})
+    directory = tmp_path / "mine"
+    directory.mkdir()
+    with pytest.raises(DiscernmentError, match=r"`refine\.layer` is missing"):
+        run_recipe(mistaken, directory)
+    assert directory.is_dir()
 
 
 def test_proposition_1_is_measured_before_and_after_stage_1(recipe, tmp_path):

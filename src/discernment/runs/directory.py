@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Container, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,8 @@ OUTCOMES = (
 def claim(directory: Path, kind: str) -> Iterator[None]:
     """Make a directory and keep other processes out of it.
 
+    One that was made for this and got nothing, since a mistake came first, is removed again.
+
     Args:
         directory: The directory.
         kind: What it is for, such as `run`; names the lock file, and stands in messages.
@@ -33,6 +35,7 @@ def claim(directory: Path, kind: str) -> Iterator[None]:
     Raises:
         RunError: If it cannot be made, or is in use.
     """
+    made = not directory.exists()
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -49,6 +52,9 @@ def claim(directory: Path, kind: str) -> Iterator[None]:
     try:
         yield
     finally:
+        if made and [path.name for path in directory.iterdir()] == [f"{kind}.lock"]:
+            with suppress(OSError):  # where an open file cannot be removed
+                shutil.rmtree(directory)
         lock.release()
 
 
