@@ -1,20 +1,22 @@
-"""Kernel similarity and ability over seeds, against scipy's t test and values worked by hand."""
+"""Kernel similarity, ability and attacks over seeds, against scipy's t test and values worked by hand."""
 
 import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 
-from discernment.evaluation.over_seeds import summarize_measures
+from discernment.evaluation.measures_over_seeds import summarize_measures
 from discernment.evaluation.results import Ability, KernelSimilarity, Results
+from discernment.evaluation.robustness import AttackDrop
 from discernment.prompts import Label
 
 
-def results(kernels=(), abilities=()):
+def results(kernels=(), abilities=(), drops=()):
     """Results of one seed.
 
     Args:
         kernels: Policy, label and mean of each.
         abilities: Policy, KL and perplexity ratio of each.
+        drops: Method, attack and defense success lost to it.
     """
     none = dict.fromkeys(
         ("kl_low", "kl_high", "perplexity_low", "perplexity_high", "ratio_low", "ratio_high")
@@ -38,6 +40,13 @@ def results(kernels=(), abilities=()):
                 tokens=90, **none,
             )
             for policy, kl, ratio in abilities
+        ],
+        attack_drops=[
+            AttackDrop(
+                method=method, attack=attack, benchmark="all", clean=0.9, attacked=0.9 - drop, drop=drop, low=0, high=1,
+                p_value=1, n=20, unscored=0,
+            )
+            for method, attack, drop in drops
         ],
         finding="",
     )  # fmt: skip
@@ -88,6 +97,24 @@ def test_differences_are_paired_by_seed_and_their_intervals_are_those_of_a_t_tes
     assert found["kernel_similarity", Label.BENIGN, "dcr"].mean == pytest.approx(0.1)
     assert found["kernel_similarity", Label.BENIGN, "dcr"].difference is None
     assert found["perplexity_ratio", None, "dcr"].low == pytest.approx(0.1)
+
+
+def test_what_attacks_take_is_a_mean_over_them_with_each_seed():
+    lost = {"stl": [(0.1, 0.3), (0.2, 0.2), (0.0, 0.8)], "dcr": [(0.1, 0.1), (0.0, 0.1), (0.2, 0.4)]}
+    runs = {
+        seed: results(
+            drops=[
+                (m, a, d) for m, of in lost.items() for a, d in zip(("rot13", "base64"), of[n], strict=True)
+            ]
+        )
+        for n, seed in enumerate([0, 1, 4])
+    }
+    stl, dcr = summarize_measures(runs, "stl")
+    assert (stl.measure, stl.method, dcr.method) == ("attack_drop", "stl", "dcr")
+    assert stl.values == pytest.approx([0.2, 0.2, 0.4])
+    assert dcr.values == pytest.approx([0.1, 0.05, 0.3])
+    expected = ttest_rel(dcr.values, stl.values).confidence_interval(0.95)
+    assert (dcr.low, dcr.high) == pytest.approx((expected.low, expected.high))
 
 
 def test_what_any_seed_lacks_is_left_out():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from discernment.reporting.figures.frontier import frontier_panels
 from discernment.reporting.pages.run import render_report
 from discernment.reporting.pages.seeds import render_seeds
 from discernment.reporting.run_files import Manifest, Method, RunFiles, Stage
+from discernment.reporting.tables.csv_files import write_field
 from discernment.reporting.tables.field import FieldColumn, field_over_seeds, field_table
 from page import Page
 
@@ -158,6 +160,45 @@ def test_means_over_seeds(everything: Any) -> None:
     page = Page(render_seeds(over))
     assert page.sections[0] == "field"
     assert len([a for tag, a in page.elements if tag == "input"]) == len(columns) + 1
+
+
+def test_costs_over_seeds_are_means_of_what_every_seed_knows(everything: Any) -> None:
+    _, manifest = everything
+    runs = {seed: {m: samples(m) for m in METHODS} for seed in (0, 1)}
+    over = summarize_seeds(runs, base_model="tiny", reference="stl", resamples=50)
+    slower = {
+        name: stage.model_copy(
+            update={
+                "seconds": 3 * (stage.seconds or 0),
+                "peak_memory_bytes": None if name == "align-base" else stage.peak_memory_bytes,
+            }
+        )
+        for name, stage in manifest.stages.items()
+    }
+    columns = field_over_seeds(over, [manifest, manifest.model_copy(update={"stages": slower})])
+    assert column(columns, "Making it").values["dcr"] == pytest.approx(2 * (11 + 12))
+    pace = column(columns, "Evaluation, seconds a token / reference").values
+    assert pace == pytest.approx({m: (n + 1) / 2 for n, m in enumerate(METHODS)})
+    assert column(columns, "Tokens of making it").values["base"] == 1000
+    memory = column(columns, "Peak memory").values
+    assert memory["stl"] == 2 * 2**20
+    assert "base" not in memory
+    assert not {c.words for c in field_over_seeds(over)} & {"Making it", "Peak memory"}
+
+
+def test_the_table_as_a_file(everything: Any, tmp_path: Path) -> None:
+    results, manifest = everything
+    columns = field_table(results, manifest)
+    write_field(tmp_path / "field.csv", columns)
+    with (tmp_path / "field.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == sum(len(c.values) for c in columns) > 50
+    auroc = column(columns, "AUROC, seemingly toxic")
+    (row,) = (r for r in rows if (r["column"], r["method"]) == (auroc.words, "dcr"))
+    assert float(row["value"]) == auroc.values["dcr"]
+    assert (float(row["difference_low"]), float(row["difference_high"])) == auroc.differences["dcr"]
+    (reference,) = (r for r in rows if (r["column"], r["method"]) == ("Making it", "stl"))
+    assert reference["difference_low"] == ""
 
 
 def test_the_frontier_joins_the_strengths_of_one_method_in_the_order_of_safety(everything: Any) -> None:

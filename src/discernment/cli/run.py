@@ -82,6 +82,9 @@ def _report_run(summary: RunSummary, *, redact: bool, as_json: bool) -> None:
 def _report_seeds(summary: SeedsSummary, *, redact: bool, as_json: bool) -> None:
     """Write the report of each seed's run; print what they found together, and write its page."""
     from discernment.reporting.pages.seeds import findings, write_seeds
+    from discernment.reporting.run_files import read_manifest
+    from discernment.reporting.tables.csv_files import write_field
+    from discernment.reporting.tables.field import field_over_seeds
     from discernment.reporting.tables.seeds import seeds_table
 
     for seed, of_seed in summary.runs.items():
@@ -93,7 +96,11 @@ def _report_seeds(summary: SeedsSummary, *, redact: bool, as_json: bool) -> None
         show(seeds_table(summary.results))
         for finding in findings(summary.results):
             say(finding)
-    notice(f"Page: {write_seeds(summary.results, summary.directory / 'seeds.html')}")
+    found = [read_manifest(run.directory) for run in summary.runs.values()]
+    manifests = [manifest for manifest in found if manifest is not None]
+    if columns := field_over_seeds(summary.results, manifests):
+        write_field(summary.directory / "tables" / "field.csv", columns)
+    notice(f"Page: {write_seeds(summary.results, summary.directory / 'seeds.html', manifests)}")
 
 
 def _report_left_out(left_out: LeftOutRuns, *, redact: bool, as_json: bool) -> None:
@@ -125,8 +132,13 @@ def _print_cautions(summary: RunSummary) -> None:
 def _write_reports(summary: RunSummary, *, redact: bool) -> str:
     """Write the report and the tables of a run, and say where they are."""
     from discernment.reporting.pages.run import write_report
-    from discernment.reporting.tables.csv_files import write_tables
+    from discernment.reporting.run_files import read_manifest
+    from discernment.reporting.tables.csv_files import write_field, write_tables
+    from discernment.reporting.tables.field import field_table
 
     tables = summary.directory / "tables"
     write_tables(tables, summary.results)
+    manifest = read_manifest(summary.directory)
+    if manifest is not None and (columns := field_table(summary.results, manifest)):
+        write_field(tables / "field.csv", columns)
     return f"Report: {write_report(summary.directory, redact=redact)}; tables: {tables}"

@@ -4,9 +4,9 @@ Every method is compared with the reference seed by seed, on the same prompts; t
 `statistics.seeds`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from statistics import fmean, variance
+from statistics import fmean
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -25,7 +25,7 @@ from discernment.evaluation.groups import (
     outcomes,
 )
 from discernment.evaluation.metrics import comparable_share
-from discernment.evaluation.results import LeftOut, Results
+from discernment.evaluation.results import LeftOut
 from discernment.evaluation.safety_levels import levels_of, parts_of
 from discernment.evaluation.sample import Sample
 from discernment.frozen import Frozen
@@ -40,12 +40,10 @@ from discernment.statistics.seeds import (
     seed_difference,
     statistic_over_seeds,
     statistics_over_seeds,
-    t_interval,
 )
 
 Quantity = Literal["rate", "equal_safety", "auroc", "safety_level", "strict_compliance"]
-Measure = Literal["kernel_similarity", "kl", "perplexity_ratio"]
-MeasureName = tuple[Measure, Label | None]
+Measure = Literal["kernel_similarity", "kl", "perplexity_ratio", "attack_drop"]
 SamplesOfSeed = Mapping[str, Sequence[Sample]]
 """The samples of each method, of one seed."""
 
@@ -92,11 +90,12 @@ class SeedComparison(Frozen):
 
 
 class SeedMeasure(Frozen):
-    """What was measured of the model of one method beside its replies, over several seeds.
+    """What was measured of one method beside its replies to the benchmarks, over several seeds.
 
     Attributes:
-        measure: `kernel_similarity` with a step on a toxic prompt, or on given replies `kl`, nats a token from the
-            base model, and `perplexity_ratio`, perplexity over the base model's.
+        measure: `kernel_similarity` with a step on a toxic prompt; on given replies `kl`, nats a token from the
+            base model, and `perplexity_ratio`, perplexity over the base model's; `attack_drop`, defense success lost,
+            mean over the attacks.
         method: The method.
         label: The label of the prompts that the step moves; None for the other measures.
         values: The measure, seed by seed.
@@ -128,7 +127,7 @@ class SeedResults(Frozen):
         benchmarks: The benchmarks in the recipe's order.
         comparisons: The comparisons with `reference`.
         safety_levels: The comparisons at fixed levels of safety.
-        measures: What was measured of every method's model beside its replies.
+        measures: What was measured of every method beside its replies to the benchmarks.
         left_out: What was asked for and is not there, and with which seeds.
     """
 
@@ -347,54 +346,3 @@ def compare_over_seeds(runs: Sequence[tuple[Group, Group]]) -> SeedDifference | 
         return None
     right = outcomes(sides)
     return seed_difference(right[0::2] - right[1::2], clusters=clusters)
-
-
-def summarize_measures(runs: Mapping[int, Results], reference: str) -> list[SeedMeasure]:
-    """What was measured of the methods' models with every seed, and how it differs from the reference.
-
-    Each is measured on the same prompts with every seed, so the intervals are those for other seeds on them.
-
-    Args:
-        runs: The results of each seed, two at least.
-        reference: The method that the others are compared with.
-
-    Returns:
-        The measures, the methods of each side by side; those that lack a number with some seed are left out.
-    """
-    of_seed = [dict(_numbers(results)) for results in runs.values()]
-    rows = []
-    for name, method in of_seed[0]:
-        values = [numbers.get((name, method)) for numbers in of_seed]
-        known = [value for value in values if value is not None]
-        if len(known) < len(values):
-            continue
-        against = [numbers.get((name, reference)) for numbers in of_seed]
-        difference = low = high = None
-        if method != reference:
-            gaps = [ours - theirs for ours, theirs in zip(known, against, strict=True) if theirs is not None]
-            if len(gaps) == len(values):
-                difference = fmean(gaps)
-                low, high = t_interval(difference, variance(gaps) / len(gaps), len(gaps) - 1)
-        rows.append(
-            SeedMeasure(
-                measure=name[0],
-                method=method,
-                label=name[1],
-                values=known,
-                mean=fmean(known),
-                difference=difference,
-                low=low,
-                high=high,
-            )
-        )
-    names = list(dict.fromkeys((row.measure, row.label) for row in rows))
-    return sorted(rows, key=lambda row: names.index((row.measure, row.label)))
-
-
-def _numbers(results: Results) -> Iterator[tuple[tuple[MeasureName, str], float]]:
-    for kernel in results.kernels:
-        if kernel.mean is not None:
-            yield (("kernel_similarity", kernel.label), kernel.policy), kernel.mean
-    for ability in results.abilities:
-        yield (("kl", None), ability.policy), ability.kl
-        yield (("perplexity_ratio", None), ability.policy), ability.ratio

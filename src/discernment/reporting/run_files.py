@@ -185,10 +185,20 @@ def _read_audit(run: RunFiles) -> list[AuditedRate]:
         ) from error
 
 
+def read_manifest(directory: Path) -> Manifest | None:
+    """The manifest of a run directory; None where there is none.
+
+    Raises:
+        RunError: If it is damaged.
+    """
+    path = directory / "manifest.json"
+    return _parse(Manifest, path) if path.is_file() else None
+
+
 def _read(directory: Path) -> RunFiles:
     results = _parse(Results, directory / "results.json")
-    manifest_path, recipe_path = directory / "manifest.json", directory / "recipe.yaml"
-    manifest = _parse(Manifest, manifest_path) if manifest_path.is_file() else None
+    recipe_path = directory / "recipe.yaml"
+    manifest = read_manifest(directory)
     proposition_path = directory / "proposition.json"
     samples: dict[str, list[Sample]] = {}
     second: dict[str, list[SecondVerdict]] = {}
@@ -198,7 +208,7 @@ def _read(directory: Path) -> RunFiles:
     for stage_id, stage in known.stages.items():
         if Path(stage_id).name != stage_id or stage_id == "..":
             raise RunError(
-                f"{manifest_path} names the stage {stage_id!r}, which is not the name of a folder."
+                f"{directory / 'manifest.json'} names the stage {stage_id!r}, which is not the name of a folder."
             )
         methods = [m for m in known.methods_of(stage_id) if m in results.methods]
         folder = directory / "stages" / stage_id

@@ -4,7 +4,8 @@ from functools import partial
 from pathlib import Path
 
 from discernment.errors import RecipeError
-from discernment.evaluation.over_seeds import SeedResults, summarize_measures, summarize_seeds
+from discernment.evaluation.measures_over_seeds import summarize_measures
+from discernment.evaluation.over_seeds import SeedResults, summarize_seeds
 from discernment.evaluation.results import LeftOut
 from discernment.runs.fleet.engine import Engine
 from discernment.runs.recipe import Recipe

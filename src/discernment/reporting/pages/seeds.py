@@ -10,18 +10,25 @@ from discernment.files import write_text
 from discernment.reporting.marks import mark
 from discernment.reporting.naming import benchmark_in_words, label_in_words
 from discernment.reporting.pages.template import render
+from discernment.reporting.run_files import Manifest
 from discernment.reporting.tables import seeds as numbers
 from discernment.reporting.tables.field import field_over_seeds
 from discernment.reporting.tables.seeds import HEADINGS, difference_in_words, headline, interval_in_words
 
 
-def write_seeds(results: SeedResults, out: Path) -> Path:
-    """Write the page of a run with several seeds as one HTML file without scripts, and return its path."""
-    write_text(out, render_seeds(results))
+def write_seeds(results: SeedResults, out: Path, manifests: Sequence[Manifest] = ()) -> Path:
+    """Write the page of a run with several seeds as one HTML file without scripts, and return its path.
+
+    Args:
+        results: What the seeds found.
+        out: The file.
+        manifests: Those of the seeds' runs, which know what the methods cost.
+    """
+    write_text(out, render_seeds(results, manifests))
     return out
 
 
-def render_seeds(results: SeedResults) -> str:
+def render_seeds(results: SeedResults, manifests: Sequence[Manifest] = ()) -> str:
     """The page as HTML text; the same results give the same text."""
     from discernment.reporting.figures.seeds import seed_panels
 
@@ -32,7 +39,7 @@ def render_seeds(results: SeedResults) -> str:
         "findings": findings(results),
         "drawn": drawn,
         "panels": seed_panels(results, headline(results, drawn)),
-        "field": field_over_seeds(results),
+        "field": field_over_seeds(results, manifests),
         "over_seeds": True,
         "tables": tables,
         "headings": HEADINGS,

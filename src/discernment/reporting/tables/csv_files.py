@@ -13,6 +13,7 @@ from discernment.evaluation.left_out import LeftOutResults, LeftOutScore
 from discernment.evaluation.metrics import Comparison, Score
 from discernment.evaluation.results import Results
 from discernment.files import write_text
+from discernment.reporting.tables.field import FieldColumn
 from discernment.reporting.tables.measures import MEASURES
 from discernment.reporting.text import REDACTED, visible
 
@@ -31,6 +32,17 @@ def write_tables(directory: Path, results: Results) -> None:
     for name, measure in MEASURES.items():
         if rows := getattr(results, measure.rows):
             _write_rows(directory / f"{name}.csv", type(rows[0]), rows)
+
+
+def write_field(path: Path, columns: Sequence[FieldColumn]) -> None:
+    """One row a number of the field table, with the ends of its difference to the reference where there is one."""
+    header = ("column", "method", "value", "difference_low", "difference_high")
+    rows = [
+        (column.words, method, value, *column.differences.get(method, (None, None)))
+        for column in columns
+        for method, value in column.values.items()
+    ]
+    write_csv(path, header, rows)
 
 
 def write_left_out(path: Path, results: LeftOutResults) -> None:

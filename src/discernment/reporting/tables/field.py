@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
 from discernment.evaluation.groups import POOLED
-from discernment.evaluation.over_seeds import SeedComparison, SeedResults
+from discernment.evaluation.over_seeds import Measure, SeedComparison, SeedResults
 from discernment.evaluation.results import Results
 from discernment.prompts import Label
 from discernment.reporting import text
@@ -28,6 +28,20 @@ FORMS = {
     "bytes": text.bytes_size,
     "count": text.count,
 }
+
+BESIDE: dict[Measure, tuple[str, str]] = {
+    "kl": ("KL to base, nats", "decimal"),
+    "perplexity_ratio": ("Perplexity / base", "decimal"),
+    "attack_drop": ("Lost to attacks, points", "points"),
+}
+"""Columns of what is measured beside the replies to the benchmarks: their words and forms."""
+COSTS = {
+    "Evaluation, seconds a token / reference": "decimal",
+    "Making it": "duration",
+    "Peak memory": "bytes",
+    "Tokens of making it": "count",
+}
+"""Columns of what methods cost, and their forms."""
 
 
 @dataclass
@@ -110,14 +124,13 @@ def field_table(results: Results, manifest: Manifest) -> list[FieldColumn]:
     _put_levels(columns, results)
     _put_rates(columns, results)
     for ability in results.abilities:
-        columns.put("KL to base, nats", "decimal", ability.policy, ability.kl, more_is_better=False)
-        columns.put("Perplexity / base", "decimal", ability.policy, ability.ratio, more_is_better=False)
+        columns.put(*BESIDE["kl"], ability.policy, ability.kl, more_is_better=False)
+        columns.put(*BESIDE["perplexity_ratio"], ability.policy, ability.ratio, more_is_better=False)
     for method in results.methods:
         drops = [row.drop for row in results.attack_drops if row.method == method]
-        columns.put(
-            "Lost to attacks, points", "points", method, fmean(drops) if drops else None, more_is_better=False
-        )
-    _put_costs(columns, results, manifest)
+        lost = fmean(drops) if drops else None
+        columns.put(*BESIDE["attack_drop"], method, lost, more_is_better=False)
+    _put_costs(columns, results.methods, results.reference, [manifest])
     return list(columns.found.values())
 
 
@@ -180,26 +193,31 @@ def pooled_rate(results: Results, method: str, label: Label) -> float | None:
     return sum((s.value or 0) * s.scored for s in rows) / scored if scored else None
 
 
-def _put_costs(columns: _Columns, results: Results, manifest: Manifest) -> None:
-    of_method = {method: dict(_stages(manifest, method)) for method in results.methods}
+def _put_costs(
+    columns: _Columns, methods: Sequence[str], reference: str, manifests: Sequence[Manifest]
+) -> None:
+    """What methods cost, as means over runs; a cost that one of the runs does not know is left out."""
+    runs = [_costs(manifest, methods, reference) for manifest in manifests]
+    for method in methods:
+        for words, form in COSTS.items():
+            values = [costs[method, words] for costs in runs]
+            known = [value for value in values if value is not None]
+            mean = fmean(known) if known and len(known) == len(values) else None
+            columns.put(words, form, method, mean, more_is_better=False)
+
+
+def _costs(manifest: Manifest, methods: Sequence[str], reference: str) -> dict[tuple[str, str], float | None]:
+    of_method = {method: dict(_stages(manifest, method)) for method in methods}
     paces = {method: _pace(stages) for method, stages in of_method.items()}
-    against = paces.get(results.reference)
+    against = paces.get(reference)
+    costs: dict[tuple[str, str], float | None] = {}
     for method, stages in of_method.items():
         made = total(stage for stage in stages.values() if stage.name not in MEASURED_IN)
         pace = paces[method]
-        columns.put(
-            "Evaluation, seconds a token / reference",
-            "decimal",
-            method,
-            pace / against if pace and against else None,
-            more_is_better=False,
-        )
-        for words, form, value in (
-            ("Making it", "duration", made.seconds),
-            ("Peak memory", "bytes", made.peak_memory_bytes),
-            ("Tokens of making it", "count", made.tokens),
-        ):
-            columns.put(words, form, method, value, more_is_better=False)
+        slowdown = pace / against if pace and against else None
+        values = (slowdown, made.seconds, made.peak_memory_bytes, made.tokens)
+        costs |= {(method, words): value for words, value in zip(COSTS, values, strict=True)}
+    return costs
 
 
 def _stages(manifest: Manifest, method: str) -> Iterator[tuple[str, Stage]]:
@@ -214,8 +232,13 @@ def _pace(stages: Mapping[str, Stage]) -> float | None:
     return found.seconds / found.tokens if found and found.seconds and found.tokens else None
 
 
-def field_over_seeds(results: SeedResults) -> list[FieldColumn]:
-    """The same of several seeds, as means over them; costs stand on the pages of the single runs."""
+def field_over_seeds(results: SeedResults, manifests: Sequence[Manifest] = ()) -> list[FieldColumn]:
+    """The same of several seeds, as means over them.
+
+    Args:
+        results: What the seeds found.
+        manifests: Those of the seeds' runs, which know what the methods cost; without them those columns are missing.
+    """
     if len(results.methods) < FEWEST_METHODS:
         return []
     columns = _Columns()
@@ -231,12 +254,11 @@ def field_over_seeds(results: SeedResults) -> list[FieldColumn]:
                 columns.put(words, form, row.method, fmean(row.values), difference=(row.low, row.high))
                 columns.put(words, form, results.reference, fmean(row.values_against))
     for measured in results.measures:
-        if measured.measure != "kernel_similarity":
-            words = "KL to base, nats" if measured.measure == "kl" else "Perplexity / base"
+        if measured.measure in BESIDE:
+            words, form = BESIDE[measured.measure]
             ends = None if measured.low is None or measured.high is None else (measured.low, measured.high)
-            columns.put(
-                words, "decimal", measured.method, measured.mean, more_is_better=False, difference=ends
-            )
+            columns.put(words, form, measured.method, measured.mean, more_is_better=False, difference=ends)
+    _put_costs(columns, results.methods, results.reference, manifests)
     return list(columns.found.values())
 
 

@@ -147,7 +147,9 @@ def _judge_counts(results: Results) -> dict[str, dict[str, int]]:
 
 MEASURES = {
     "safety_levels": Measure("safety_levels", lines=_level_lines),
-    "attacks": Measure("attack_drops"),
+    "attacks": Measure(
+        "attack_drops", over_seeds={"attack_drop": "Defense success lost, mean over the attacks"}
+    ),
     "kernel": Measure("kernels", over_seeds={"kernel_similarity": "Kernel similarity with toxic prompts"}),
     "ability": Measure(
         "abilities",

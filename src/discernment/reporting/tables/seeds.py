@@ -86,7 +86,7 @@ def seeds_table(results: SeedResults) -> Table:
     """The comparisons for the terminal: methods across, one row a benchmark.
 
     Under each mean stand the difference to the reference, its interval over seeds and prompts, and the one over seeds
-    alone, which is all that kernel similarity and ability have. A difference is bold where the widest interval does not
+    alone, which is all that kernel similarity, ability and attacks have. A difference is bold where the widest interval does not
     hold 0.
     """
     from rich.text import Text
@@ -106,11 +106,11 @@ def seeds_table(results: SeedResults) -> Table:
                 results.reference: [(mean, "")]
             }
     for measured in results.measures:
-        line = lines.setdefault(("Kernel similarity and ability", measure_in_words(measured)), {})
+        line = lines.setdefault(("Kernel similarity, ability and attacks", measure_in_words(measured)), {})
         line[measured.method] = _measure_stack(measured)
     caption = Text(
         f"Under a mean: difference to {text.visible(results.reference)}; its 95 % interval over seeds and prompts; "
-        "over seeds alone. Kernel and ability have the last one only. Bold: the widest interval does not hold 0."
+        "over seeds alone. Kernel, ability and attacks have the last one only. Bold: the widest interval does not hold 0."
     )
     return table_of(
         f"Means over the seeds {', '.join(map(str, results.seeds))}",
