@@ -83,10 +83,10 @@ def test_the_recipe_reads_back_and_is_never_written_over_unless_asked(discern, f
     assert [method.label for method in recipe.methods] == ["base", "stl", "stl_aug", "dcr"]
     assert 1 <= recipe.refine["layer"] <= 4
     assert not prepare(recipe).seen_in_training
-    # Less time means less of all in the same proportion.
+    # Less time means a shorter stage 1 and fewer test prompts; stage 2 stays whole.
     data = recipe.data
     limits = [source[0].limit for source in (data.general, data.safety, data.augmentation)]
-    assert (limits, recipe.refine["steps"]) == ([40, 24, 10], 25)
+    assert (limits, recipe.refine["steps"]) == ([160, 96, 40], 25)
     assert [benchmark.limit for benchmark in recipe.evaluate.benchmarks] == [64, 20]
 
     code, output, error = discern("init", "tiny")

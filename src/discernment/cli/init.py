@@ -33,7 +33,7 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Write over a recipe that is there.")] = False,
     minutes: Annotated[
         float, typer.Option(min=1, help="What the run should take at most, by estimate.")
-    ] = 12,
+    ] = 15,
     label: Annotated[
         list[str] | None, typer.Option(help="Label of all prompts of a file, as FILE=toxic; may be repeated.")
     ] = None,

@@ -26,8 +26,8 @@ BITS4 = 0.65
 """Bytes a weight in 4 bits with its scales, some of them being kept whole."""
 FIXED, PER_METHOD = 40.0, 10.0
 """Seconds of a run and of each of its methods that depend on nothing here: imports, loading, the report."""
-SPREAD = 3.0
-"""How far a run may take longer than its estimate."""
+SPREAD = 2.5
+"""How far a run may take longer than its estimate; on two cores with other work beside it took 1.9 times as long."""
 SHARES = (1.0, 0.75, 0.5, 0.35, 0.25)
 
 
@@ -189,24 +189,24 @@ def seconds(
         speed: Prompt tokens a second, forward.
 
     Returns:
-        Seconds that depend on nothing here, and those that shrink with the number of examples and prompts.
+        Seconds that stay, those of stage 2 among them, and those that shrink with `Sizes.scaled`.
     """
     chat = facts.chat
     how = EvaluateOptions(max_new_tokens=asked.tokens)
     reading = {"policy": PolicySpec.of(spec), "benchmarks": asked.benchmarks, "options": how}
-    stages = [
+    alignments = [
         _align(spec, chat, way, work.examples, work),
         _align(spec, chat, way, work.augmented, work),
-        _refine(spec, chat, way, work, layer),
         _align(spec, chat, way, work.examples, work, held=0 if layer == facts.layers else layer),
-        *[_estimate(spec, chat, reading)] * asked.methods,
     ]
+    others = [_refine(spec, chat, way, work, layer), *[_estimate(spec, chat, reading)] * asked.methods]
     rate = 2 * (facts.parameters - facts.vocabulary * facts.hidden) * speed
-    return FIXED + PER_METHOD * asked.methods, sum(stage.operations for stage in stages) / rate
+    aligning, growing = (sum(stage.operations for stage in stages) / rate for stages in (alignments, others))
+    return FIXED + PER_METHOD * asked.methods + aligning, growing
 
 
 def in_minutes(lowest: float) -> str:
-    """A time in words, such as `4 to 12 minutes`.
+    """A time in words, such as `4 to 10 minutes`.
 
     Args:
         lowest: The estimate, in seconds.

@@ -41,9 +41,11 @@ class Sizes(NamedTuple):
     share: float = 1.0
 
     def scaled(self, share: float) -> Sizes:
-        """Less of everything, with refusals and answers in the same proportion."""
-        general, safety, augmentation, steps = (max(1, round(share * count)) for count in self[:4])
-        return Sizes(general, safety, augmentation, steps, share)
+        """A shorter stage 1 and fewer test prompts.
+
+        Stage 2 stays: on half of it, a small model does not learn to refuse, and there is nothing to compare.
+        """
+        return self._replace(steps=max(1, round(share * self.steps)), share=share)
 
 
 class Entry(NamedTuple):
