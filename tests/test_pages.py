@@ -129,7 +129,7 @@ def desk(tmp_path, monkeypatch, tokenizer):
     (tmp_path / "quickstart").write_text(
         yaml.safe_dump(reduced(yaml.safe_load(find_recipe("quickstart").read_text()), str(model)))
     )
-    for name in ("contrast", "test"):
+    for name in ("contrast", "validation", "test"):
         make_prompts(8).to_jsonl(tmp_path / f"{name}.jsonl")
     make_benign(8).to_jsonl(tmp_path / "general.jsonl")
     make_prompts(8).with_label("toxic").to_jsonl(tmp_path / "safety.jsonl")

@@ -57,7 +57,10 @@ def read_yaml(text: str) -> Any:
     Raises:
         yaml.YAMLError: If it is not YAML; a `RepeatedKeyError` if a mapping has a key twice.
     """
-    return yaml.load(text, Loader=_UniqueKeys)  # noqa: S506
+    try:
+        return yaml.load(text, Loader=_UniqueKeys)  # noqa: S506
+    except (ValueError, RecursionError) as error:  # such as a date with 13 months
+        raise yaml.YAMLError(str(error)) from error
 
 
 def write_text(path: Path, text: str) -> None:

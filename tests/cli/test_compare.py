@@ -87,6 +87,22 @@ def test_only_common_prompts_count_and_the_others_are_mentioned(capsys) -> None:
     assert "Left out, because not all have them: 6 of large." in capsys.readouterr().err
 
 
+def test_prompts_are_the_same_by_their_texts_and_not_by_their_row_numbers() -> None:
+    evaluation(Path("old"), 2, prompts=20)
+    new = evaluation(Path("new"), 2, prompts=20) / "samples.jsonl"
+    for n in reversed(range(10)):  # as if a row had been put in front
+        new.write_text(new.read_text().replace(f'"toxic-{n}"', f'"toxic-{n + 1}"'))
+    found = {c.label: c for c in compared("old", "new").comparisons}[Label.TOXIC]
+    assert (found.difference, found.only_method, found.only_against, found.n) == (0, 0, 0, 10)
+
+
+def test_a_prompt_that_is_asked_twice_is_compared_twice() -> None:
+    for name in ("old", "new"):
+        path = evaluation(Path(name), 2, prompts=20) / "samples.jsonl"
+        path.write_text(path.read_text().replace("toxic prompt 9", "toxic prompt 0"))
+    assert {c.n for c in compared("old", "new").comparisons} == {10}
+
+
 def test_user_mistakes() -> None:
     run(Path("one"), stl=3)
     evaluation(Path("alone"), 1)

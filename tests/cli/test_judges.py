@@ -36,7 +36,7 @@ def test_train_then_calibrate(invoke, tmp_path) -> None:
     write_labels(tmp_path / "other.jsonl", ["c", "d"])
     train = "judges train --kind classifier --labels train.jsonl --out new.safetensors"
     assert "Learning from 40 completions of train.jsonl" in invoke(*train.split())[1]
-    options = "-j keyword -j classifier -j new.safetensors --labels other.jsonl -o out.json"
+    options = "-j keywords -j classifier -j new.safetensors --labels other.jsonl -o out.json"
     _, output = invoke("judges", "calibrate", *options.split())
     assert "classifier against other.jsonl, by prompt type" in output
     found = [Calibration.model_validate(row) for row in json.loads((tmp_path / "out.json").read_text())]
@@ -47,7 +47,7 @@ def test_train_then_calibrate(invoke, tmp_path) -> None:
 
 def test_untrusted_names_are_shown_as_they_are(invoke, tmp_path) -> None:
     write_labels(tmp_path / "labels.jsonl")
-    _, output = invoke("judges", "calibrate", "--judge", "keyword", "--labels", "labels.jsonl")
+    _, output = invoke("judges", "calibrate", "--judge", "keywords", "--labels", "labels.jsonl")
     assert "[red]a" in output
     assert "\x1b[0m" not in output
     assert (tmp_path / "calibration.json").exists()

@@ -187,6 +187,8 @@ MISTAKES = {
     ),
     "nothing to compare": ("compare full", "full holds neither an evaluation nor a run"),
     "nothing to report": ("report full", "full has no results.json to report on"),
+    "a folder as a file": ("report full --out full", "--out full is a folder; name a file."),
+    "no name to write to": ("evaluate tiny -s pairs.jsonl -o /", "--out / has no name."),
     "set by hand": ("prompts show nowhere", "There is no prompt set 'nowhere'"),
 }
 

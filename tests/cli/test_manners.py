@@ -51,6 +51,14 @@ def repeated(tmp_path):
     (tmp_path / "twice.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+@pytest.mark.parametrize("arguments", ["--version", "recipes", "prompts list"])
+def test_a_closed_output_is_no_mistake(arguments):
+    shell = f"{shlex.quote(sys.executable)} -c {shlex.quote(DISCERN)} {arguments} >&-"
+    found = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    assert "Traceback" not in found.stderr
+
+
 @pytest.mark.parametrize("arguments", [("recipes",), ("prompts", "list")])
 def test_tables_fit_a_terminal_and_break_no_word(arguments, tmp_path):
     code, written = in_terminal(*arguments)

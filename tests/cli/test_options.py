@@ -1,10 +1,13 @@
 """What the texts of options mean."""
 
+from pathlib import Path
+
 import pytest
 
-from discernment.cli.options import parse_policy
-from discernment.errors import DataError
+from discernment.cli.options import out_option, parse_options, parse_policy
+from discernment.errors import DataError, RecipeError
 from discernment.files import write_json
+from discernment.training.supervised import AlignOptions
 
 
 def write_stage(folder):
@@ -47,3 +50,27 @@ def test_the_parts_of_a_policy_lie_in_its_run(tmp_path) -> None:
         "some/model",
         ("runs/try/stages/align-1/adapter", "someone/else"),
     )
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("seed=-1", "seed"),
+        ("seed=4294967296", "seed"),
+        ("learning_rate=.inf", "learning_rate"),
+        ("seed=2024-13-01", "is not YAML"),
+        ("seed=" + "[" * 3000, "is not YAML"),
+    ],
+)
+def test_a_value_that_cannot_be_is_a_sentence(option, said) -> None:
+    with pytest.raises(RecipeError, match=said):
+        parse_options(AlignOptions, [option])
+
+
+@pytest.mark.parametrize("out", [".", "../here", "below/.."])
+def test_where_results_go_has_a_name(tmp_path, monkeypatch, out) -> None:
+    (tmp_path / "here" / "below").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    found = out_option("Results.").callback(Path(out))
+    assert found.name == "here"
+    assert found.resolve() == tmp_path / "here"

@@ -132,10 +132,19 @@ def test_one_verdict_is_not_enough() -> None:
         train_classifier([e for e in make_examples(1) if e.verdict is Verdict.REFUSAL])
 
 
+def test_completions_without_words_in_common_are_not_enough() -> None:
+    few = [
+        LabelledCompletion(prompt="p", completion="Never.", label="refusal"),
+        LabelledCompletion(prompt="q", completion="Gladly.", label="compliance"),
+    ]
+    with pytest.raises(DataError, match="words in common, and 2 short ones have none"):
+        train_classifier(few, regularisation=1.0)
+
+
 def test_labelled_files(tmp_path) -> None:
     path = tmp_path / "labels.jsonl"
     path.write_text(
-        '{"prompt": "p", "completion": "c", "label": "full_refusal", "model": "m", "id": 3}\n'
+        '{"prompt": "p", "completion": "c", "label": "full_refusal", "model": "m", "id": {"$oid": "3"}}\n'
         '{"prompt": "p", "completion": "c", "label": "compliance", "category": "k"}\n'
     )
     first, second = read_labelled(str(path))

@@ -349,6 +349,27 @@ def test_labels_mean_the_same_however_they_are_written(
     assert [p.label for p in load_source(source)] == [Label.TOXIC, Label.BENIGN] * len(values)
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet", "jsonl"])
+def test_partners_that_pandas_wrote_as_fractions_are_found(tmp_path: Path, kind: str) -> None:
+    table = pandas.DataFrame(
+        {
+            "id": [1, 2, 3],
+            "prompt": ["Kill a man.", "Kill a process.", "Sing."],
+            "label": ["toxic", "seemingly_toxic", "benign"],
+            "partner": [2, 1, None],
+        }
+    )
+    file = tmp_path / f"pairs.{kind}"
+    if kind == "csv":
+        table.to_csv(file, index=False)
+    elif kind == "parquet":
+        table.to_parquet(file)
+    else:
+        table.to_json(file, orient="records", lines=True)
+    found = load_source(PromptSource(set=str(file)))
+    assert [(p.id, p.partner) for p in found] == [("1", "2"), ("2", "1"), ("3", None)]
+
+
 def test_a_label_map_that_contradicts_itself_is_refused() -> None:
     with pytest.raises(ValueError, match=r"says twice, and not the same, what '1\.0' means"):
         PromptSource.model_validate({"set": "a.csv", "label_map": {1: "toxic", "1.0": "benign"}})

@@ -174,6 +174,11 @@ def test_what_cannot_be_measured(labels_of_sources, message):
         label_leaks(made)
 
 
+def test_prompts_without_words_have_no_leaks_to_measure():
+    with pytest.raises(DataError, match="no words to tell"):
+        label_leaks(sample(lambda label, source, draw: "?" * draw.randint(1, 9)))
+
+
 def test_what_can_be_seen_of_a_form():
     features = form_features("Who, me?  ")
     assert features == pytest.approx(

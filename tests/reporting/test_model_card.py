@@ -1,5 +1,9 @@
 """The card of a published method: its table holds every number of `results.json`, and none that is not there."""
 
+from dataclasses import replace
+
+import yaml
+
 from discernment.files import read_json
 from discernment.policies.policy_spec import PolicySpec
 from discernment.reporting.model_card import model_card
@@ -46,3 +50,25 @@ def test_every_number_is_that_of_the_results(build_run, tmp_path):
     assert len(found) == len(SHOWN) * (4 + 3)
     assert len(set(found.values())) > 12
     assert results["finding"] in card
+
+
+def test_the_sets_of_what_a_method_stands_on_count_too(build_run, tmp_path):
+    run = build_run(tmp_path / "run", benchmarks=BENCHMARKS, hostile=False)
+    known = read_run(run)
+    recipe = {
+        "name": "r",
+        "model": "m",
+        "data": {"general": "starter/benign", "safety": "starter/toxic", "augmentation": "starter/pairs"},
+        "methods": [
+            "base",
+            "stl",
+            {"method": "stl", "name": "safe", "data": {"safety": "falsereject"}},
+            {"method": "dpo", "name": "dcr", "on": "safe"},
+        ],
+        "evaluate": {"benchmarks": ["xstest"]},
+    }
+    card = model_card(replace(known, recipe=yaml.safe_dump(recipe)), "dcr", PolicySpec.of("someone/model"))
+    assert "| falsereject |" in card
+    assert "commercial" in card.partition("## Sets")[2].partition("## How")[0]
+    alone = model_card(replace(known, recipe=yaml.safe_dump(recipe)), "stl", PolicySpec.of("someone/model"))
+    assert "falsereject" not in alone.partition("## Sets")[2].partition("## How")[0]

@@ -116,12 +116,23 @@ def test_a_stage_that_no_group_changes_is_done_once(content, tmp_path):
         ({"leave_out": {"first": ["unknown.jsonl"]}}, "does not train on"),
         ({"leave_out": {"a b": ["x"]}}, "leave_out"),
         ({"leave_out": {"empty": []}}, "leave_out"),
+        ({"evaluate": {"rejection": False}}, "leave `rejection: false` out"),
     ],
 )
 def test_a_group_that_means_nothing_is_a_sentence(content, tmp_path, change, said):
+    change = {key: {**content[key], **value} if key == "evaluate" else value for key, value in change.items()}
     with pytest.raises(RecipeError, match=said):
         run_left_out(parse_recipe({**content, **change}, "tiny"), tmp_path / "out")
-    assert not (tmp_path / "out" / "stages").exists()
+    assert not (tmp_path / "out").exists()
+
+
+def test_benchmarks_of_one_label_are_found_before_the_first_stage(content, tmp_path):
+    (first,) = content["leave_out"]["first"]
+    toxic = {**content["evaluate"], "benchmarks": [{"set": first, "label": "toxic"}]}
+    recipe = parse_recipe({**content, "leave_out": {"first": [first]}, "evaluate": toxic}, "tiny")
+    with pytest.raises(RecipeError, match="Without first there are no benchmarks of both"):
+        run_left_out(recipe, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_nothing_left_to_train_on_or_to_measure(content):

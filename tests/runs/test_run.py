@@ -252,6 +252,25 @@ def test_mistakes_are_found_before_the_first_stage(recipe, tmp_path, changes, me
     assert not directory.exists()
 
 
+def test_files_of_others_are_not_written_over(recipe, tmp_path):
+    mine = tmp_path / "mine"
+    (mine / "tables").mkdir(parents=True)
+    (mine / "recipe.yaml").write_text("# with a comment")
+    (mine / "tables" / "survey.csv").write_text("a")
+    with pytest.raises(
+        RunError, match=r"mine holds files of its own \(recipe.yaml\), which would be written over"
+    ):
+        run_recipe(recipe, mine)
+    assert (mine / "recipe.yaml").read_text() == "# with a comment"
+    assert [p.name for p in (mine / "tables").iterdir()] == ["survey.csv"]
+
+
+@pytest.mark.parametrize("name", [".", "..", "..."])
+def test_a_name_is_no_other_directory(recipe, name):
+    with pytest.raises(RecipeError, match="name"):
+        parse_recipe(recipe.model_dump(mode="json", exclude_defaults=True) | {"name": name}, "r")
+
+
 def test_a_directory_that_was_there_stays_after_a_mistake(recipe, tmp_path):
     mistaken = recipe.model_copy(update={"refine": {}})
     directory = tmp_path / "mine"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from discernment.cost import StageCost
-from discernment.errors import RunError
+from discernment.errors import RunError, TrainingError
 from discernment.files import read_json
 from discernment.models.model_spec import ModelSpec
 from discernment.policies.policy_spec import PolicySpec, RuleSpec
@@ -238,6 +238,17 @@ def test_an_interrupted_directory_of_ones_own_goes_on_with_the_same_inputs_only(
         run_into(out, "align", work, {**inputs, "prompts": make_prompts(3)}, Quiet())
     assert run_into(out, "align", work, inputs, Quiet())
     assert (out / "half").exists()
+
+
+def test_a_mistake_before_the_first_result_does_not_stand_in_the_way(tmp_path, base):
+    def work(out, start, right):
+        if not right:
+            raise TrainingError("No.")
+        return StageCost(steps=1, tokens=1)
+
+    with pytest.raises(TrainingError):
+        run_into(tmp_path / "mine", "align", work, {"start": base, "right": False}, Quiet())
+    assert run_into(tmp_path / "mine", "align", work, {"start": base, "right": True}, Quiet())
 
 
 def test_a_model_that_another_verb_left_is_known_by_its_weights(tmp_path, base):

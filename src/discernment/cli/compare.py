@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +16,9 @@ from discernment.files import content_hash, read_json, write_json
 
 if TYPE_CHECKING:
     from discernment.evaluation.sample import Sample
+    from discernment.prompts import Asked, Label
+
+    Place = tuple[str, Label, Asked, int]
 
 
 def compare(
@@ -74,20 +78,37 @@ def _read(evaluations: Sequence[Path]) -> dict[str, list[Sample]]:
 
 
 def _shared(samples: dict[str, list[Sample]]) -> dict[str, list[Sample]]:
-    """The samples on prompts that all have."""
-    asked = {name: [(s.benchmark, s.asked) for s in found] for name, found in samples.items()}
-    shared = set.intersection(*map(set, asked.values()))
+    """The samples on prompts that all have, by their texts: ids may be row numbers. Those of the first are taken."""
+    places = {name: _places(found) for name, found in samples.items()}
+    first, *others = places.values()
+    shared = [place for place in first if all(place in found for found in others)]
     if not shared:
         raise DataError("The evaluations have no prompt in common; evaluate all models on the same sets.")
     kept = {
-        name: [s for s, place in zip(found, asked[name], strict=True) if place in shared]
-        for name, found in samples.items()
+        name: [
+            found[place].model_copy(
+                update={"prompt_id": first[place].prompt_id, "partner": first[place].partner}
+            )
+            for place in shared
+        ]
+        for name, found in places.items()
     }
     left_out = {name: len(samples[name]) - len(found) for name, found in kept.items()}
     if any(left_out.values()):
         counts = ", ".join(f"{n} of {name}" for name, n in left_out.items() if n)
         notice(f"Left out, because not all have them: {counts}.", "yellow")
     return kept
+
+
+def _places(samples: list[Sample]) -> dict[Place, Sample]:
+    """Each sample by what was asked; the second of two that ask the same stands beside the second of another method."""
+    seen: Counter[tuple[str, Label, Asked]] = Counter()
+    found: dict[Place, Sample] = {}
+    for sample in samples:
+        what = (sample.benchmark, sample.label, sample.asked)
+        seen[what] += 1
+        found[*what, seen[what]] = sample
+    return found
 
 
 def _how_evaluated(samples: Path) -> str:

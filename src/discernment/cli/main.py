@@ -99,6 +99,7 @@ def discern(
 
 def main() -> None:
     """Run the command line; a user's mistake gets one sentence and exit code 2."""
+    _open_what_is_closed()
     _write_what_can_be_written()
     try:
         if ranks.several():
@@ -139,6 +140,13 @@ def _end_of_pipe() -> NoReturn:
     from discernment.cli.console import end_of_pipe
 
     end_of_pipe()
+
+
+def _open_what_is_closed() -> None:
+    """Throw away what is written to a stream that the caller closed, as some job runners do."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
 
 
 def _write_what_can_be_written() -> None:

@@ -24,9 +24,22 @@ Reading = Mapping[str, Any]
 """Keys of `PromptSource` that say how a table is read."""
 
 
-def out_option(what: str) -> Any:
-    """`--out`; `what` says what is written there."""
-    return typer.Option("--out", "-o", help=what)
+def out_option(what: str, *, is_file: bool = False) -> Any:
+    """`--out`; `what` says what is written there, and `is_file` whether it is a file."""
+
+    def with_a_name(given: str | Path | None) -> Path | None:
+        if given is None:
+            return None
+        out = Path(given)
+        if out.name in ("", ".."):  # what lies beside it is called after it
+            out = out.resolve()
+        if not out.name or (is_file and out.is_dir()):
+            raise RecipeError(
+                f"--out {out} is a folder; name a file." if is_file else f"--out {out} has no name."
+            )
+        return out
+
+    return typer.Option("--out", "-o", help=what, callback=with_a_name)
 
 
 def stage_option(what: str) -> Any:
@@ -234,7 +247,7 @@ def parse_options(
                 raise RecipeError(f"The option {pair!r} goes into {group!r}, which has a value of its own.")
         try:
             # YAML 1.1 reads 1e-4 as text; pydantic makes it a number again.
-            place[last] = yaml.safe_load(value)
+            place[last] = read_yaml(value)
         except yaml.YAMLError as error:
             raise RecipeError(f"The value of the option {pair!r} is not YAML; quote it.") from error
     try:

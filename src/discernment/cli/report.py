@@ -11,7 +11,9 @@ from discernment.cli.options import Redact, out_option
 
 def report(
     run_directory: Annotated[Path, typer.Argument(help="A directory that `run` left.")],
-    out: Annotated[Path | None, out_option("The HTML file; RUN/report.html by default.")] = None,
+    out: Annotated[
+        Path | None, out_option("The HTML file; RUN/report.html by default.", is_file=True)
+    ] = None,
     redact: Redact = False,
 ) -> None:
     """Write the HTML report of a run again."""

@@ -164,7 +164,13 @@ def _fit(examples: Sequence[LabelledCompletion], regularisations: Sequence[float
     vectorizers = {name: _vectorizer(name) for name in VIEWS}
     texts = [views_of(*exchange) for exchange in exchanges]
     for name, vectorizer in vectorizers.items():
-        vectorizer.fit([t[name] for t in texts])
+        try:
+            vectorizer.fit([t[name] for t in texts])
+        except ValueError as error:  # no word is in two of them
+            raise DataError(
+                f"A classifier needs completions that have words in common, and {len(examples)} short ones have none; add "
+                "labelled completions."
+            ) from error
     features = _transform(exchanges, vectorizers, KeywordJudge())
     labels = [e.verdict.value for e in examples]
     judges = []

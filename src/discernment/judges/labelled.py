@@ -134,7 +134,7 @@ def _read(path: Path, categories: Mapping[str, str]) -> list[LabelledCompletion]
     table = read_table(path, kind_of(path.name) or "json", wanted=("completion",))
     for number, row in table.rows:
         try:
-            if row.get("id") in categories:
+            if isinstance(row.get("id"), str) and row["id"] in categories:
                 row = {"category": categories[row["id"]], **row}
             example = LabelledCompletion.model_validate(row)
             problem = (

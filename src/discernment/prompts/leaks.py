@@ -167,7 +167,10 @@ def _score(
     unit_of = _units(prompts)
     ranked = []
     for train, test in folds:
-        fitted = model().fit([texts[i] for i in train], toxic[train])
+        try:
+            fitted = model().fit([texts[i] for i in train], toxic[train])
+        except ValueError as error:
+            raise DataError("Label leaks cannot be measured: the prompts have no words to tell.") from error
         scores = fitted.decision_function([texts[i] for i in test])
         # Ranks are all that matters, and equal ranks are ties.
         ranked.append((np.unique(scores, return_inverse=True)[1], toxic[test], unit_of[test]))

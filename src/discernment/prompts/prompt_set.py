@@ -11,7 +11,7 @@ from typing import Any
 
 from discernment.errors import DataError
 from discernment.files import content_hash, write_json_lines
-from discernment.prompts.columns import Columns, read_prompt
+from discernment.prompts.columns import WHOLE_NUMBER, Columns, read_prompt
 from discernment.prompts.conversation import Asked, plainly
 from discernment.prompts.prompt import Label, Prompt, Split
 from discernment.prompts.tables import Kind, name_of, read_table
@@ -43,6 +43,19 @@ class Provenance:
         return cls(name=name_of(path), address=path.name, folder=str(path.absolute().parent))
 
 
+def _with_partners(prompts: tuple[Prompt, ...]) -> tuple[Prompt, ...]:
+    """The prompts, where `2.0` as a partner means `2`: pandas writes so if some in the column have no partner."""
+    ids = {p.id for p in prompts}
+
+    def matched(prompt: Prompt) -> Prompt:
+        if prompt.partner is None or prompt.partner in ids:
+            return prompt
+        whole = WHOLE_NUMBER.fullmatch(prompt.partner)
+        return prompt.model_copy(update={"partner": whole[1]}) if whole and whole[1] in ids else prompt
+
+    return tuple(map(matched, prompts))
+
+
 class PromptSet(Sequence[Prompt]):
     """An immutable, ordered set of prompts with unique ids.
 
@@ -55,7 +68,7 @@ class PromptSet(Sequence[Prompt]):
     """
 
     def __init__(self, prompts: Iterable[Prompt], provenance: Provenance) -> None:
-        self.prompts = tuple(prompts)
+        self.prompts = _with_partners(tuple(prompts))
         self.provenance = provenance
         repeated = [key for key, count in Counter(p.id for p in self.prompts).items() if count > 1]
         if repeated:

@@ -18,6 +18,7 @@ from discernment.reporting.run_files import RunFiles
 from discernment.reporting.tables.methods import result_lines
 from discernment.reporting.text import MISSING, visible
 from discernment.runs.built_in import sets_of
+from discernment.runs.recipe import parse_recipe
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 NON_COMMERCIAL = re.compile(r"\bNC\b|non-?commercial", re.IGNORECASE)
@@ -44,8 +45,7 @@ def model_card(run: RunFiles, method: str, policy: PolicySpec) -> str:
         raise RunError(
             f"{run.directory} does not hold a finished run with the method {method!r}; finish it with `discern run`."
         )
-    content = plain_yaml(run.recipe)
-    licences = _licences(content, method)
+    licences = _licences(run.recipe, method)
     kind = run.manifest.methods[method].method if method in run.manifest.methods else method
     restricted = [name for name, licence in licences.items() if NON_COMMERCIAL.search(licence)]
     parts = [
@@ -88,10 +88,12 @@ def _in_brackets(cell: Sequence[tuple[str, str]]) -> list[str]:
     return [number, *(f"({words})" for words, _ in under)]
 
 
-def _licences(content: dict[str, Any], method: str) -> dict[str, str]:
-    """The licence of each set that a recipe gives a method to learn from, as far as it is known."""
-    entries = [m for m in content["methods"] if isinstance(m, dict)]
-    own = [m["data"] for m in entries if m.get("data") and m.get("name", m.get("method")) == method]
+def _licences(recipe: str, method: str) -> dict[str, str]:
+    """The licence of each set that a recipe gives a method, or what it stands on, to learn from, as far as it is known."""
+    content = plain_yaml(recipe)
+    parsed = parse_recipe(content, "recipe.yaml")
+    steps = parsed.steps(next(entry for entry in parsed.methods if entry.label == method))
+    own = [step.model_dump(mode="json")["data"] for step in steps]
     named = dict.fromkeys(name for part in (content.get("data"), *own) for name in sets_of(part))
     return {name: licence_of(name) for name in named}
 

@@ -23,7 +23,7 @@ OUTCOMES = (
 
 
 @contextmanager
-def claim(directory: Path, kind: str) -> Iterator[None]:
+def claim(directory: Path, kind: str, *, whole: bool = True) -> Iterator[None]:
     """Make a directory and keep other processes out of it.
 
     One that was made for this and got nothing, since a mistake came first, is removed again.
@@ -31,11 +31,14 @@ def claim(directory: Path, kind: str) -> Iterator[None]:
     Args:
         directory: The directory.
         kind: What it is for, such as `run`; names the lock file, and stands in messages.
+        whole: Whether all that lies in it is of that kind, and may be written over.
 
     Raises:
-        RunError: If it cannot be made, or is in use.
+        RunError: If it cannot be made, is in use, or holds files that are none of ours.
     """
     made = not directory.exists()
+    if whole and directory.is_dir():
+        _check_ours(directory, kind)
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -56,6 +59,16 @@ def claim(directory: Path, kind: str) -> Iterator[None]:
             with suppress(OSError):  # where an open file cannot be removed
                 shutil.rmtree(directory)
         lock.release()
+
+
+def _check_ours(directory: Path, kind: str) -> None:
+    """Make sure that nothing of the user's is written over: that a directory is empty or was worked in before."""
+    names = {path.name for path in directory.iterdir()}
+    if names and not names & {f"{kind}.lock", "stages", "manifest.json", "trials"}:
+        raise RunError(
+            f"The {kind} directory {directory} holds files of its own ({min(names)}), which would be written over; name a new or "
+            "an empty one."
+        )
 
 
 def holds_recipe(directory: Path, recipe: Recipe) -> bool:

@@ -36,7 +36,7 @@ def find_evaluations(argument: Path) -> list[Evaluation]:
     name, _, rest = ("", "", str(argument)) if argument.is_dir() else str(argument).rpartition("=")
     directory = Path(rest)
     if (directory / SAMPLES).is_file():
-        return [Evaluation(name or directory.name, directory / SAMPLES)]
+        return [Evaluation(name or directory.absolute().name, directory / SAMPLES)]
     if (directory / FILE).is_file():
         return [e._replace(name=f"{name}/{e.name}" if name else e.name) for e in _of_run(directory)]
     run, wanted = directory.parent, directory.name

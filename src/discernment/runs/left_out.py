@@ -10,7 +10,7 @@ from pathlib import Path
 
 from discernment.errors import RecipeError
 from discernment.evaluation.left_out import LeftOutResults, summarize_left_out
-from discernment.prompts import PromptSource
+from discernment.prompts import Label, PromptSource
 from discernment.runs.fleet.engine import Engine
 from discernment.runs.recipe import MethodEntry, Recipe
 from discernment.runs.run import RunSummary
@@ -51,12 +51,16 @@ def run_left_out(
     if not recipe.leave_out:
         raise RecipeError("The recipe has no `leave_out`; run it with `run_recipe`, as `discern run` does.")
 
+    recipes = of_groups(recipe)
+    for (group, _), of_group in recipes.items():
+        _check_both_labels(of_group, group)
+
     def together(runs: dict[tuple[str, int], RunSummary]) -> LeftOutResults:
         return summarize_left_out({key: run.results for key, run in runs.items()}, recipe.leave_out)
 
     return run_several(
         recipe,
-        of_groups(recipe),
+        recipes,
         lambda key: _folder(*key),
         directory,
         "left_out.json",
@@ -66,6 +70,15 @@ def run_left_out(
         jobs=jobs,
         engine=engine,
     )
+
+
+def _check_both_labels(recipe: Recipe, group: str) -> None:
+    asked = {prompt.label for benchmark in recipe.evaluate.benchmarks for prompt in benchmark.load()}
+    if not asked >= {Label.TOXIC, Label.SEEMINGLY_TOXIC}:
+        raise RecipeError(
+            f"Without {group} there are no benchmarks of both toxic and seemingly toxic prompts to measure on; name a "
+            "set of the label that is missing under `evaluate.benchmarks`."
+        )
 
 
 def of_groups(recipe: Recipe) -> dict[tuple[str, int], Recipe]:
@@ -92,6 +105,11 @@ def without(recipe: Recipe, group: str, seed: int) -> Recipe:
     Raises:
         RecipeError: If the recipe trains on none of the sets, or has nothing left to train on or to measure.
     """
+    if not recipe.evaluate.rejection:
+        raise RecipeError(
+            "`leave_out` measures how methods rank prompts, which takes rejection probabilities; leave "
+            "`rejection: false` out of `evaluate`."
+        )
     sets = set(recipe.leave_out[group])
     others = {name for names in recipe.leave_out.values() for name in names} - sets
     trained = {s.set for data in _all_data(recipe) for sources in _lists(data).values() for s in sources}

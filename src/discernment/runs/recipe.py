@@ -21,10 +21,11 @@ from discernment.runs.plans import DiagnosisPlan, EvaluationPlan
 from discernment.runs.problems import first_problem
 from discernment.runs.training_data import TrainingData
 from discernment.training.contrastive import RefineOptions
+from discernment.training.options import LARGEST_SEED
 from discernment.training.supervised import AlignOptions
 
-NAME = r"^[\w.-]+$"
-"""What can be part of a directory's name."""
+NAME = r"^\.*[\w-][\w.-]*$"
+"""What can be a directory's name, or a part of it; dots alone are none."""
 
 
 class MethodEntry(Frozen):
@@ -98,9 +99,10 @@ class Recipe(Frozen):
     seed: int = Field(
         0,
         ge=0,
+        le=LARGEST_SEED,
         description="Seed of every stage and of every draw of training prompts that does not set its own.",
     )
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(
+    seeds: list[Annotated[int, Field(ge=0, le=LARGEST_SEED)]] = Field(
         [],
         description="Run everything once with each of these instead of `seed`, and give intervals over them.",
     )

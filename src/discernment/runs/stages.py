@@ -325,7 +325,7 @@ def run_into(
         raise RunError(f"The directory {out} holds something else already; name another with --out.")
     part = out.with_name(f"{out.name}.part")
     note = part / "inputs.json"
-    if note.is_file() and _read(note) != described:
+    if note.is_file() and _read(note) != described and any(path != note for path in part.iterdir()):
         raise RunError(
             f"The directory {part} holds an interrupted stage with other inputs; remove it or name another."
         )

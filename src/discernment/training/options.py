@@ -9,12 +9,15 @@ import torch
 from pydantic import Field, field_validator
 
 from discernment.errors import TrainingError
-from discernment.frozen import Frozen
+from discernment.frozen import FiniteFrozen
 from discernment.ranks import check_together, launched
 from discernment.training.trackers import tracking_arguments
 
+LARGEST_SEED = 2**32 - 1
+"""NumPy's, which transformers seeds, too."""
 
-class LoraOptions(Frozen):
+
+class LoraOptions(FiniteFrozen):
     """Low-rank adapters on every linear layer that the stage trains."""
 
     rank: int = Field(16, ge=1)
@@ -25,7 +28,7 @@ class LoraOptions(Frozen):
     )
 
 
-class OptimizerOptions(Frozen):
+class OptimizerOptions(FiniteFrozen):
     """Options of the optimizer and its schedule."""
 
     learning_rate: float = Field(gt=0)
@@ -54,7 +57,7 @@ class OptimizerOptions(Frozen):
         description="Steps between checkpoints, from which an interrupted stage goes on; a stage that stops by a "
         "validation number has one at each look anyway.",
     )
-    seed: int = 0
+    seed: int = Field(0, ge=0, le=LARGEST_SEED)
 
     @field_validator("optim")
     @classmethod
@@ -82,7 +85,7 @@ class OptimizerOptions(Frozen):
         return self.rows // launched()
 
 
-class LossOptions(Frozen):
+class LossOptions(FiniteFrozen):
     """Which contrastive loss, and on what view of the hidden states."""
 
     name: Literal["circle", "supcon", "ntxent", "triplet"] = Field(

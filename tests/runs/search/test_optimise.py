@@ -113,6 +113,8 @@ def test_a_grid_is_covered_and_the_stages_are_shared(write, tmp_path):
         assert recipe.options(recipe.methods[1]).refine.layer == trial.parameters["refine.layer"]
         assert trial.values == aurocs(run, "dcr")
         assert read_run(run).samples.keys() == {"stl", "dcr"}
+    (directory / "best_of_mine.yaml").write_text("a: 1")
+    (directory / "best-7.yaml").write_text("of an earlier call")
     (best,) = results.best
     assert best.values == max(trial.values for trial in results.trials)
     # The best recipe is a recipe, and replays the trial without doing anything.
@@ -120,6 +122,7 @@ def test_a_grid_is_covered_and_the_stages_are_shared(write, tmp_path):
 
     quiet = Stop()
     assert run_sweep(sweep, directory, reporter=quiet) == results
+    assert {p.name for p in directory.glob("best*.yaml")} == {"best.yaml", "best_of_mine.yaml"}
     assert quiet.heard == []
 
 

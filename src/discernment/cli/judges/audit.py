@@ -61,7 +61,7 @@ def audit(
     if run.manifest is not None and run.manifest.status != "complete":
         caution("The run is not complete; replies that it makes anew have to be labelled anew.")
     path = run_directory / FILE
-    with claim(run_directory, "audit"):
+    with claim(run_directory, "audit", whole=False):
         try:
             labels = read_audit(path)
         except DataError as error:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from discernment.judges.calibration import Agreement, Calibration, Estimate
     from discernment.judges.labelled import LabelledCompletion
 
-KEYWORD = "keyword"
+KEYWORDS = "keywords"
 CLASSIFIER = "classifier"
 ENCODER = "encoder"
 LEGEND = "Refusal against the rest; 95 % intervals. judge: its rate of refusals. Unscored completions are in no other column."
@@ -43,7 +43,7 @@ def calibrate(
         typer.Option(
             "--judge",
             "-j",
-            help="keyword; classifier or encoder (trained on the other models); what `train` wrote; or a judge as a recipe "
+            help="keywords; classifier or encoder (trained on the other models); what `train` wrote; or a judge as a recipe "
             "names it, e.g. wildguard or '{kind: llm, model: m, base_url: http://...}'; may be repeated.",
         ),
     ] = None,
@@ -54,7 +54,9 @@ def calibrate(
             help="What a trained judge learns from besides, e.g. starter/verdicts; may be repeated."
         ),
     ] = None,
-    out: Annotated[Path, out_option("The JSON file for the numbers.")] = Path("calibration.json"),
+    out: Annotated[Path, out_option("The JSON file for the numbers.", is_file=True)] = Path(
+        "calibration.json"
+    ),
     as_json: AsJson = False,
 ) -> None:
     """Show how a judge agrees with people, by model and by type of prompt."""
@@ -65,7 +67,7 @@ def calibrate(
     examples = read_labelled(labels)
     more = [example for source in also or [] for example in read_labelled(source)]
     found = []
-    for name in judge or [KEYWORD, CLASSIFIER]:
+    for name in judge or [KEYWORDS, CLASSIFIER]:
         if name in (CLASSIFIER, ENCODER):
             found.append(_leaving_out(name, examples, more, labels))
         else:
@@ -88,19 +90,17 @@ def calibrate(
 
 def _judge(name: str, cache: Path) -> Judge:
     """What `train` wrote, or a judge as a recipe names it; an LLM judge keeps its judgements in `cache`."""
-    from discernment.judges import ClassifierJudge, EncoderJudge, JudgeSpec, KeywordJudge
+    from discernment.judges import ClassifierJudge, EncoderJudge, JudgeSpec
     from discernment.judges.judge_spec import Kind
 
     path = Path(name)
-    if name == KEYWORD:
-        return KeywordJudge()
     if name in get_args(Kind) or name.lstrip().startswith("{"):
         spec = parse_yaml(JudgeSpec, name, "--judge")
         return spec.build(cache if spec.asks_an_endpoint else None)
     if not path.exists():
         raise RecipeError(
             f"There is no judge {name!r}: it is neither a file or folder that `discern judges train` wrote nor one of "
-            f"{KEYWORD}, {', '.join(get_args(Kind))}; one with options is written as in a recipe, '{{kind: hub, model: ...}}'."
+            f"{', '.join(get_args(Kind))}; one with options is written as in a recipe, '{{kind: hub, model: ...}}'."
         )
     return EncoderJudge(path) if path.is_dir() else ClassifierJudge.load(path)
 

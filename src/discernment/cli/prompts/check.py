@@ -19,7 +19,7 @@ def check(
         ),
     ],
     limit: Annotated[int, typer.Option(min=0, help="Show at most this many findings of a kind.")] = 20,
-    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
     column: options.Column = None,
     fixed_label: options.FixedLabel = None,
     label_map: options.LabelMap = None,

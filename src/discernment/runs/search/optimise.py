@@ -6,6 +6,7 @@ trials at a time are asked for and told here, one after the other; what their ru
 
 from __future__ import annotations
 
+import re
 import statistics
 import threading
 from collections.abc import Callable, Iterator
@@ -47,6 +48,8 @@ STATES: dict[str, State] = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": 
 
 NUMBER = "number"
 """Under which Optuna keeps our number of a trial: its own numbers count interrupted attempts."""
+BEST = re.compile(r"best(-\d+)?\.yaml")
+"""The recipes of the best trials."""
 
 
 class _Point(NamedTuple):
@@ -269,8 +272,8 @@ class _Search:
         for name, trial in recipes.items():
             recipe = self.recipe(trial.number, trial.parameters, self.sweep.every_seed[0])
             write_text(self.directory / name, recipe.to_yaml())
-        for path in self.directory.glob("best*.yaml"):
-            if path.name not in recipes:
+        for path in self.directory.glob("best*.yaml"):  # of an earlier call; others may lie here too
+            if path.name not in recipes and BEST.fullmatch(path.name):
                 path.unlink()
 
 
