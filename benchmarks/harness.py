@@ -39,7 +39,7 @@ def measure(prompts: int = PROMPTS, cap: int = CAP, repeats: int = REPEATS) -> d
             evaluate(policy, [chosen], options, Path(folder))
             ours.update((s.prompt_id, s.completion) for s in read_samples(Path(folder) / "samples.jsonl"))
 
-    by_itself = HFLM(pretrained=resolve(MODEL), batch_size=BATCH)
+    by_itself = HFLM(pretrained=resolve(MODEL), device=str(policy.model.device), batch_size=BATCH)
     on_ours = as_harness_model(policy, BATCH)
     end = policy.chat.tokenizer.decode([policy.chat.end_of_turn])
     kwargs = {"until": [end], "max_gen_toks": cap, "do_sample": False}
