@@ -448,3 +448,14 @@ def tokenizer_module(tokenizer):
 def test_unusual_prompts_raise_data_errors(make_policy):
     with pytest.raises(DataError):
         gradient_kernel(make_policy(), ["only one"])
+
+
+def test_layers_that_have_to_be_named(make_policy):
+    policy = make_policy("llama")
+    expected = gradient_kernel(policy, PROMPTS[:2], KernelOptions(k=2, rows="own", noise_floor=False)).norms
+    policy.model.model.others = torch.nn.ModuleList([torch.nn.Linear(2, 2) for _ in range(LAYERS)])
+    with pytest.raises(ModelError, match="name the list with `layers`"):
+        gradient_kernel(policy, PROMPTS[:2], KernelOptions(k=2, rows="own", noise_floor=False))
+    policy.layer_path = "model.layers"
+    named = gradient_kernel(policy, PROMPTS[:2], KernelOptions(k=2, rows="own", noise_floor=False)).norms
+    assert named == pytest.approx(expected)

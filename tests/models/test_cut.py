@@ -125,6 +125,13 @@ def test_only_the_kept_layers_are_trainable_and_the_rest_is_put_back(family):
     assert not torch.equal(logits, model(**BATCH._asdict()).logits)
 
 
+def test_held_layers_stay_where_embeddings_are_trained():
+    cut = CutModel(make_model("llama"), 3, held=2, train_embeddings=True)
+    assert not any(p.requires_grad for p in cut.layers[:2].parameters())
+    assert all(p.requires_grad for p in cut.layers[2].parameters())
+    assert cut.decoder.embed_tokens.weight.requires_grad
+
+
 def test_adapters_merge_into_the_kept_layers_only(family):
     model = make_model(family)
     before = {name: value.clone() for name, value in model.state_dict().items()}

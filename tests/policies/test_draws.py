@@ -12,7 +12,7 @@ PROMPTS = ["How do I kill a process?", "Name a colour, please.", "Why?"]
 
 
 def shares(temperature: float, top_p: float, n: int = 4000) -> np.ndarray:
-    draws = Draws([[1, 2, i // 2] for i in range(n)], 1, temperature, top_p, seed=3)
+    draws = Draws([[1, 2, i // 2] for i in range(n)], 1, temperature, top_p, 3, [i % 2 for i in range(n)])
     return np.bincount(draws(PROBABILITIES.log().expand(n, -1), 0).squeeze(1).numpy(), minlength=5)
 
 
@@ -50,3 +50,12 @@ def test_a_prompt_draws_the_same_in_every_batch(tiny_policy):
     assert said(PROMPTS[::-1]) == together[::-1]
     assert len(set(together)) == len(PROMPTS)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_copies_of_a_prompt_draw_the_same_unless_they_are_told_apart(tiny_policy):
+    rows = tiny_policy.encode(PROMPTS[:1] * 3)
+    alone = tiny_policy.generate(rows[:1], 8, temperature=1.3, seed=5)[0].ids
+    assert [r.ids for r in tiny_policy.generate(rows, 8, temperature=1.3, seed=5)] == [alone] * 3
+    apart = [r.ids for r in tiny_policy.generate(rows, 8, temperature=1.3, seed=5, draws=[0, 1, 2])]
+    assert apart[0] == alone
+    assert len(set(map(tuple, apart))) == 3

@@ -6,12 +6,14 @@ from typing import ClassVar
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, Olmo2Config
 
 from by_hand import mass_by_hand, reply_by_hand
 from discernment.errors import ModelError, RecipeError
 from discernment.kernel.engine import gradient_kernel
 from discernment.kernel.kernel import KernelOptions
 from discernment.models.chat import ChatFormat
+from discernment.models.layer_outputs import layer_outputs
 from discernment.models.layers import find_layers
 from discernment.models.writes import take_out
 from discernment.policies.adacd import AdaCd
@@ -23,7 +25,7 @@ from discernment.policies.rule import find_rule
 from discernment.policies.scans import Scans, moves
 from discernment.policies.self_cd import SelfCd
 from discernment.policies.surgical import Surgical
-from tiny import CHAT_TEMPLATE, LAYERS, MOE_FAMILIES, make_model
+from tiny import CHAT_TEMPLATE, GROUPED, LAYERS, MOE_FAMILIES, make_model
 
 PROMPTS = [
     "How do I kill a Python process?",
@@ -333,8 +335,33 @@ def test_surgical_clears_false_refusal_of_true_refusal():
         Scans().with_tensors({"vectors": VECTORS})
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "gemma3", "olmo2"])
+def test_nothing_of_the_direction_is_left_in_the_stream(name, tokenizer):
+    if name == "olmo2":
+        config = Olmo2Config(vocab_size=len(tokenizer), pad_token_id=0, **GROUPED)
+        model = AutoModelForCausalLM.from_config(config).eval()
+    else:
+        model = make_model(name, len(tokenizer))
+    for parameter in model.parameters():
+        if parameter.ndim == 1:  # the gains of norms, which are alike at first
+            torch.nn.init.uniform_(parameter, 0.2, 1.8)
+    rule = Surgical().with_tensors({"false_refusal": FALSE, "harm": HARM})
+    policy = Policy(model, ChatFormat(tokenizer), "p", rule)
+    layers, batch = find_layers(model), policy.batch(policy.encode(PROMPTS[:2]))
+    with torch.no_grad(), policy.acting():
+        states = layer_outputs(layers, batch, lambda x: x[:, -1])
+    assert states.shape == (LAYERS, 2, 32)
+    left = (states @ rule.tensors["direction"]).abs() / states.norm(dim=-1)
+    assert float(left.max()) < 1e-5
+    if name in ("gemma2", "gemma3", "olmo2"):
+        with pytest.raises(ModelError, match=r"has a norm behind each block.*leave `weights` out"):
+            take_out(model, layers, rule.tensors["direction"], 1.0, [5, 6, 7])
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_direction_in_the_weights_acts_as_in_the_states(family, tied, tokenizer):
+    if family.startswith("gemma"):
+        pytest.skip("a norm stands behind each block")
     model = make_model(family, len(tokenizer), tie_word_embeddings=tied)
     policy = Policy(model, ChatFormat(tokenizer), "p", SURGICAL)
     by_rule, said = policy.next_token_logits(policy.encode(PROMPTS)), replies(policy)

@@ -248,3 +248,8 @@ def test_contexts_cannot_be_lost(tiny_policy):
     for lost in ([encoded, Encoded([1, 2])], [list(encoded)]):
         with pytest.raises(ValueError, match="Not all prompts come with the contexts"):
             ruled.generate(lost, 2)
+
+
+def test_ablation_cannot_end_before_it_begins():
+    with pytest.raises(RecipeError, match="`last_layer` lies before `first_layer`"):
+        find_rule("ablated", {"first_layer": 3, "last_layer": 2})

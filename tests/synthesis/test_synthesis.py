@@ -381,6 +381,11 @@ def test_a_local_policy_draws_and_repeats(tiny_policy) -> None:
     assert cold == [c.text for c in tiny_policy.generate(tiny_policy.encode(questions[:2]), 6)]
 
 
+def test_a_model_that_reads_too_little_for_the_answers_is_a_sentence(tiny_policy) -> None:
+    with pytest.raises(DataError, match="lower `max_tokens` or `moderation_max_tokens`, or take a model"):
+        list(PolicyModel(tiny_policy, "tiny").ask(["Write a list."], Sampling(1.0, 2048)))
+
+
 def test_sampling_follows_the_distribution(tiny_policy) -> None:
     import torch
 

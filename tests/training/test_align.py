@@ -1,8 +1,11 @@
 """Stage 2 on tiny models: what the loss sees, what is trained, and that it goes on where it was."""
 
 import pytest
+import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
 
+from discernment.diagnosis.separability import layer_states
 from discernment.errors import TrainingError
 from discernment.files import read_json_lines
 from discernment.models.chat import ChatFormat
@@ -75,6 +78,23 @@ def test_frozen_layers_and_embeddings_stay(model_folder, tmp_path, lora, embeddi
     assert {name.split(".")[2] for name in changed if name.startswith("model.layers.")} == {"2", "3"}
     assert not any("embed" in name or "lm_head" in name for name in changed)
     assert LAYERS == 4
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox"])
+def test_states_of_held_layers_stay(model_folder, tmp_path, family):
+    base, out = model_folder(family), tmp_path / "out"
+    align(ModelSpec(model=str(base)), make_prompts(4), AlignOptions(**OPTIONS, frozen_layers=2), out)
+    before, after = (
+        layer_states(Policy.load(ModelSpec(model=str(folder))), make_prompts(3))
+        for folder in (base, out / "model")
+    )
+    assert torch.equal(before[:2], after[:2])
+    assert not torch.equal(before[2], after[2])
+
+
+def test_adapters_and_embeddings_are_not_trained_together():
+    with pytest.raises(ValidationError, match="leave out `lora` or `train_embeddings`"):
+        AlignOptions(**OPTIONS, lora=LoraOptions(), train_embeddings=True)
 
 
 def test_an_interrupted_stage_ends_with_the_same_bytes(model_folder, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Batches of stage 1 are balanced by label and by source, and hold partners together."""
 
+import math
 from collections import Counter
 
 import pytest
@@ -64,6 +65,20 @@ def test_labels_come_in_the_proportion_that_was_asked_for(weights, expected):
     for block in blocks:
         labels = Counter(prompts[row].label for row in block)
         assert (labels[Label.TOXIC], labels[Label.SEEMINGLY_TOXIC], labels[Label.BENIGN]) == expected
+
+
+@given(
+    st.lists(st.integers(1, 40).map(lambda k: k / 10), min_size=3, max_size=3),
+    st.integers(2, 40),
+    st.integers(0, 9),
+)
+@settings(max_examples=60, deadline=None)
+def test_blocks_are_full_whatever_the_weights(weights, more, seed):
+    prompts = prompts_of({label: [4, 3] for label in Label})
+    weights = dict(zip(Label, weights, strict=True))
+    batch_size = math.ceil(2 * sum(weights.values()) / min(weights.values())) + more
+    sampler = BalancedBatches(prompts, batch_size, seed, weights=weights)
+    assert len(list(sampler)) == len(sampler) > 0
 
 
 def test_a_batch_has_room_for_two_of_the_rarest_label():

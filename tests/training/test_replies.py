@@ -88,3 +88,23 @@ def test_several_replies_to_a_prompt_are_drawn_anew(model_folder, tmp_path, monk
     (tmp_path / "again" / FILE).write_bytes(torn[: len(torn) // 2])
     assert write_replies(start, prompts, options, 1, tmp_path / "again", draws=3) == cost
     assert (tmp_path / "again" / FILE).read_bytes() == torn
+
+
+def test_a_reply_that_was_cut_ends_with_its_last_whole_sentence(model_folder, tmp_path):
+    start = PolicySpec.of(ModelSpec(model=str(model_folder())))
+    write_replies(start, make_prompts(1), ReplyOptions(max_tokens=2, temperature=0), 0, tmp_path)
+    assert {row["finished"] for _, row in read_json_lines(tmp_path / FILE)} == {False}
+    cut = {
+        "a": "First this. Then 1.5 cups of",
+        "b": 'He said "Stop!" and went',
+        "c": "no end of it",
+        "d": "Wait. Go on",
+    }
+    rows = [{"key": key, "reply": reply, "tokens": 9, "finished": key == "d"} for key, reply in cut.items()]
+    write_json_lines(tmp_path / FILE, rows)
+    assert replies_in(tmp_path) == {
+        "a": ["First this."],
+        "b": ['He said "Stop!"'],
+        "c": ["no end of it"],
+        "d": ["Wait. Go on"],
+    }

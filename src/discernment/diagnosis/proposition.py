@@ -139,7 +139,7 @@ def measure_proposition(
             "Proposition 1 sets the kernel's layers itself and needs single tokens as output rows; leave out `layers` "
             "and choose `shared` or `own` for `rows`."
         )
-    find_layers(policy.model).check(layer)
+    find_layers(policy.model, policy.layer_path).check(layer)
     held_out = halves(prompts, seed)
     options = options.model_copy(update={"by_layer": False})
     only_trained = options.model_copy(update={"layers": (1, layer)})

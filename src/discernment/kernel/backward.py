@@ -67,7 +67,7 @@ class BackwardPass:
         self.wanted = wanted
         self.storage = Storage(memory)
         self.clock = Clock()
-        found = find_layers(self.model)
+        found = find_layers(self.model, policy.layer_path)
         self.layers = list(found.layers)
         self.owners = parameter_owners(self.model)
         self.inside = [

@@ -43,7 +43,7 @@ class KernelJob:
         self.sequences = sequences
         self.replies = replies
         self.tap_layers = taps
-        layers = find_layers(policy.model)
+        layers = find_layers(policy.model, policy.layer_path)
         for layer in [*taps, *(options.layers or ())]:
             layers.check(layer)
         self.path, self.depth = layers.path, len(layers.layers)

@@ -114,7 +114,8 @@ class ChatFormat:
             return self._ids(text)
         pieces: list[str] = []
         # From the last turn to the first: what comes before `sought` is still to be looked at, before `whole` uncut.
-        sought = whole = len(text)
+        whole = len(text)
+        sought = whole - len(self._tail) if text.endswith(self._tail) else whole
         for said in reversed(Conversation.of(prompt).turns):
             written = said["content"]
             start = text.rfind(written, 0, sought)
@@ -130,6 +131,11 @@ class ChatFormat:
                 whole = start
             sought = start
         return [*self._ids(text[:whole]), *(token for piece in pieces for token in self._within(piece))]
+
+    @cached_property
+    def _tail(self) -> str:
+        """What the template writes behind the last turn of the user, who may write the same."""
+        return self._start.rpartition(MARKER)[2]
 
     @cached_property
     def _marks(self) -> re.Pattern[str]:

@@ -73,6 +73,7 @@ class CutModel(nn.Module):
         model.requires_grad_(False)
         if train_embeddings:
             self.decoder.requires_grad_(True)
+            self.layers.requires_grad_(False)
         for weights in self.layers[held:].parameters():
             weights.requires_grad_(weights.is_floating_point())  # quantised ones are integers
 

@@ -1,15 +1,16 @@
 """What writes to a model's residual stream, and taking a direction out of the weights that write.
 
 Attention and feed-forward blocks are found by structure: the entries of a layer that hold matrices. The last linear module
-that such a block runs writes what it puts out.
+that such a block runs writes what it puts out, or a norm behind the block does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from discernment.models.linear import Linear
+
+
+_NORMS_BEHIND: WeakKeyDictionary[nn.Module, Mapping[nn.Module, nn.Module]] = WeakKeyDictionary()
 
 
 def writers(model: PreTrainedModel, layers: LayerList) -> list[nn.Module]:
@@ -40,7 +44,40 @@ def writers(model: PreTrainedModel, layers: LayerList) -> list[nn.Module]:
         and module.weight.shape[1] == width
         and not name.startswith(f"{layers.path}.")
     ]
-    return embeddings + _blocks(layers)
+    norms = norms_behind(model, layers)
+    return [*embeddings, *(norms.get(block, block) for block in _blocks(layers))]
+
+
+def norms_behind(model: PreTrainedModel, layers: LayerList) -> Mapping[nn.Module, nn.Module]:
+    """The norms that stand between a block and the residual stream, by block, as in Gemma 2 and OLMo 2.
+
+    They are found by one token that is read: such a norm is given the very tensor that the block puts out.
+    """
+    known = _NORMS_BEHIND.get(model)
+    if known is not None:
+        return known
+    found: dict[nn.Module, nn.Module] = {}
+    written: dict[int, tuple[nn.Module, Tensor]] = {}
+    blocks = _blocks(layers)
+
+    def note(module: nn.Module, given: Any, output: Any) -> None:
+        tensor = output[0] if isinstance(output, tuple) else output
+        written[id(tensor)] = module, tensor  # kept, so that no other gets its id
+
+    def look(module: nn.Module, given: tuple[Any, ...]) -> None:
+        if given and id(given[0]) in written:
+            found[written[id(given[0])][0]] = module
+
+    with ExitStack() as hooks, torch.no_grad():
+        for block in blocks:
+            hooks.enter_context(block.register_forward_hook(note))
+        for layer in layers.layers:
+            for module in layer.children():
+                if module not in blocks and any(True for _ in module.parameters()):
+                    hooks.enter_context(module.register_forward_pre_hook(look))
+        layers.reader(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=False)
+    _NORMS_BEHIND[model] = found
+    return found
 
 
 def take_out(
@@ -65,6 +102,10 @@ def take_out(
     if is_quantised(model):
         raise ModelError(
             f"A direction cannot be taken out of the quantised weights of {kind}; leave `weights` out."
+        )
+    if norms_behind(model, layers):
+        raise ModelError(
+            f"{kind} has a norm behind each block, out of which no direction can be taken in the weights; leave `weights` out."
         )
     projections = _projections(model, layers, ids)
     if len(projections) < len(_blocks(layers)):

@@ -1,9 +1,9 @@
 """Directional ablation: one direction is projected out of what the layers put out (Arditi et al. 2024, arXiv 2406.11717)."""
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from discernment.errors import RecipeError
@@ -20,6 +20,12 @@ class Ablated(SteeringRule):
     )
     first_layer: int = Field(1, ge=1, description="The first layer whose output is changed, counted from 1.")
     last_layer: int | None = Field(None, ge=1, description="The last one; the model's last one by default.")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.last_layer is not None and self.last_layer < self.first_layer:
+            raise ValueError("`last_layer` lies before `first_layer`")
+        return self
 
     def layers(self, depth: int) -> Sequence[int]:
         """From the first to the last that the options name."""

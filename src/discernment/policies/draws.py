@@ -1,6 +1,5 @@
 """Tokens that are drawn, for each prompt by itself: a prompt's neighbours in the batch change nothing."""
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ class Draws:
         temperature: What the logits are divided by, above 0.
         top_p: The likeliest tokens that together have this probability are drawn from (Holtzman et al. 2020).
         seed: Another seed draws other tokens.
+        draws: Which draw of its prompt each row is, counted from 0; the first by default.
     """
 
     def __init__(
@@ -28,12 +28,15 @@ class Draws:
         temperature: float,
         top_p: float,
         seed: int,
+        draws: Sequence[int] | None = None,
     ) -> None:
         from transformers import TopPLogitsWarper
 
         self._temperature = temperature
         self._nucleus = TopPLogitsWarper(top_p) if top_p < 1 else None
-        generators = [torch.Generator().manual_seed(number) for number in prompt_seeds(sequences, seed)]
+        generators = [
+            torch.Generator().manual_seed(number) for number in prompt_seeds(sequences, seed, draws)
+        ]
         self._uniform = torch.stack(
             [torch.rand(max_new_tokens, generator=g, dtype=torch.float64) for g in generators]
         )
@@ -61,11 +64,11 @@ def seed_of(value: Any) -> int:
     return int(content_hash(value)[:15], 16)
 
 
-def prompt_seeds(sequences: Sequence[Sequence[int]], seed: int) -> list[int]:
-    """The seed of each prompt's draws, of its token ids and the seed of all; copies of a prompt draw anew."""
-    copies: Counter[tuple[int, ...]] = Counter()
-    found = []
-    for sequence in map(tuple, sequences):
-        found.append(seed_of([seed, copies[sequence], sequence]))
-        copies[sequence] += 1
-    return found
+def prompt_seeds(
+    sequences: Sequence[Sequence[int]], seed: int, draws: Sequence[int] | None = None
+) -> list[int]:
+    """The seed of each row's draws, of its token ids, which draw of them it is, and the seed of all."""
+    numbers = draws if draws is not None else [0] * len(sequences)
+    return [
+        seed_of([seed, number, tuple(sequence)]) for number, sequence in zip(numbers, sequences, strict=True)
+    ]

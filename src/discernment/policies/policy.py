@@ -262,6 +262,7 @@ class Policy:
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int = 0,
+        draws: Sequence[int] | None = None,
         begun: Begun | None = None,
     ) -> list[Completion]:
         """Replies to encoded prompts, one batch; a beginning that all share (a system message) is read once.
@@ -275,6 +276,8 @@ class Policy:
             top_p: They are drawn from the likeliest tokens that together have this probability.
             seed: Seed of the draws. What is drawn for a prompt depends on it and on the prompt, not on its neighbours;
                 the caller's random state is left as it was.
+            draws: Which draw of its prompt each row is, counted from 0: copies of a prompt draw the same unless this tells
+                them apart.
             begun: The same prompts as they were read before, by `rejection.read_once`; they are not read again.
 
         Raises:
@@ -289,7 +292,8 @@ class Policy:
         found: dict[int, Completion] = {}
         for rows in groups:
             some = [sequences[row] for row in rows]
-            draw = Draws(some, max_new_tokens, temperature, top_p, seed) if temperature > 0 else None
+            of_rows = None if draws is None else [draws[row] for row in rows]
+            draw = Draws(some, max_new_tokens, temperature, top_p, seed, of_rows) if temperature > 0 else None
             found |= zip(rows, self._replies(some, max_new_tokens, draw, way, begun), strict=True)
         return [found[row] for row in range(len(sequences))]
 

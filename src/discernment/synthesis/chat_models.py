@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from discernment.policies.policy import Policy
     from discernment.policies.policy_spec import PolicySpec
 
+ADVICE = "lower `max_tokens` or `moderation_max_tokens`, or take a model that reads more"
+
 
 class Sampling(NamedTuple):
     """How answers are drawn; at temperature 0 the likeliest token is taken."""
@@ -148,12 +150,24 @@ class PolicyModel:
         return content_hash(["policy", self._fingerprint, self.batch_size])
 
     def ask(self, questions: Sequence[str], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
-        """Yield the answers batch by batch; what is drawn depends on the batch and the seed alone."""
+        """Yield the answers batch by batch; what is drawn depends on the batch and the seed alone.
+
+        Raises:
+            DataError: If a question and its answer do not fit the model's positions.
+        """
+        from discernment.policies.context import check_context
+
         for start in range(0, len(questions), self.batch_size):
             batch = questions[start : start + self.batch_size]
             seed = int(content_hash([sampling.seed, *batch])[:8], 16)
+            encoded = self.policy.encode(batch)
+            check_context(self.policy, encoded, replies=sampling.max_tokens, advice=ADVICE)
             replies = self.policy.generate(
-                self.policy.encode(batch), sampling.max_tokens, temperature=sampling.temperature, seed=seed
+                encoded,
+                sampling.max_tokens,
+                temperature=sampling.temperature,
+                seed=seed,
+                draws=[batch[:n].count(question) for n, question in enumerate(batch)],
             )
             answers = [Answer(reply.text, reply.finished) for reply in replies]
             yield from enumerate(answers, start)

@@ -120,7 +120,11 @@ class BalancedBatches(EpochSampler):
         block: list[int] = []
         for place, label in enumerate(labels):
             left = sum(self.weights[other] for other in labels[place:])
-            share = math.floor((self.batch_size - len(block)) * self.weights[label] / left)
+            share = self.batch_size - len(
+                block
+            )  # the last label fills the block, however its share is rounded
+            if place < len(labels) - 1:
+                share = math.floor(share * self.weights[label] / left)
             chosen: list[int] = []
             if self.matched and place > 0:
                 partners = [self.partner[row] for row in block if row in self.partner]

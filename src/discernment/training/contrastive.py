@@ -101,6 +101,10 @@ class RefineOptions(OptimizerOptions):
             raise ValueError(
                 f"`first_layer: {self.first_layer}` leaves nothing to train up to layer {self.layer}; lower it"
             )
+        if self.lora is not None and self.train_embeddings:
+            raise ValueError(
+                "adapters leave the embeddings as they are; leave out `lora` or `train_embeddings`"
+            )
         return self
 
 

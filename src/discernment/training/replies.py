@@ -3,6 +3,7 @@
 Replies to toxic prompts may be harmful. They stay in the stage's directory: no report and no other file holds them.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import Prompt, PromptSet, Provenance
 
 FILE = "replies.jsonl"
+SENTENCE_END = re.compile(r"[.!?…][\"')\]”’]*(?=\s|$)|[。！？।]")  # noqa: RUF001
 
 
 class ReplyOptions(Frozen):
@@ -69,23 +71,39 @@ def write_replies(
             if all(key in log for _, key in rows):
                 continue
             encoded = policy.encode([prompt.asked for prompt in batch])
-            asked = [sequence for sequence in encoded for _ in range(draws)]  # copies draw anew
-            said = policy.generate(asked, options.max_tokens, temperature=options.temperature, seed=seed)
+            asked = [sequence for sequence in encoded for _ in range(draws)]
+            said = policy.generate(
+                asked,
+                options.max_tokens,
+                temperature=options.temperature,
+                seed=seed,
+                draws=[*range(draws)] * len(batch),
+            )
             for (prompt, key), reply in zip(rows, said, strict=True):
                 if key not in log:
-                    row = {"reply": reply.text, "tokens": reply.tokens}
+                    row = {"reply": reply.text, "tokens": reply.tokens, "finished": reply.finished}
                     log.add(key, _read(row), row if key == prompt.id else {"prompt": prompt.id, **row})
     found = [log[key] for of_prompt in keys.values() for key in of_prompt]
     return StageCost(steps=len(found), tokens=sum(written.tokens for written in found))
 
 
 def replies_in(folder: Path) -> dict[str, list[str]]:
-    """The replies that `write_replies` left, by the id of their prompt, in the order of the draws; silence is left out."""
+    """The replies that `write_replies` left, by the id of their prompt, in the order of the draws; silence is left out.
+
+    Those that the token cap cut end with their last whole sentence: trained on as they are, they would teach to stop anywhere.
+    """
     found: dict[str, list[str]] = {}
     for _, row in read_json_lines(folder / FILE):
-        if reply := row["reply"].strip():
+        reply = row["reply"].strip()
+        if reply := reply if row.get("finished", True) else whole_sentences(reply):
             found.setdefault(row.get("prompt", row["key"]), []).append(reply)
     return found
+
+
+def whole_sentences(reply: str) -> str:
+    """A reply up to its last whole sentence; as it is where it has none."""
+    *_, end = (0, *(mark.end() for mark in SENTENCE_END.finditer(reply)))
+    return reply[:end] or reply
 
 
 def with_replies(prompts: PromptSet, folder: Path, *, refusals: bool) -> PromptSet:

@@ -7,9 +7,10 @@ taken on the reply only.
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Self
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from discernment.cost import StageCost
 from discernment.diagnosis.dynamics import DynamicsOptions
@@ -57,6 +58,14 @@ class AlignOptions(OptimizerOptions):
         if use and find_spec("liger_kernel") is None:
             raise ValueError("`use_liger_kernel` needs the package liger-kernel; install it or leave it out")
         return use
+
+    @model_validator(mode="after")
+    def _adapters_leave_embeddings(self) -> Self:
+        if self.lora is not None and self.train_embeddings:
+            raise ValueError(
+                "adapters leave the embeddings as they are; leave out `lora` or `train_embeddings`"
+            )
+        return self
 
     @property
     def held(self) -> int:

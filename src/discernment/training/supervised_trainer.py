@@ -12,7 +12,7 @@ from trl import SFTConfig, SFTTrainer
 
 from discernment.errors import TrainingError
 from discernment.models.held import HeldLayers
-from discernment.models.layers import find_layers
+from discernment.models.layers import find_layers, modules_before
 from discernment.models.model_spec import ModelSpec
 from discernment.models.precision import choose_device, trains_mixed
 from discernment.policies.context import check_context, names_of
@@ -188,7 +188,9 @@ def choose_parameters(
     network.requires_grad_(True)
     layers.layers[: options.held].requires_grad_(False)
     if not options.moves_embeddings:
-        for embedding in (network.get_input_embeddings(), network.get_output_embeddings()):
-            if embedding is not None:
-                embedding.requires_grad_(False)
+        # Of some models learned positions or a norm stand there too, which would move the states of held layers.
+        before = modules_before(layers, network.device) if options.held else []
+        for module in (network.get_input_embeddings(), network.get_output_embeddings(), *before):
+            if module is not None:
+                module.requires_grad_(False)
     return network
