@@ -11,7 +11,13 @@ from pydantic import ValidationError
 
 from discernment.errors import DataError
 from discernment.prompts import Columns
-from discernment.prompts.catalogue import CatalogueEntry, catalogue, load_catalogue_set, nearest_names
+from discernment.prompts.catalogue import (
+    CatalogueEntry,
+    catalogue,
+    check_at_hand,
+    load_catalogue_set,
+    nearest_names,
+)
 from discernment.prompts.conversation import Turn
 from discernment.prompts.prompt import Label
 
@@ -241,6 +247,23 @@ def test_a_set_that_is_nowhere_at_hand(tmp_path, monkeypatch):
         "the hub has no copy",
     ):
         assert part in str(caught.value)
+
+
+def test_all_sets_that_are_missing_are_named_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("DISCERNMENT_DATA", str(tmp_path))
+    by_hand = [entry for entry in catalogue().values() if entry.hub is None and entry.kind == "prompts"]
+    first, second, third = by_hand[:3]
+    (tmp_path / third.file).write_text("{}")
+    on_hub = next(name for name, entry in catalogue().items() if entry.hub is not None)
+    with pytest.raises(DataError) as error:
+        check_at_hand(
+            [first.name, second.name, third.name, first.name, on_hub, "mine.jsonl", "starter/pairs"]
+        )
+    said = str(error.value)
+    assert said.startswith("2 of the public sets are not at hand")
+    assert f"put {first.file} (from {first.address}), {second.file} (from {second.address}) into" in said
+    assert third.file not in said
+    check_at_hand([first.name, third.name, "starter/pairs"])
 
 
 def test_a_set_that_the_hub_does_not_give(tmp_path):

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from discernment.errors import RecipeError
+from discernment.errors import DataError, RecipeError
 from discernment.prompts.catalogue import catalogue
 from discernment.runs.built_in import built_in, find_recipe
+from discernment.runs.preparation import prepare
 from discernment.runs.recipe import read_recipe
 from discernment.runs.search.sweep import read_sweep
 
@@ -85,3 +86,9 @@ def test_no_such_recipe_is_one_sentence(name):
         RecipeError, match=rf"There is no recipe {name}: .*quickstart_seeds.*`discern recipes`"
     ):
         find_recipe(name)
+
+
+def test_a_run_names_all_sets_that_are_missing(tmp_path, monkeypatch):
+    monkeypatch.setenv("DISCERNMENT_DATA", str(tmp_path))
+    with pytest.raises(DataError, match=r"of the public sets are not at hand.*general_instructions.*oktest"):
+        prepare(read_recipe("study").model_copy(update={"seeds": []}))

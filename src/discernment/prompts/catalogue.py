@@ -198,6 +198,30 @@ def load_catalogue_set(
     return _from_hub(entry, response)
 
 
+def check_at_hand(names: Iterable[str]) -> None:
+    """Make sure that public sets which must be fetched by hand are there, and name all that are not at once.
+
+    Args:
+        names: Names of sets; those that the catalogue does not know are passed over.
+
+    Raises:
+        DataError: If several are missing. Of a single one, `load_catalogue_set` says more.
+    """
+    folder, known = data_folder(), catalogue()
+    asked = [known[name] for name in dict.fromkeys(names) if name in known]
+    missing = [
+        entry
+        for entry in asked
+        if entry.hub is None and (folder is None or not (folder / entry.file).is_file())
+    ]
+    if len(missing) > 1:
+        files = ", ".join(f"{entry.file} (from {entry.address})" for entry in missing)
+        raise DataError(
+            f"{len(missing)} of the public sets are not at hand and cannot be downloaded: put {files} into the folder that "
+            f"the environment variable {DATA_VARIABLE} names; `discern prompts show SET` says what each must hold."
+        )
+
+
 def nearest_names(name: str, known: Iterable[str]) -> str:
     """A phrase such as `did you mean 'xstest'?` for a name that is not known."""
     close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)

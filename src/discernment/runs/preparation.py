@@ -20,8 +20,10 @@ from discernment.policies.policy_spec import PolicySpec, RuleSpec
 from discernment.policies.rejection import load_openings
 from discernment.policies.served import ServedPolicy
 from discernment.prompts import PromptSet
+from discernment.prompts.catalogue import check_at_hand
 from discernment.prompts.words import normalise
 from discernment.ranks import check_alone, is_shared
+from discernment.runs.built_in import sets_of
 from discernment.runs.measures import MEASURES, Measure
 from discernment.runs.recipe import MethodEntry, Recipe
 from discernment.training.options import OptimizerOptions
@@ -70,6 +72,7 @@ def prepare(recipe: Recipe) -> Prepared:
         DataError: If a set cannot be read or is empty, there are no refusal openings for the language, too few probe
             prompts, too few for Proposition 1, too few of a label for kernel similarity, or no data for a task.
     """
+    check_at_hand(sets_of(recipe.model_dump(mode="json")))
     check_trackers(recipe.track)
     check_engine(recipe.evaluate.engine)
     base = PolicySpec.of(recipe.model)
