@@ -1,11 +1,9 @@
 """Finding the list of layers of a causal language model by its structure, not by its name."""
 
 import inspect
-from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from typing import Any
+from itertools import takewhile
 
-import torch
 from torch import nn
 
 from discernment.errors import ModelError
@@ -85,33 +83,10 @@ def find_layers(model: nn.Module, path: str | None = None) -> LayerList:
     return _layer_list(modules, found[0])
 
 
-class _FirstLayerError(Exception):
-    """The first layer is reached."""
-
-
-def modules_before(found: LayerList, device: torch.device) -> list[nn.Module]:
-    """The modules with weights of their own that run before the first layer: embeddings, of some models positions or a norm.
-
-    Args:
-        found: The layers; one token is read up to the first.
-        device: Where the model is.
-    """
-    inside = {module for layer in found.layers for module in layer.modules()}
-    seen: list[nn.Module] = []
-
-    def note(module: nn.Module, given: Any) -> None:
-        seen.append(module)
-
-    def stop(module: nn.Module, given: Any) -> None:
-        raise _FirstLayerError
-
-    with ExitStack() as hooks, suppress(_FirstLayerError), torch.no_grad():
-        for module in found.reader.modules():
-            if module not in inside and any(True for _ in module.parameters(recurse=False)):
-                hooks.enter_context(module.register_forward_pre_hook(note))
-        hooks.enter_context(found.layers[0].register_forward_pre_hook(stop))
-        found.reader(input_ids=torch.zeros(1, 1, dtype=torch.long, device=device), use_cache=False)
-    return seen
+def modules_before(found: LayerList) -> list[nn.Module]:
+    """What stands before the list of layers in the decoder: embeddings, of some models learned positions or a norm."""
+    children = dict(found.owner.named_children())
+    return [children[name] for name in takewhile(lambda name: name != found.name, children)]
 
 
 def _hidden_layers(model: nn.Module) -> int | None:

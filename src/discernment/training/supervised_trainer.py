@@ -189,7 +189,7 @@ def choose_parameters(
     layers.layers[: options.held].requires_grad_(False)
     if not options.moves_embeddings:
         # Of some models learned positions or a norm stand there too, which would move the states of held layers.
-        before = modules_before(layers, network.device) if options.held else []
+        before = modules_before(layers) if options.held else []
         for module in (network.get_input_embeddings(), network.get_output_embeddings(), *before):
             if module is not None:
                 module.requires_grad_(False)
