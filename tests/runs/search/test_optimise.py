@@ -95,9 +95,14 @@ def test_a_grid_is_covered_and_the_stages_are_shared(write, tmp_path):
         objectives=[{"auroc": "dcr"}],
     )
     directory, heard, said = tmp_path / "out", Stop(), []
-    results = run_sweep(
-        sweep, directory, reporter=heard, on_trial=lambda r, n: said.append((len(r.trials), n))
-    )
+
+    def on_trial(so_far, planned):
+        said.append((len(so_far.trials), planned))
+        if len(said) == 1:
+            (directory / "best_of_mine.yaml").write_text("a: 1")
+            (directory / "best-7.yaml").write_text("of an earlier call")
+
+    results = run_sweep(sweep, directory, reporter=heard, on_trial=on_trial)
     assert said == [(1, 2), (2, 2)]
     assert {trial.parameters["refine.layer"] for trial in results.trials} == {1, 3}
     assert [trial.state for trial in results.trials] == ["complete"] * 2
@@ -113,8 +118,7 @@ def test_a_grid_is_covered_and_the_stages_are_shared(write, tmp_path):
         assert recipe.options(recipe.methods[1]).refine.layer == trial.parameters["refine.layer"]
         assert trial.values == aurocs(run, "dcr")
         assert read_run(run).samples.keys() == {"stl", "dcr"}
-    (directory / "best_of_mine.yaml").write_text("a: 1")
-    (directory / "best-7.yaml").write_text("of an earlier call")
+    assert {p.name for p in directory.glob("best*.yaml")} == {"best.yaml", "best_of_mine.yaml"}
     (best,) = results.best
     assert best.values == max(trial.values for trial in results.trials)
     # The best recipe is a recipe, and replays the trial without doing anything.
@@ -122,7 +126,6 @@ def test_a_grid_is_covered_and_the_stages_are_shared(write, tmp_path):
 
     quiet = Stop()
     assert run_sweep(sweep, directory, reporter=quiet) == results
-    assert {p.name for p in directory.glob("best*.yaml")} == {"best.yaml", "best_of_mine.yaml"}
     assert quiet.heard == []
 
 
