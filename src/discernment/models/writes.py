@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 
 _NORMS_BEHIND: WeakKeyDictionary[nn.Module, Mapping[nn.Module, nn.Module]] = WeakKeyDictionary()
+"""What `norms_behind` found, so that a rule that acts on every batch does not look each time."""
 
 
 def writers(model: PreTrainedModel, layers: LayerList) -> list[nn.Module]:
