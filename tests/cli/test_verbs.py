@@ -119,7 +119,7 @@ def killed_recipe(field):
     recipe = deepcopy(field.recipe)
     recipe["data"]["general"][0]["limit"] = 16
     recipe["align"] |= {"batch_size": 4, "checkpoint_every": 2}
-    del recipe["evaluate"]["ability"]
+    del recipe["evaluate"]["ability"], recipe["evaluate"]["attacks"]
     recipe["evaluate"]["benchmarks"] = recipe["evaluate"]["benchmarks"][:1]
     by_name = {entry["method"]: entry for entry in recipe["methods"]}
     recipe["methods"] = [by_name[method] for method, *_ in KILLS]

@@ -100,7 +100,7 @@ def test_the_wheel_announces_the_command_the_methods_and_the_rules(installed: Pa
         (["recipes", "quickstart"], "name: quickstart"),
         (["prompts", "list"], "starter/pairs"),
         (["prompts", "show", "starter/forms", "--count", "1"], "six forms"),
-        (["judges", "calibrate", "--labels", "starter/verdicts", "--judge", "keyword"], "kappa"),
+        (["judges", "calibrate", "--labels", "starter/verdicts", "--judge", "keywords"], "kappa"),
     ],
     ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",
 )
