@@ -38,8 +38,8 @@ MATERIALISED_PROMPTS = 16
 SIZES = (8, 16, 32, 64)
 GROWTH_ROWS = 3
 FLOOR_LIMIT = 0.15
-"""Least share of its time that the kernel's arithmetic would take by itself. It was 0.36 of the processor's seconds for 24
-prompts in one thread, and 0.21 for 64 in two on a busy machine, where threads wait for each other."""
+"""Least share of its time that the kernel's arithmetic would take by itself. It was 0.41 for 64 prompts in two threads of a
+quiet machine, and 0.21 of a busy one, where threads wait for each other."""
 HELD = 2
 """Jacobians of the materialised way that are held at once: one is 5.4 GB, and two machines in three have 24 GiB."""
 
