@@ -5,6 +5,7 @@ from statistics import fmean, variance
 
 from discernment.evaluation.over_seeds import Measure, SeedMeasure
 from discernment.evaluation.results import Results
+from discernment.evaluation.robustness import mean_drop
 from discernment.prompts import Label
 from discernment.statistics.seeds import t_interval
 
@@ -61,6 +62,6 @@ def _numbers(results: Results) -> Iterator[tuple[tuple[MeasureName, str], float]
         yield (("kl", None), ability.policy), ability.kl
         yield (("perplexity_ratio", None), ability.policy), ability.ratio
     for method in results.methods:
-        drops = [row.drop for row in results.attack_drops if row.method == method]
-        if drops:
-            yield (("attack_drop", None), method), fmean(drops)
+        lost = mean_drop(results.attack_drops, method)
+        if lost is not None:
+            yield (("attack_drop", None), method), lost

@@ -1,6 +1,7 @@
 """How much of its defense success a method loses to an attack."""
 
 from collections.abc import Sequence
+from statistics import fmean
 
 from discernment.evaluation.groups import POOLED, Group, handled_rightly, is_scored, paired
 from discernment.evaluation.metrics import compare
@@ -36,6 +37,12 @@ class AttackDrop(Frozen):
     p_value: float
     n: int
     unscored: int
+
+
+def mean_drop(drops: Sequence[AttackDrop], method: str) -> float | None:
+    """Defense success that a method loses, mean over the attacks; None where none was tried on it."""
+    found = [row.drop for row in drops if row.method == method]
+    return fmean(found) if found else None
 
 
 def attack_drop(

@@ -125,8 +125,7 @@ def _starter() -> tuple[LabelledCompletion, ...]:
 
 def has_public_labels() -> bool:
     """Whether the completions that people labelled lie in the folder that DISCERNMENT_DATA names."""
-    folder = data_folder()
-    return folder is not None and (folder / catalogue()[PUBLIC].file).is_file()
+    return catalogue()[PUBLIC].file_in(data_folder()) is not None
 
 
 def _read(path: Path, categories: Mapping[str, str]) -> list[LabelledCompletion]:

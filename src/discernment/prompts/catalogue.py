@@ -142,6 +142,11 @@ class CatalogueEntry(Frozen):
             raise ValueError("an entry has a checksum if it was checked against a file, and only then")
         return self
 
+    def file_in(self, folder: Path | None) -> Path | None:
+        """Its file in the data folder; None where there is no folder, or none in it."""
+        path = folder / self.file if folder is not None else None
+        return path if path is not None and path.is_file() else None
+
     @property
     def rows(self) -> int | None:
         """Number of rows in the file; None where not known."""
@@ -193,9 +198,8 @@ def load_catalogue_set(
         raise DataError(f"{name} holds {entry.kind}, not prompts with one of our labels; choose another set.")
     folder = data_dir or data_folder()
     response = response_column or entry.response or "response"
-    if folder is not None and (folder / entry.file).is_file():
-        return _from_file(entry, folder / entry.file, verify, response)
-    return _from_hub(entry, response)
+    path = entry.file_in(folder)
+    return _from_hub(entry, response) if path is None else _from_file(entry, path, verify, response)
 
 
 def check_at_hand(names: Iterable[str]) -> None:
@@ -209,11 +213,7 @@ def check_at_hand(names: Iterable[str]) -> None:
     """
     folder, known = data_folder(), catalogue()
     asked = [known[name] for name in dict.fromkeys(names) if name in known]
-    missing = [
-        entry
-        for entry in asked
-        if entry.hub is None and (folder is None or not (folder / entry.file).is_file())
-    ]
+    missing = [entry for entry in asked if entry.hub is None and entry.file_in(folder) is None]
     if len(missing) > 1:
         files = ", ".join(f"{entry.file} (from {entry.address})" for entry in missing)
         raise DataError(

@@ -50,6 +50,6 @@ def _document(row: dict[str, str]) -> dict[str, object]:
 
 
 def _whereabouts(entry: CatalogueEntry, folder: Path | None) -> str:
-    if folder is not None and (folder / entry.file).is_file():
+    if entry.file_in(folder) is not None:
         return "at hand"
     return "from the hub" if entry.hub else "by hand"

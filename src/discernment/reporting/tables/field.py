@@ -9,6 +9,7 @@ from statistics import fmean
 from discernment.evaluation.groups import POOLED
 from discernment.evaluation.over_seeds import Measure, SeedComparison, SeedResults
 from discernment.evaluation.results import Results
+from discernment.evaluation.robustness import mean_drop
 from discernment.prompts import Label
 from discernment.reporting import text
 from discernment.reporting.naming import benchmark_in_words, label_in_words
@@ -127,8 +128,7 @@ def field_table(results: Results, manifest: Manifest) -> list[FieldColumn]:
         columns.put(*BESIDE["kl"], ability.policy, ability.kl, more_is_better=False)
         columns.put(*BESIDE["perplexity_ratio"], ability.policy, ability.ratio, more_is_better=False)
     for method in results.methods:
-        drops = [row.drop for row in results.attack_drops if row.method == method]
-        lost = fmean(drops) if drops else None
+        lost = mean_drop(results.attack_drops, method)
         columns.put(*BESIDE["attack_drop"], method, lost, more_is_better=False)
     _put_costs(columns, results.methods, results.reference, [manifest])
     return list(columns.found.values())

@@ -198,7 +198,7 @@ def _public_sets() -> tuple[list[Entry], list[str]]:
     entries, unusable = [], []
     for source in read_yaml(built_in()["public"].path.read_text(encoding="utf-8"))["evaluate"]["benchmarks"]:
         known = catalogue()[source["set"]]
-        if not (folder / known.file).is_file():
+        if known.file_in(folder) is None:
             continue
         try:
             load_source(PromptSource.model_validate({k: v for k, v in source.items() if k != "name"}))
