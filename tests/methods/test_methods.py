@@ -7,13 +7,15 @@ import pytest
 from discernment.diagnosis.dynamics import DynamicsOptions
 from discernment.errors import DataError, RecipeError
 from discernment.methods.ablated import find_direction
+from discernment.methods.dcr import DcrOptions
 from discernment.methods.method import Materials, MethodOptions, find_method, known_methods
 from discernment.methods.scans import find_vectors
 from discernment.methods.surgical import find_false_refusal, fold
 from discernment.policies.policy_spec import PolicySpec, RuleSpec
 from discernment.prompts import Label
 from discernment.training.contrastive import RefineOptions, refine
-from discernment.training.options import LossOptions
+from discernment.training.options import LARGEST_SEED, LoraOptions, LossOptions
+from discernment.training.restarts import average, choose
 from discernment.training.supervised import AlignOptions, align
 from tiny import make_benign, make_prompts
 
@@ -31,7 +33,9 @@ MATERIALS = Materials(
 MIX = [*MATERIALS.general.texts, *MATERIALS.safety.texts]
 
 
-def build(name, materials=MATERIALS, dynamics=None, frozen_layers=None, rule=None, **refine_options):
+def build(
+    name, materials=MATERIALS, dynamics=None, frozen_layers=None, rule=None, own=None, **refine_options
+):
     calls = []
 
     def stage(name, work, *, start, **inputs):
@@ -39,7 +43,8 @@ def build(name, materials=MATERIALS, dynamics=None, frozen_layers=None, rule=Non
         return start.with_model(model=f"{start.model.model}+{name}")
 
     refinement = RefineOptions(**{"layer": 2, **refine_options})
-    options = MethodOptions(AlignOptions(frozen_layers=frozen_layers), refinement, dynamics, rule or {})
+    align_options = AlignOptions(frozen_layers=frozen_layers)
+    options = MethodOptions(align_options, refinement, dynamics, rule or {}, own)
     return find_method(name).build(BASE, materials, options, stage), calls, options
 
 
@@ -203,6 +208,34 @@ def test_dcr_refines_and_then_aligns_as_stl_does():
 def test_dcr_holds_the_refined_layers_unless_told_otherwise(said, held):
     assert build("dcr", frozen_layers=said)[1][1]["options"].frozen_layers == held
     assert build("stl", frozen_layers=said)[1][0]["options"].frozen_layers == said
+
+
+@pytest.mark.parametrize("method", ["dcr", "dcr_paper"])
+@pytest.mark.parametrize(("combine", "work"), [("mean", average), ("best", choose)])
+def test_dcr_combines_what_restarts_with_other_seeds_left(method, combine, work):
+    own = DcrOptions(restarts=3, combine=combine)
+    _, [*refined, combined, aligned], options = build(method, own=own, seed=4)
+    _, [once, _], _ = build(method, own=DcrOptions(), seed=4)
+    assert refined[0] == once
+    assert [call["options"].seed for call in refined] == [4, 1004, 2004]
+    assert [{**call, "options": None} for call in refined] == [{**once, "options": None}] * 3
+    assert (combined["work"], combined["from"]) == (work, "base+refine")
+    assert [other.model.model for other in combined["others"]] == ["base+refine"] * 2
+    assert aligned["from"] == f"base+refine+{combined['name']}"
+    assert combined.get("by") == (options.refine.stopping if combine == "best" else None)
+
+
+def test_the_seeds_of_restarts_stay_in_range():
+    _, calls, _ = build("dcr", own=DcrOptions(restarts=2), seed=LARGEST_SEED)
+    assert [call["options"].seed for call in calls[:2]] == [LARGEST_SEED, 999]
+
+
+def test_restarts_that_cannot_be_combined_are_refused_before_the_first_stage():
+    with pytest.raises(RecipeError, match=r"`combine: best` needs prompts under `data\.contrast_validation`"):
+        build("dcr", replace(MATERIALS, contrast_validation=None), own=DcrOptions(restarts=2, combine="best"))
+    with pytest.raises(RecipeError, match=r"there is no mean; set `refine\.lora\.keep`"):
+        build("dcr", own=DcrOptions(restarts=2), lora=LoraOptions(keep="adapter"))
+    build("dcr", replace(MATERIALS, contrast_validation=None), lora=LoraOptions(keep="adapter"))
 
 
 def test_dcr_as_published():

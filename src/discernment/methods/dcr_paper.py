@@ -27,6 +27,7 @@ class DcrPaper(Dcr):
             align=options.align.model_copy(update={"frozen_layers": 0}),
             refine=_published(options.need_refine(self.name)),
             dynamics=options.dynamics,
+            own=options.own,
         )
         return super().build(base, materials, published, stage)
 

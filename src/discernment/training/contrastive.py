@@ -31,6 +31,8 @@ from discernment.training.options import LossOptions, OptimizerOptions
 if TYPE_CHECKING:
     from discernment.training.contrastive_trainer import ContrastiveTrainer
 
+Stopping = Literal["probe_auroc", "cross_similarity", "none"]
+
 
 class RefineOptions(OptimizerOptions):
     """Options of stage 1."""
@@ -73,7 +75,7 @@ class RefineOptions(OptimizerOptions):
     retention_batch: int = Field(8, ge=1, description="Benign prompts a step for the retention term.")
     train_embeddings: bool = False
     evaluate_every: int = Field(10, ge=1, description="Steps between two looks at the validation prompts.")
-    stopping: Literal["probe_auroc", "cross_similarity", "none"] = Field(
+    stopping: Stopping = Field(
         "cross_similarity",
         description="Validation number by which the best look after the start is kept and the stage stops early.",
     )
