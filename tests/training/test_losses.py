@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from discernment.training.losses import ContrastiveLoss, pool
 from discernment.training.options import LossOptions
@@ -89,3 +90,49 @@ def test_pooling_ignores_padding(side):
     mask = torch.tensor([[1, 1, 0, 0] if side == "right" else [0, 0, 1, 1]])
     assert pool(hidden, mask, "last").tolist() == [[3.0, 6.0]]
     assert pool(hidden, mask, "mean").tolist() == [[2.0, 4.0]]
+
+
+def test_memory_contrasts_with_past_batches_by_hand():
+    t = 0.5
+    loss = ContrastiveLoss(LossOptions(temperature=t, centre=False, memory=4), width=2)
+    assert loss(STATES[:2], torch.tensor([0, 0])).item() == 0  # one label, in the batch and in the memory
+    # A batch of one prompt a label has no loss of its own. Remembered are 0 and 60 degrees (label 0), 90 (label 1), and
+    # 0 degrees, which is the prompt itself and does not count.
+    batch, labels = STATES[[2, 0]], torch.tensor([1, 0])
+    total = sum(math.exp(c / t) for c in (1.0, COS60, COS90))
+    expected = -sum(c / t - math.log(total) for c in (1.0, COS60)) / 2
+    assert loss(batch, labels).item() == pytest.approx(expected, rel=1e-4)
+    # The memory holds four: the batch takes the place of the first two, and each finds itself as it was before.
+    expected = -(1 / t - math.log(math.exp(1 / t) + 2 * math.exp(COS90 / t)))
+    assert loss(batch, labels).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_worst_source_gains_weight_by_hand():
+    t, step = 0.5, 0.7
+    states = torch.cat([STATES, STATES.flip(0)])
+    labels, sources = torch.tensor([0, 0, 1, 1, 0, 0]), torch.tensor([0, 0, 0, 1, 1, 1])
+    each = []
+    for anchor in range(6):
+        logits = {n: float(states[anchor] @ states[n]) / t for n in range(6) if n != anchor}
+        total = math.log(sum(map(math.exp, logits.values())))
+        positives = [n for n in logits if labels[n] == labels[anchor]]
+        each.append(-sum(logits[n] - total for n in positives) / len(positives))
+    loss = ContrastiveLoss(LossOptions(temperature=t, centre=False, worst_sources=step), sources=3)
+    weights = [1 / 3] * 3
+    for rows in ([0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5]):
+        means = [sum(each[n] for n in rows if sources[n] == s) / 3 for s in (0, 1)]
+        weights = [w * math.exp(step * m) for w, m in zip(weights, [*means, 0.0], strict=True)]
+        weights = [w / sum(weights) for w in weights]
+        expected = sum(w * m for w, m in zip(weights, means, strict=False)) / sum(weights[:2])
+        assert loss(states, labels, sources).item() == pytest.approx(expected, rel=1e-4)
+    assert loss.metric_loss.reducer.weights.tolist() == pytest.approx(weights, rel=1e-5)
+    assert weights[2] < 1 / 3  # a source that did not come has lost to those that did badly
+
+
+def test_weighing_sources_needs_a_term_a_prompt():
+    for options in ({"name": "triplet"}, {"name": "ntxent"}, {"name": "circle", "reduction": "global"}):
+        with pytest.raises(ValidationError, match="`worst_sources` needs one term a prompt"):
+            LossOptions(**options, worst_sources=0.1)
+    with pytest.raises(ValidationError, match="`worst_sources` and `memory` do not go together"):
+        LossOptions(worst_sources=0.1, memory=64)
+    assert LossOptions(name="circle", worst_sources=0.1)

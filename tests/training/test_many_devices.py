@@ -68,11 +68,13 @@ def test_two_devices_contrast_the_states_of_both(folder):
     [
         ([*REFINE, *KEPT, *LOOKS], 2),
         ([*REFINE, *KEPT, *LOOKS, *LORA], 4),
+        ([*REFINE, "-O", "loss.memory=64"], 2),
+        ([*REFINE, *KEPT, "-O", "loss.worst_sources=0.5"], 2),
         # 29 rows: of the last five, the last process has none.
         ([*ALIGN, "-O", "batch_size=8", "-O", "epochs=2"], 4),
         ([*ALIGN, "-O", "batch_size=8", "-O", "gradient_accumulation=2", *LORA], 2),
     ],
-    ids=["stage 1", "stage 1 with adapters", "stage 2", "stage 2 with adapters"],
+    ids=["stage 1", "adapters", "memory", "worst sources", "stage 2", "stage 2 with adapters"],
 )
 def test_the_devices_learn_together_what_one_learns(folder, command, processes):
     (alone,) = launched(folder, *command, "-o", "alone", processes=1)

@@ -157,14 +157,21 @@ def _take_turns(sources: dict[str, list[int]], generator: torch.Generator) -> It
 
 
 class PromptRows(Dataset[dict[str, Any]]):
-    """Encoded prompts with their numbers, their label numbers and, for retained ones, the base model's states."""
+    """Encoded prompts with their numbers, their label and source numbers and, for retained ones, the base model's states."""
 
     def __init__(
-        self, sequences: Sequence[list[int]], labels: Sequence[int], references: Sequence[Tensor | None]
+        self,
+        sequences: Sequence[list[int]],
+        labels: Sequence[int],
+        references: Sequence[Tensor | None],
+        sources: Sequence[int] | None = None,
     ):
+        sources = [0] * len(sequences) if sources is None else sources
         self.rows: list[dict[str, Any]] = [
-            {"row": row, "input_ids": ids, "label": label, "reference": reference}
-            for row, (ids, label, reference) in enumerate(zip(sequences, labels, references, strict=True))
+            {"row": row, "input_ids": ids, "label": label, "source": source, "reference": reference}
+            for row, (ids, label, source, reference) in enumerate(
+                zip(sequences, labels, sources, references, strict=True)
+            )
         ]
 
     @property
@@ -194,6 +201,7 @@ class Collator:
         batch = {
             **pad([r["input_ids"] for r in rows], self.pad_id, "right")._asdict(),
             "labels": torch.tensor([r["label"] for r in rows]),
+            "sources": torch.tensor([r["source"] for r in rows]),
         }
         references = [r["reference"] for r in rows if r["reference"] is not None]
         if references:

@@ -98,6 +98,14 @@ class RefineOptions(OptimizerOptions):
         return super().share()
 
     @model_validator(mode="after")
+    def _memory_has_room(self) -> Self:
+        if 0 < self.loss.memory < self.batch_size:
+            raise ValueError(
+                f"`loss.memory: {self.loss.memory}` has no room for a batch of {self.batch_size}; raise it or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _something_is_trained(self) -> Self:
         if self.layer != "auto" and self.first_layer >= self.layer:
             raise ValueError(

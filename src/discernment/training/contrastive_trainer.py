@@ -51,6 +51,7 @@ class ContrastiveTrainer(Trainer):
         options: Options of stage 1.
         rows: The training rows.
         sampler: Gives their order.
+        loss: The contrastive loss.
         pad_id: The padding token.
         validation: Encoded validation prompts.
         held: What the layers that are not trained put out for the rows and, behind them, the validation prompts.
@@ -63,12 +64,14 @@ class ContrastiveTrainer(Trainer):
         options: RefineOptions,
         rows: PromptRows,
         sampler: BalancedBatches,
+        loss: ContrastiveLoss,
         pad_id: int,
         validation: Validation | None = None,
         held: HeldStates | None = None,
         **kwargs: Any,
     ) -> None:
         collate: Any = Collator(pad_id) if held is None else WithStates(Collator(pad_id), held)
+        model.add_module("contrastive_loss", loss)  # so that what it remembers is in the checkpoints
         super().__init__(model=model, data_collator=collate, train_dataset=rows, **kwargs)
         self.rows = rows
         self.cut = model
@@ -77,7 +80,7 @@ class ContrastiveTrainer(Trainer):
         self.sampler = sampler
         self.validation = validation
         self.held = held
-        self.contrastive_loss = ContrastiveLoss(options.loss)
+        self.contrastive_loss = loss
         self.parts: dict[str, float] = {}
 
     def _get_train_sampler(self, train_dataset: Any = None) -> BalancedBatches:
@@ -95,7 +98,8 @@ class ContrastiveTrainer(Trainer):
         states, retained = self._states(model, inputs)
         states, every_label = of_all_devices(states), of_all_devices(labels)
         every = every_label != RETAINED
-        loss = self.contrastive_loss(states[every], every_label[every])
+        sources = of_all_devices(inputs["sources"])[every] if self.options.loss.worst_sources else None
+        loss = self.contrastive_loss(states[every], every_label[every], sources)
         self.parts = {"contrast": float(loss.detach())}
         if self.options.retention:
             kept = mask[labels == RETAINED]
@@ -200,6 +204,9 @@ def make_trainer(
         model=cut,
         options=options,
         sampler=sampler,
+        loss=ContrastiveLoss(
+            options.loss, policy.model.config.get_text_config().hidden_size, len({p.source for p in prompts})
+        ),
         pad_id=pad_id,
         validation=looked_at,
         held=_hold(spec, cut, policy, options, out, rows, looked_at) if draws > len(rows) else None,
@@ -261,17 +268,20 @@ def _encode(
         for n, label in enumerate(Label)
     }
     labels = [numbers[p.label] for p in prompts]
+    number = {source: n for n, source in enumerate(dict.fromkeys(p.source for p in prompts))}
+    sources = [number[p.source] for p in prompts]
     references: list[Tensor | None] = [None] * len(prompts)
     if options.retention and retained is not None:
         benign = [chat.encode(p.asked) for p in retained]
         references += token_states(cut, benign, chat.tokenizer.pad_token_id, options.rows_at_once)
         labels += [RETAINED] * len(benign)
+        sources += [0] * len(benign)  # of any source: the contrast leaves them out
         sequences += benign
     elif options.retention:
         raise TrainingError(
             "The retention term needs benign prompts; name `retained` sets or set retention to 0."
         )
-    return PromptRows(sequences, labels, references)
+    return PromptRows(sequences, labels, references, sources)
 
 
 def _encode_validation(

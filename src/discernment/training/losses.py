@@ -11,6 +11,7 @@ from pytorch_metric_learning import losses as metric_losses
 from torch import Tensor, nn
 
 from discernment.training.options import LossOptions
+from discernment.training.worst_sources import WorstSources
 
 
 def pool(hidden: Tensor, attention_mask: Tensor, how: Literal["last", "mean"]) -> Tensor:
@@ -48,36 +49,71 @@ class GlobalCircleLoss(metric_losses.CircleLoss):
         return {"loss": {"losses": loss, "indices": None, "reduction_type": "already_reduced"}}
 
 
+class Memory(metric_losses.CrossBatchMemory):
+    """Contrast with the states of past batches (Wang et al. 2020, arXiv 1912.06798).
+
+    How many states have come is one of its buffers, as the states are, so that it goes on from a checkpoint.
+
+    Args:
+        loss: The loss.
+        width: Entries of a state.
+        size: States that are remembered.
+    """
+
+    come: Tensor
+
+    def __init__(self, loss: nn.Module, width: int, size: int) -> None:
+        super().__init__(loss, width, memory_size=size)
+        self.register_buffer("come", torch.zeros((), dtype=torch.long))
+
+    def forward(self, states: Tensor, labels: Tensor) -> Tensor:
+        """The loss of each prompt of a batch against what is remembered, the batch included."""
+        self.queue_idx, self.has_been_filled = (
+            int(self.come) % self.memory_size,
+            int(self.come) >= self.memory_size,
+        )
+        self.come += len(states)
+        loss: Tensor = super().forward(states, labels)
+        return loss
+
+
 class ContrastiveLoss(nn.Module):
     """Contrastive loss on pooled hidden states.
 
     Args:
         options: Which loss.
+        width: Entries of a state; needed by `memory`.
+        sources: How many sources the prompts have; needed by `worst_sources`.
 
     Example:
         >>> loss = ContrastiveLoss(LossOptions(name="supcon"))
         >>> loss(states, labels)  # states [batch, hidden], labels [batch]
     """
 
-    def __init__(self, options: LossOptions) -> None:
+    def __init__(self, options: LossOptions, width: int = 0, sources: int = 0) -> None:
         super().__init__()
         self.options = options
-        self.metric_loss = _metric_loss(options)
+        reducer = WorstSources(sources, options.worst_sources) if options.worst_sources else None
+        self.metric_loss = _metric_loss(options, reducer)
+        self.memory = Memory(self.metric_loss, width, options.memory) if options.memory else None
 
-    def forward(self, states: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, states: Tensor, labels: Tensor, sources: Tensor | None = None) -> Tensor:
         """The loss of one batch.
 
         Args:
             states: Pooled hidden states, `[batch, hidden]`.
             labels: Any integers, `[batch]`; equal ones are positives.
+            sources: The number of each prompt's source, `[batch]`; needed by `worst_sources`.
 
         Returns:
             A scalar; 0 without gradient if the batch holds one label only.
         """
         if self.options.centre:
             states = states - states.mean(0, keepdim=True)
+        if isinstance(self.metric_loss.reducer, WorstSources):
+            self.metric_loss.reducer.of_rows = sources
         loss: Tensor = self.metric_loss(states, labels)
-        return loss
+        return loss if self.memory is None else loss + self.memory(states, labels)
 
 
 def retention(hidden: Tensor, reference: Tensor, attention_mask: Tensor) -> Tensor:
@@ -94,14 +130,14 @@ def retention(hidden: Tensor, reference: Tensor, attention_mask: Tensor) -> Tens
     return (moved / reference.square().sum(-1)[mask].clamp(min=1e-12)).mean()
 
 
-def _metric_loss(options: LossOptions) -> nn.Module:
+def _metric_loss(options: LossOptions, reducer: WorstSources | None) -> nn.Module:
     loss: nn.Module
     match options.name:
         case "circle":
             kind = GlobalCircleLoss if options.reduction == "global" else metric_losses.CircleLoss
-            loss = kind(m=options.margin, gamma=options.gamma)
+            loss = kind(m=options.margin, gamma=options.gamma, reducer=reducer)
         case "supcon":
-            loss = metric_losses.SupConLoss(temperature=options.temperature)
+            loss = metric_losses.SupConLoss(temperature=options.temperature, reducer=reducer)
         case "ntxent":
             loss = metric_losses.NTXentLoss(temperature=options.temperature)
         case "triplet":

@@ -3,10 +3,10 @@
 import os
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from discernment.errors import TrainingError
 from discernment.frozen import FiniteFrozen
@@ -105,6 +105,30 @@ class LossOptions(FiniteFrozen):
         True,
         description="Subtract the batch mean: a few huge dimensions of the residual stream dominate plain cosine.",
     )
+    memory: int = Field(
+        0,
+        ge=0,
+        description="Also contrast each prompt with so many states of past batches.",
+        exclude_if=lambda memory: memory == 0,  # so stages keep the names that they had before there was this
+    )
+    worst_sources: float = Field(
+        0.0,
+        ge=0,
+        description="How fast sources gain weight by a high loss; 0 weighs every prompt alike.",
+        exclude_if=lambda step: step == 0,
+    )
+
+    @model_validator(mode="after")
+    def _can_be_weighed(self) -> Self:
+        if self.worst_sources and (
+            self.name not in ("supcon", "circle") or (self.name, self.reduction) == ("circle", "global")
+        ):
+            raise ValueError(
+                "`worst_sources` needs one term a prompt, as `supcon` and `circle` (`per_anchor`) have"
+            )
+        if self.worst_sources and self.memory:
+            raise ValueError("`worst_sources` and `memory` do not go together; leave one out")
+        return self
 
 
 def trainer_arguments(
