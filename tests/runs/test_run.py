@@ -3,84 +3,28 @@
 import json
 import os
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from discernment.diagnosis.proposition import measure_proposition
 from discernment.diagnosis.refinement_effect import PropositionResults, compare_propositions
-from discernment.errors import DiscernmentError, RecipeError, RunError
+from discernment.errors import DiscernmentError
 from discernment.evaluation.results import Results
 from discernment.evaluation.sample import read_samples
-from discernment.files import file_hash, read_json, read_json_lines, write_json
+from discernment.files import file_hash, read_json, read_json_lines
 from discernment.kernel.kernel import KernelOptions
 from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec
-from discernment.policies.rejection import rejection_probability
 from discernment.prompts import Label, PromptSet, Provenance
 from discernment.reporting.pages.run import write_report
 from discernment.runs.manifest import policy_of
 from discernment.runs.recipe import parse_recipe, read_recipe
 from discernment.runs.run import run_recipe
-from discernment.runs.stages import Quiet
+from heard import Stop
 from tiny import make_benign, make_prompts
 
 METHODS = ["base", "stl", "stl_aug", "dcr"]
 EVERYTHING = ["evaluate", "align", "evaluate", "align", "evaluate", "refine", "align", "evaluate"]
-
-
-class Stop(Quiet):
-    """Hears every event, and ends the run at the one called `at`, as Ctrl-C would."""
-
-    def __init__(self, at=None):
-        self.at = at
-        self.events = []
-
-    def hear(self, event):
-        self.events.append(event)
-        if event == self.at:
-            raise KeyboardInterrupt
-
-    def stage(self, name, owner, *, reused):
-        self.hear((name, owner, reused))
-
-    def progress(self, what, done, of):
-        self.hear((what, done, sum(event[0] == "evaluate" for event in self.events)))
-
-
-@pytest.fixture
-def recipe(model_folder, tmp_path):
-    pairs, test = make_prompts(6), make_prompts(12)[12:]
-    sets = {
-        "general": make_benign(6),
-        "safety": pairs.with_label(Label.TOXIC),
-        "augmentation": pairs.with_label(Label.SEEMINGLY_TOXIC),
-        "contrast": pairs,
-        "test": PromptSet(test, Provenance(name="test")),
-        "easy": make_benign(8).filter(lambda p: p.id > "b3", "a high number"),
-    }
-    paths = {name: str(tmp_path / f"{name}.jsonl") for name in sets}
-    for name, prompts in sets.items():
-        prompts.to_jsonl(Path(paths[name]))
-    return parse_recipe(
-        {
-            "name": "tiny",
-            "model": str(model_folder()),
-            "data": {name: paths[name] for name in ("general", "safety", "augmentation", "contrast")},
-            "refine": {"layer": 2, "steps": 2, "batch_size": 4, "learning_rate": 1e-3},
-            "align": {"batch_size": 4, "learning_rate": 3e-3},
-            "methods": METHODS,
-            "evaluate": {
-                "max_new_tokens": 4,
-                "unscored_limit": 1,  # a tiny model says nothing that can be read
-                "batch_size": 8,
-                "openings": ["Sorry", "I can't"],
-                "benchmarks": [{"set": paths["test"], "name": "pairs"}, {"set": paths["easy"]}],
-            },
-        },
-        "tiny",
-    )
 
 
 def contents(directory):
@@ -206,17 +150,6 @@ def test_an_interrupted_run_ends_with_the_same_bytes(recipe, tmp_path):
     assert list((broken / "stages").glob("*.part")) == []
 
 
-def test_a_directory_in_use_is_left_alone(recipe, tmp_path):
-    directory = tmp_path / "run"
-    directory.mkdir()
-    with (
-        FileLock(directory / "run.lock"),
-        pytest.raises(RunError, match=r"The run directory .*run is in use by another process"),
-    ):
-        run_recipe(recipe, directory)
-    assert [p.name for p in directory.iterdir()] in ([], ["run.lock"])
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -250,34 +183,6 @@ def test_mistakes_are_found_before_the_first_stage(recipe, tmp_path, changes, me
     with pytest.raises(DiscernmentError, match=message):
         run_recipe(parse_recipe(content, "r"), directory)
     assert not directory.exists()
-
-
-def test_files_of_others_are_not_written_over(recipe, tmp_path):
-    mine = tmp_path / "mine"
-    (mine / "tables").mkdir(parents=True)
-    (mine / "recipe.yaml").write_text("# with a comment")
-    (mine / "tables" / "survey.csv").write_text("a")
-    with pytest.raises(
-        RunError, match=r"mine holds files of its own \(recipe.yaml\), which would be written over"
-    ):
-        run_recipe(recipe, mine)
-    assert (mine / "recipe.yaml").read_text() == "# with a comment"
-    assert [p.name for p in (mine / "tables").iterdir()] == ["survey.csv"]
-
-
-@pytest.mark.parametrize("name", [".", "..", "..."])
-def test_a_name_is_no_other_directory(recipe, name):
-    with pytest.raises(RecipeError, match="name"):
-        parse_recipe(recipe.model_dump(mode="json", exclude_defaults=True) | {"name": name}, "r")
-
-
-def test_a_directory_that_was_there_stays_after_a_mistake(recipe, tmp_path):
-    mistaken = recipe.model_copy(update={"refine": {}})
-    directory = tmp_path / "mine"
-    directory.mkdir()
-    with pytest.raises(DiscernmentError, match=r"`refine\.layer` is missing"):
-        run_recipe(mistaken, directory)
-    assert directory.is_dir()
 
 
 def test_proposition_1_is_measured_before_and_after_stage_1(recipe, tmp_path):
@@ -334,124 +239,3 @@ def test_proposition_1_is_measured_before_and_after_stage_1(recipe, tmp_path):
     without = run_recipe(parse_recipe(content | {"diagnose": plan}, "without"), tmp_path / "run")
     assert without == summary._replace(stages_run=0)
     assert not (tmp_path / "run/proposition.json").exists()
-
-
-def test_a_run_of_another_version_is_refused_in_one_sentence_and_can_be_read(recipe, tmp_path):
-    directory = tmp_path / "run"
-    run_recipe(
-        parse_recipe(
-            {**recipe.model_dump(mode="json", exclude_defaults=True), "methods": ["base", "stl"]}, "r"
-        ),
-        directory,
-    )
-    manifest = read_json(directory / "manifest.json")
-    for method in manifest["methods"].values():  # as version 1 named models
-        spec = method.pop("policy")["model"]
-        method["model"] = {**spec, "model": spec["model"].removeprefix("./")}
-    write_json(directory / "manifest.json", {**manifest, "schema_version": 1})
-    with pytest.raises(
-        RunError, match=r"run holds a run of another version of discernment, which .* with --out\.$"
-    ):
-        run_recipe(recipe, directory)
-    assert "stl" in write_report(directory).read_text(encoding="utf-8")
-    assert Policy.load(policy_of(directory, "stl")).model.device.type == "cpu"
-
-
-def test_methods_with_rules_run_beside_the_others(recipe, tmp_path):
-    content = recipe.model_dump(mode="json", exclude_defaults=True)
-    methods = ["stl", {"method": "prompted", "rule": {"system": "I cannot."}}, "ablated"]
-    summary = run_recipe(parse_recipe({**content, "methods": methods}, "rules"), tmp_path / "run")
-    found = {name: [s.rejection_probability for s in samples] for name, samples in summary.samples.items()}
-    assert len({tuple(values) for values in found.values()}) == 3
-    for name in ("prompted", "ablated"):
-        policy = Policy.load(policy_of(tmp_path / "run", name))
-        assert policy.rule.name == name
-        texts = [s.prompt for s in summary.samples[name]]
-        assert rejection_probability(policy, texts, recipe.evaluate.openings) == pytest.approx(
-            found[name], rel=1e-4
-        )
-    manifest = read_json(tmp_path / "run/manifest.json")
-    kinds = {name: [s.partition("-")[0] for s in m["stages"]] for name, m in manifest["methods"].items()}
-    assert kinds["ablated"] == ["align", "direction", "evaluate"]
-    assert manifest["methods"]["stl"]["stages"][0] == manifest["methods"]["ablated"]["stages"][0]
-    assert (
-        run_recipe(parse_recipe({**content, "methods": methods}, "rules"), tmp_path / "run").stages_run == 0
-    )
-
-
-def test_methods_on_dcr_share_its_stages(recipe, tmp_path):
-    content = recipe.model_dump(mode="json", exclude_defaults=True)
-    content["methods"] = [
-        "dcr",
-        {"method": "self_cd", "name": "dcr + self_cd", "on": "dcr"},
-        {"method": "adacd", "on": "dcr", "rule": {"plausible": 0.5}},
-        {"method": "scans", "on": "dcr", "rule": {"strength": 8}},
-        {"method": "surgical", "on": "dcr"},
-        {"method": "surgical", "name": "folded", "on": "dcr", "rule": {"weights": True}},
-        {"method": "self_cd", "name": "folded + self_cd", "on": "folded"},
-    ]
-    stacked = parse_recipe(content, "stacked")
-    summary = run_recipe(stacked, tmp_path / "run")
-    manifest = read_json(tmp_path / "run/manifest.json")
-    stages = {name: m["stages"] for name, m in manifest["methods"].items()}
-    kinds = {name: [s.partition("-")[0] for s in of[2:]] for name, of in stages.items()}
-    assert kinds == {
-        "dcr": ["evaluate"],
-        "dcr + self_cd": ["evaluate"],
-        "adacd": ["evaluate"],
-        "scans": ["vectors", "evaluate"],
-        "surgical": ["false_refusal", "evaluate"],
-        "folded": ["false_refusal", "fold", "evaluate"],
-        "folded + self_cd": ["false_refusal", "fold", "evaluate"],
-    }
-    assert all(of[:2] == stages["dcr"][:2] for of in stages.values())
-    assert summary.stages_run == 2 + 7 + 3
-    found = {name: [s.rejection_probability for s in samples] for name, samples in summary.samples.items()}
-    assert found["folded"] == pytest.approx(found["surgical"], rel=1e-3)
-    assert len({tuple(v) for name, v in found.items() if name != "folded"}) == len(found) - 1
-    for name, rule in (("scans", "scans"), ("folded", None), ("folded + self_cd", "self_cd")):
-        policy = Policy.load(policy_of(tmp_path / "run", name))
-        assert (policy.rule and policy.rule.name) == rule
-        texts = [s.prompt for s in summary.samples[name]]
-        again = rejection_probability(policy, texts, recipe.evaluate.openings)
-        assert again == pytest.approx(found[name], rel=1e-4)
-    assert run_recipe(stacked, tmp_path / "run").stages_run == 0
-
-
-@pytest.mark.parametrize("below", [{"method": "prompted"}, {"method": "ablated"}, {"method": "surgical"}])
-def test_a_second_rule_is_found_before_anything_runs(recipe, tmp_path, below):
-    content = recipe.model_dump(mode="json", exclude_defaults=True)
-    content["methods"] = [below, {"method": "self_cd", "on": below["method"]}]
-    heard = Stop()
-    with pytest.raises(RecipeError, match=f"acts by '{below['method']}'; 'self_cd' cannot be added"):
-        run_recipe(parse_recipe(content, "two"), tmp_path / "run", heard)
-    assert heard.events == []
-
-
-@pytest.mark.parametrize(("method", "option"), [("ablated", "last_layer"), ("scans", "first_layer")])
-def test_a_layer_that_there_is_not_is_found_before_anything_runs(recipe, tmp_path, method, option):
-    content = recipe.model_dump(mode="json", exclude_defaults=True)
-    content["methods"] = [{"method": method, "rule": {option: 9}}]
-    heard = Stop()
-    with pytest.raises(DiscernmentError, match=f"Layer 9 is out of range: .* change `{option}` of {method}"):
-        run_recipe(parse_recipe(content, "deep"), tmp_path / "run", heard)
-    assert heard.events == []
-
-
-def test_a_run_goes_on_with_kept_adapters(recipe, tmp_path):
-    content = recipe.model_dump(mode="json", exclude_defaults=True)
-    lora = {"lora": {"rank": 2, "keep": "adapter"}}
-    content |= {
-        "methods": ["dcr"],
-        "refine": {**content["refine"], **lora},
-        "align": {**content["align"], **lora},
-    }
-    summary = run_recipe(parse_recipe(content, "lora"), tmp_path / "run")
-    policy = policy_of(tmp_path / "run", "dcr")
-    assert policy.model.model == recipe.model.model
-    stages = [Path(adapter).parent.name.partition("-")[0] for adapter in policy.adapters]
-    assert stages == ["refine", "align"]
-    moved = policy_of((tmp_path / "run").rename(tmp_path / "moved"), "dcr")
-    texts = [s.prompt for s in summary.samples["dcr"]]
-    found = rejection_probability(Policy.load(moved), texts, recipe.evaluate.openings)
-    assert found == pytest.approx([s.rejection_probability for s in summary.samples["dcr"]], rel=1e-4)

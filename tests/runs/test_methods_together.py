@@ -1,0 +1,156 @@
+"""Methods of one run: what they share, and what stands on what."""
+
+from pathlib import Path
+
+import pytest
+
+from discernment.errors import DiscernmentError, RecipeError
+from discernment.files import read_json
+from discernment.policies.policy import Policy
+from discernment.policies.rejection import rejection_probability
+from discernment.reporting.pages.run import write_report
+from discernment.runs.manifest import policy_of
+from discernment.runs.recipe import parse_recipe
+from discernment.runs.run import run_recipe
+from heard import Stop
+
+
+def test_methods_with_rules_run_beside_the_others(recipe, tmp_path):
+    content = recipe.model_dump(mode="json", exclude_defaults=True)
+    methods = ["stl", {"method": "prompted", "rule": {"system": "I cannot."}}, "ablated"]
+    summary = run_recipe(parse_recipe({**content, "methods": methods}, "rules"), tmp_path / "run")
+    found = {name: [s.rejection_probability for s in samples] for name, samples in summary.samples.items()}
+    assert len({tuple(values) for values in found.values()}) == 3
+    for name in ("prompted", "ablated"):
+        policy = Policy.load(policy_of(tmp_path / "run", name))
+        assert policy.rule.name == name
+        texts = [s.prompt for s in summary.samples[name]]
+        assert rejection_probability(policy, texts, recipe.evaluate.openings) == pytest.approx(
+            found[name], rel=1e-4
+        )
+    manifest = read_json(tmp_path / "run/manifest.json")
+    kinds = {name: [s.partition("-")[0] for s in m["stages"]] for name, m in manifest["methods"].items()}
+    assert kinds["ablated"] == ["align", "direction", "evaluate"]
+    assert manifest["methods"]["stl"]["stages"][0] == manifest["methods"]["ablated"]["stages"][0]
+    assert (
+        run_recipe(parse_recipe({**content, "methods": methods}, "rules"), tmp_path / "run").stages_run == 0
+    )
+
+
+def test_methods_on_dcr_share_its_stages(recipe, tmp_path):
+    content = recipe.model_dump(mode="json", exclude_defaults=True)
+    content["methods"] = [
+        "dcr",
+        {"method": "self_cd", "name": "dcr + self_cd", "on": "dcr"},
+        {"method": "adacd", "on": "dcr", "rule": {"plausible": 0.5}},
+        {"method": "scans", "on": "dcr", "rule": {"strength": 8}},
+        {"method": "surgical", "on": "dcr"},
+        {"method": "surgical", "name": "folded", "on": "dcr", "rule": {"weights": True}},
+        {"method": "self_cd", "name": "folded + self_cd", "on": "folded"},
+    ]
+    stacked = parse_recipe(content, "stacked")
+    summary = run_recipe(stacked, tmp_path / "run")
+    manifest = read_json(tmp_path / "run/manifest.json")
+    stages = {name: m["stages"] for name, m in manifest["methods"].items()}
+    kinds = {name: [s.partition("-")[0] for s in of[2:]] for name, of in stages.items()}
+    assert kinds == {
+        "dcr": ["evaluate"],
+        "dcr + self_cd": ["evaluate"],
+        "adacd": ["evaluate"],
+        "scans": ["vectors", "evaluate"],
+        "surgical": ["false_refusal", "evaluate"],
+        "folded": ["false_refusal", "fold", "evaluate"],
+        "folded + self_cd": ["false_refusal", "fold", "evaluate"],
+    }
+    assert all(of[:2] == stages["dcr"][:2] for of in stages.values())
+    assert summary.stages_run == 2 + 7 + 3
+    found = {name: [s.rejection_probability for s in samples] for name, samples in summary.samples.items()}
+    assert found["folded"] == pytest.approx(found["surgical"], rel=1e-3)
+    assert len({tuple(v) for name, v in found.items() if name != "folded"}) == len(found) - 1
+    for name, rule in (("scans", "scans"), ("folded", None), ("folded + self_cd", "self_cd")):
+        policy = Policy.load(policy_of(tmp_path / "run", name))
+        assert (policy.rule and policy.rule.name) == rule
+        texts = [s.prompt for s in summary.samples[name]]
+        again = rejection_probability(policy, texts, recipe.evaluate.openings)
+        assert again == pytest.approx(found[name], rel=1e-4)
+    assert run_recipe(stacked, tmp_path / "run").stages_run == 0
+
+
+def test_restarts_share_stage_1_with_a_single_one(recipe, tmp_path):
+    content = recipe.model_dump(mode="json", exclude_defaults=True)
+    content["data"]["contrast_validation"] = content["data"]["contrast"]
+    content["refine"]["seed"] = 3
+    content["methods"] = [
+        "dcr",
+        {"method": "dcr", "name": "mean", "options": {"restarts": 3}},
+        {"method": "dcr", "name": "best", "options": {"restarts": 3, "combine": "best"}},
+        {"method": "self_cd", "on": "best"},
+    ]
+    restarted = parse_recipe(content, "restarts")
+    summary = run_recipe(restarted, tmp_path / "run")
+    manifest = read_json(tmp_path / "run/manifest.json")
+    stages = {name: m["stages"] for name, m in manifest["methods"].items()}
+
+    def of_kind(method, kind):
+        return [stage for stage in stages[method] if stage.partition("-")[0] == kind]
+
+    refined = of_kind("mean", "refine")
+    seeds = [manifest["stages"][stage]["inputs"]["options"]["seed"] for stage in refined]
+    assert seeds == [3, 1003, 2003]
+    assert of_kind("best", "refine") == of_kind("self_cd", "refine") == refined
+    assert of_kind("dcr", "refine") == refined[:1]
+    assert [len(of_kind(method, "average")) for method in stages] == [0, 1, 0, 0]
+    [choice] = of_kind("best", "choose")
+    # What is chosen is named, not copied: the first shares stage 2 with `dcr`.
+    first = manifest["stages"][choice]["notes"]["chosen"] == 1
+    assert (of_kind("best", "align") == of_kind("dcr", "align")) == first
+    assert len({*of_kind("dcr", "align"), *of_kind("mean", "align")}) == 2
+    of_mean, of_best = (
+        {s.prompt_id: s.rejection_probability for s in summary.samples[m]} for m in ("mean", "best")
+    )
+    assert of_mean != of_best
+    assert write_report(tmp_path / "run").is_file()
+    moved = policy_of((tmp_path / "run").rename(tmp_path / "moved"), "best")
+    texts = [s.prompt for s in summary.samples["best"]]
+    found = rejection_probability(Policy.load(moved), texts, recipe.evaluate.openings)
+    assert found == pytest.approx([s.rejection_probability for s in summary.samples["best"]], rel=1e-4)
+    assert run_recipe(restarted, tmp_path / "moved").stages_run == 0
+
+
+@pytest.mark.parametrize("below", [{"method": "prompted"}, {"method": "ablated"}, {"method": "surgical"}])
+def test_a_second_rule_is_found_before_anything_runs(recipe, tmp_path, below):
+    content = recipe.model_dump(mode="json", exclude_defaults=True)
+    content["methods"] = [below, {"method": "self_cd", "on": below["method"]}]
+    heard = Stop()
+    with pytest.raises(RecipeError, match=f"acts by '{below['method']}'; 'self_cd' cannot be added"):
+        run_recipe(parse_recipe(content, "two"), tmp_path / "run", heard)
+    assert heard.events == []
+
+
+@pytest.mark.parametrize(("method", "option"), [("ablated", "last_layer"), ("scans", "first_layer")])
+def test_a_layer_that_there_is_not_is_found_before_anything_runs(recipe, tmp_path, method, option):
+    content = recipe.model_dump(mode="json", exclude_defaults=True)
+    content["methods"] = [{"method": method, "rule": {option: 9}}]
+    heard = Stop()
+    with pytest.raises(DiscernmentError, match=f"Layer 9 is out of range: .* change `{option}` of {method}"):
+        run_recipe(parse_recipe(content, "deep"), tmp_path / "run", heard)
+    assert heard.events == []
+
+
+def test_a_run_goes_on_with_kept_adapters(recipe, tmp_path):
+    content = recipe.model_dump(mode="json", exclude_defaults=True)
+    lora = {"lora": {"rank": 2, "keep": "adapter"}}
+    content |= {
+        "methods": ["dcr"],
+        "refine": {**content["refine"], **lora},
+        "align": {**content["align"], **lora},
+    }
+    summary = run_recipe(parse_recipe(content, "lora"), tmp_path / "run")
+    policy = policy_of(tmp_path / "run", "dcr")
+    assert policy.model.model == recipe.model.model
+    stages = [Path(adapter).parent.name.partition("-")[0] for adapter in policy.adapters]
+    assert stages == ["refine", "align"]
+    moved = policy_of((tmp_path / "run").rename(tmp_path / "moved"), "dcr")
+    texts = [s.prompt for s in summary.samples["dcr"]]
+    found = rejection_probability(Policy.load(moved), texts, recipe.evaluate.openings)
+    assert found == pytest.approx([s.rejection_probability for s in summary.samples["dcr"]], rel=1e-4)
