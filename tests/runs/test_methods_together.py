@@ -4,15 +4,18 @@ from pathlib import Path
 
 import pytest
 
+from discernment.diagnosis.refinement_effect import PropositionResults
 from discernment.errors import DiscernmentError, RecipeError
 from discernment.files import read_json
 from discernment.policies.policy import Policy
 from discernment.policies.rejection import rejection_probability
+from discernment.prompts import PromptSet, Provenance
 from discernment.reporting.pages.run import write_report
 from discernment.runs.manifest import policy_of
 from discernment.runs.recipe import parse_recipe
 from discernment.runs.run import run_recipe
 from heard import Stop
+from tiny import make_benign, make_prompts
 
 
 def test_methods_with_rules_run_beside_the_others(recipe, tmp_path):
@@ -109,7 +112,17 @@ def test_restarts_share_stage_1_with_a_single_one(recipe, tmp_path):
         {s.prompt_id: s.rejection_probability for s in summary.samples[m]} for m in ("mean", "best")
     )
     assert of_mean != of_best
-    assert write_report(tmp_path / "run").is_file()
+    shown = write_report(tmp_path / "run").read_text(encoding="utf-8")
+    assert all(f", seed {seed}.</b>" in shown for seed in seeds)
+    asked = tmp_path / "asked.jsonl"
+    PromptSet([*make_prompts(8), *make_benign(4)], Provenance(name="asked")).to_jsonl(asked)
+    content["diagnose"] = {"proposition": {"prompts": str(asked), "k": 2}}
+    run_recipe(parse_recipe(content, "proposition"), tmp_path / "run")
+    checks = PropositionResults.model_validate(read_json(tmp_path / "run/proposition.json")).refinements
+    expected = {refined[0]: {"dcr"}, of_kind("mean", "average")[0]: {"mean"}}
+    at = manifest["stages"][choice]["notes"]["chosen"] - 1
+    expected.setdefault(refined[at], set()).update({"best", "self_cd"})
+    assert {check.after.model: set(check.methods) for check in checks} == expected
     moved = policy_of((tmp_path / "run").rename(tmp_path / "moved"), "best")
     texts = [s.prompt for s in summary.samples["best"]]
     found = rejection_probability(Policy.load(moved), texts, recipe.evaluate.openings)

@@ -92,6 +92,24 @@ def test_done_stages_are_found_and_those_behind_them_too(recipe, tmp_path):
     assert len(looker.seen) == 6
 
 
+@pytest.mark.parametrize("combine", ["mean", "best"])
+def test_a_first_restart_that_is_done_is_found(recipe, tmp_path, combine):
+    (contrast,) = recipe.data.contrast
+    data = recipe.data.model_copy(update={"contrast_validation": [contrast]})
+    once = recipe.model_copy(update={"methods": recipe.methods[2:], "data": data})
+    run_recipe(once, tmp_path / "run")
+    options = {"restarts": 2, "combine": combine}
+    again = once.model_copy(update={"methods": [recipe.methods[2].model_copy(update={"options": options})]})
+    stages = make_plan(again, tmp_path / "run").stages
+    assert [(stage.name, stage.done) for stage in stages] == [
+        ("refine", True),
+        ("refine", False),
+        ("average" if combine == "mean" else "choose", False),
+        ("align", False),
+        ("evaluate", False),
+    ]
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt_neox"])
 def test_bytes_and_operations_are_those_of_a_real_step(family, model_folder):
     """The same step on real tensors: forward, back and AdamW on the first layers."""

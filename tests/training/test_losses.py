@@ -6,8 +6,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from discernment.training.contrastive import RefineOptions
 from discernment.training.losses import ContrastiveLoss, pool
 from discernment.training.options import LossOptions
+from discernment.training.worst_sources import WorstSources
 
 # Two labels, unit vectors in the plane at 0, 60 degrees (label 0) and 90 degrees (label 1).
 ANGLES = [0.0, 60.0, 90.0]
@@ -118,21 +120,69 @@ def test_the_worst_source_gains_weight_by_hand():
         positives = [n for n in logits if labels[n] == labels[anchor]]
         each.append(-sum(logits[n] - total for n in positives) / len(positives))
     loss = ContrastiveLoss(LossOptions(temperature=t, centre=False, worst_sources=step), sources=3)
-    weights = [1 / 3] * 3
-    for rows in ([0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5]):
-        means = [sum(each[n] for n in rows if sources[n] == s) / 3 for s in (0, 1)]
-        weights = [w * math.exp(step * m) for w, m in zip(weights, [*means, 0.0], strict=True)]
-        weights = [w / sum(weights) for w in weights]
-        expected = sum(w * m for w, m in zip(weights, means, strict=False)) / sum(weights[:2])
+    means = [sum(each[:3]) / 3, sum(each[3:]) / 3]
+    weights = [1 / 3, 1 / 3]  # and one third of a source that does not come, which keeps it
+    for _ in range(2):
+        grown = [w * math.exp(step * m) for w, m in zip(weights, means, strict=True)]
+        weights = [2 / 3 * w / sum(grown) for w in grown]
+        expected = sum(w * m for w, m in zip(weights, means, strict=True)) / sum(weights)
         assert loss(states, labels, sources).item() == pytest.approx(expected, rel=1e-4)
-    assert loss.metric_loss.reducer.weights.tolist() == pytest.approx(weights, rel=1e-5)
-    assert weights[2] < 1 / 3  # a source that did not come has lost to those that did badly
+    assert loss.metric_loss.reducer.log_weights.exp().tolist() == pytest.approx([*weights, 1 / 3], rel=1e-5)
 
 
-def test_weighing_sources_needs_a_term_a_prompt():
+def test_sources_do_not_gain_by_coming_often():
+    reducer = WorstSources(5, step=0.1)
+    for batch in range(100):  # source 0 is in every batch, the others take turns
+        reducer.of_rows = torch.tensor([0, 1 + batch % 4])
+        losses = torch.tensor([[1.0], [3.0]]) if batch % 2 else torch.tensor([1.0, 3.0])
+        reducer.element_reduction(losses, torch.arange(2), torch.zeros(2, 1), torch.zeros(2))
+    weights = reducer.log_weights.exp()
+    assert float(weights.sum()) == pytest.approx(1, rel=1e-4)
+    assert weights[0] < 0.01
+    assert float(weights[1:].min()) > 0.2
+
+
+@pytest.mark.parametrize("step", [10.0, 1e4])
+def test_weights_stay_finite_however_high_losses_are(step):
+    reducer = WorstSources(3, step)
+    for _ in range(50):
+        for rows in ([0, 1], [2, 2], [0, 2]):
+            reducer.of_rows = torch.tensor(rows)
+            losses = torch.tensor([300.0, 0.1])
+            found = reducer.element_reduction(losses, torch.arange(2), torch.zeros(2, 1), torch.zeros(2))
+            assert 0 < float(found) <= 300
+
+
+@pytest.mark.parametrize("name", ["supcon", "circle"])
+@pytest.mark.parametrize("more", [{"worst_sources": 0.5}, {"memory": 32}])
+def test_more_of_a_loss_takes_the_labels_apart(name, more):
+    generator = torch.Generator().manual_seed(3)
+    states = (torch.randn(16, 8, generator=generator) + 4.0).requires_grad_(True)
+    labels, sources = torch.tensor([0, 1] * 8), torch.tensor([0, 0, 1, 1] * 4)
+    loss = ContrastiveLoss(LossOptions(name=name, gamma=8.0, **more), width=8, sources=2)
+    before = loss(states, labels, sources)
+    before.backward()
+    with torch.no_grad():
+        moved = states - 0.5 * states.grad / states.grad.norm(dim=-1, keepdim=True)
+    plain = ContrastiveLoss(LossOptions(name=name, gamma=8.0))
+    assert plain(moved, labels) < plain(states.detach(), labels)
+
+
+@pytest.mark.parametrize("more", [{"worst_sources": 0.1}, {"memory": 64}])
+def test_more_of_a_loss_needs_a_term_a_prompt(more):
     for options in ({"name": "triplet"}, {"name": "ntxent"}, {"name": "circle", "reduction": "global"}):
-        with pytest.raises(ValidationError, match="`worst_sources` needs one term a prompt"):
-            LossOptions(**options, worst_sources=0.1)
+        with pytest.raises(
+            ValidationError, match=f"`{next(iter(more))}` needs a loss with one term a prompt"
+        ):
+            LossOptions(**options, **more)
+
+
+def test_weighing_sources_and_memory_do_not_go_together():
     with pytest.raises(ValidationError, match="`worst_sources` and `memory` do not go together"):
         LossOptions(worst_sources=0.1, memory=64)
-    assert LossOptions(name="circle", worst_sources=0.1)
+
+
+def test_a_memory_holds_more_than_the_batch():
+    with pytest.raises(ValidationError, match=r"`loss\.memory: 32` holds nothing beside a batch of 32"):
+        RefineOptions(layer=2, loss=LossOptions(memory=32))
+    assert RefineOptions(layer=2, loss=LossOptions(memory=33))

@@ -62,7 +62,7 @@ class Dcr(Method):
                 options=refinement.model_copy(update={"seed": _seed(refinement.seed, number)}),
                 validation=materials.contrast_validation,
                 retained=materials.retained if refinement.retention else None,
-                **watched(materials, options),
+                **(watched(materials, options) if number == 0 else {}),
             )
             for number in range(own.restarts)
         ]

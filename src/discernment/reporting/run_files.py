@@ -36,6 +36,14 @@ class Stage(_Lenient):
     seconds: float | None = None
     tokens: int | None = None
     peak_memory_bytes: int | None = None
+    inputs: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def seed(self) -> int | None:
+        """The seed of its options, where it has any."""
+        options = self.inputs.get("options")
+        seed = options.get("seed") if isinstance(options, dict) else None
+        return seed if isinstance(seed, int) else None
 
 
 class Method(_Lenient):
@@ -75,10 +83,11 @@ class Manifest(_Lenient):
 
 @dataclass(frozen=True)
 class History:
-    """The curve of one training stage: the methods that share it and its rows of finite numbers."""
+    """The curve of one training stage: the methods that share it, its rows of finite numbers, and its seed."""
 
     methods: list[str]
     rows: list[dict[str, float]]
+    seed: int | None = None
 
     def series(self, key: str) -> tuple[list[float], list[float]]:
         """The steps and the values at which `key` was recorded."""
@@ -219,7 +228,8 @@ def _read(directory: Path) -> RunFiles:
         elif stage.name in curves:
             owners = methods or [stage_id]
             if (folder / "history.jsonl").is_file():
-                curves[stage.name].append(History(owners, _read_history(folder / "history.jsonl")))
+                rows = _read_history(folder / "history.jsonl")
+                curves[stage.name].append(History(owners, rows, stage.seed))
             if (folder / "dynamics.jsonl").is_file():
                 watches.append(Watch(owners, stage.name, _read_looks(folder / "dynamics.jsonl")))
     return RunFiles(

@@ -59,9 +59,7 @@ def check_refinements(
         return PropositionCheck.model_validate(read_json(directory / "proposition.json"))
 
     refinements = []
-    for key in [key for key, record in stage.records.items() if record.name == "refine"]:
-        layer = stage.records[key].notes["layer"]
-        methods = list(dict.fromkeys(stage.owners[key]))
+    for key, (layer, methods) in _aligned(stage).items():
         for stage.owner in methods:
             before = check(base.model.model, base, layer)
             after = check(key, PolicySpec.read(stage.directory / key), layer)
@@ -74,6 +72,21 @@ def check_refinements(
             )
         )
     return PropositionResults(refinements=refinements)
+
+
+def _aligned(stage: StageRunner) -> dict[str, tuple[int, list[str]]]:
+    """The stages whose models are aligned after stage 1: the layer that it trained up to, and the methods.
+
+    Of several restarts that is the mean, or the chosen one.
+    """
+    found: dict[str, tuple[int, list[str]]] = {}
+    for owner in dict.fromkeys(owner for owners in stage.owners.values() for owner in owners):
+        names = {key: stage.records[key].name for key in stage.stages_of(owner)}
+        refined = [key for key, name in names.items() if name == "refine"]
+        for key in [key for key, name in names.items() if name in ("average", "choose")] or refined:
+            at = PolicySpec.read(stage.directory / key).folder.name
+            found.setdefault(at, (stage.records[refined[0]].notes["layer"], []))[1].append(owner)
+    return found
 
 
 def proposition_stage(

@@ -99,9 +99,9 @@ class RefineOptions(OptimizerOptions):
 
     @model_validator(mode="after")
     def _memory_has_room(self) -> Self:
-        if 0 < self.loss.memory < self.batch_size:
+        if 0 < self.loss.memory <= self.batch_size:
             raise ValueError(
-                f"`loss.memory: {self.loss.memory}` has no room for a batch of {self.batch_size}; raise it or leave it out"
+                f"`loss.memory: {self.loss.memory}` holds nothing beside a batch of {self.batch_size}; raise it or leave it out"
             )
         return self
 

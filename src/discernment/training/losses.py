@@ -50,7 +50,7 @@ class GlobalCircleLoss(metric_losses.CircleLoss):
 
 
 class Memory(metric_losses.CrossBatchMemory):
-    """Contrast with the states of past batches (Wang et al. 2020, arXiv 1912.06798).
+    """Contrast with the last states, this batch's and those of past ones (Wang et al. 2020, arXiv 1912.06798).
 
     How many states have come is one of its buffers, as the states are, so that it goes on from a checkpoint.
 

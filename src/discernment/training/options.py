@@ -108,7 +108,7 @@ class LossOptions(FiniteFrozen):
     memory: int = Field(
         0,
         ge=0,
-        description="Also contrast each prompt with so many states of past batches.",
+        description="Also contrast each prompt with the last so many states, those of the batch among them.",
         exclude_if=lambda memory: memory == 0,  # so stages keep the names that they had before there was this
     )
     worst_sources: float = Field(
@@ -119,14 +119,14 @@ class LossOptions(FiniteFrozen):
     )
 
     @model_validator(mode="after")
-    def _can_be_weighed(self) -> Self:
-        if self.worst_sources and (
-            self.name not in ("supcon", "circle") or (self.name, self.reduction) == ("circle", "global")
-        ):
+    def _have_a_term_a_prompt(self) -> Self:
+        given = [name for name in ("memory", "worst_sources") if getattr(self, name)]
+        per_prompt = self.name == "supcon" or (self.name, self.reduction) == ("circle", "per_anchor")
+        if given and not per_prompt:
             raise ValueError(
-                "`worst_sources` needs one term a prompt, as `supcon` and `circle` (`per_anchor`) have"
+                f"`{given[0]}` needs a loss with one term a prompt: `supcon`, or `circle` with `reduction: per_anchor`"
             )
-        if self.worst_sources and self.memory:
+        if len(given) > 1:
             raise ValueError("`worst_sources` and `memory` do not go together; leave one out")
         return self
 

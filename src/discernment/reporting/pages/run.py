@@ -115,11 +115,16 @@ def _replies(run: RunFiles) -> Context:
 def _training(run: RunFiles, look_of: Callable[[str], Mark]) -> Context:
     from discernment.reporting.figures.training import alignment_panels, refinement_panels
 
+    seeds: dict[str, set[int | None]] = {}
+    for history in run.refinements:
+        for method in history.methods:
+            seeds.setdefault(method, set()).add(history.seed)
     return {
         "refinements": [
             (history, refinement_panels(history, f"refinement-{number}"))
             for number, history in enumerate(run.refinements, start=1)
         ],
+        "restarted": {method for method, found in seeds.items() if len(found) > 1},
         "refinement_legend": [("within a label", WITHIN), ("across the labels", ACROSS)],
         "alignment": alignment_panels(run.alignments, look_of),
         "alignment_legend": [(", ".join(h.methods), look_of(h.methods[0])) for h in run.alignments],

@@ -129,6 +129,8 @@ class Looker(StageRunner):
         return found
 
     def _is_missing(self, value: Any) -> bool:
+        if isinstance(value, list | tuple):
+            return any(map(self._is_missing, value))
         if isinstance(value, PolicySpec):
             where = [value.model.model, *value.adapters, *([value.rule.tensors] if value.rule else [])]
             return any(MISSING in str(path) for path in where)
