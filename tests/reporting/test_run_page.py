@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -278,6 +279,26 @@ def test_fixed_levels_are_shown_for_all_prompts_and_folded_for_each_benchmark(ru
     assert '<span class="value">33.3</span>' in single  # whose difference holds 0
     assert "33.3" in found.text("details")
     assert "51.2" not in found.text("details")
+
+
+def test_frontiers_are_shown_where_the_reference_has_several_strengths(run_dir: Path) -> None:
+    assert "frontiers" not in report(run_dir).sections
+    shutil.rmtree(run_dir / "stages")
+    row = {
+        "method": "dcr", "against": "stl", "lines": 3, "lines_against": 2, "toxic": "all", "harmless": "all",
+        "harmless_label": "seemingly_toxic", "level_low": 0.61, "level_high": 0.952, "compliance": 0.723,
+        "compliance_against": 0.5, "difference": 0.223, "difference_low": 0.101, "difference_high": 0.345,
+        "n_toxic": 60, "n_harmless": 40,
+    }  # fmt: skip
+    apart = {key: row[key] for key in list(row)[:6]} | {"harmless_label": "benign"}
+    edit(run_dir / "results.json", lambda results: results.update(frontiers=[row, apart]))
+    found = report(run_dir)
+    assert "#frontiers" in found.attributes("href")
+    part = found.source.partition('aria-labelledby="table-frontiers">')[2].partition("</table>")[0]
+    cells = [" ".join(re.sub("<[^>]*>", " ", line).split()) for line in part.split("<tr>")[2:]]
+    assert cells[0].endswith("dcr seemingly toxic 3 and 2 61.0 to 95.2 72.3 50.0 +22.3 +10.1 to +34.5")
+    assert cells[1].endswith("dcr benign 3 and 2 no level in common")
+    assert '<span class="best">+22.3</span>' in part
 
 
 def test_corrected_p_values_stand_beside_the_others(page: Page, run_dir: Path) -> None:

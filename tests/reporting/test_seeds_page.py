@@ -6,7 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
-from discernment.evaluation.over_seeds import SeedComparison, SeedMeasure, SeedResults
+from discernment.evaluation.over_seeds import SeedComparison, SeedFrontier, SeedMeasure, SeedResults
 from discernment.evaluation.results import LeftOut
 from discernment.prompts import Label
 from discernment.reporting.pages.seeds import findings, render_seeds, write_seeds
@@ -84,6 +84,21 @@ def printed(found):
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(seeds_table(found))
     return console.export_text()
+
+
+def test_frontiers_are_shown_with_the_levels_that_all_reach(full):
+    common = row("frontier", 0.1, benchmark="all").model_dump()
+    frontier = SeedFrontier(**common, level_low=0.612, level_high=0.95)
+    found = full.model_copy(update={"frontiers": [frontier]})
+    page = Page(render_seeds(found))
+    assert "frontier" in page.sections
+    assert "frontier" not in Page(render_seeds(full)).sections
+    shown = " ".join(page.text().split())
+    assert "all benchmarks, seemingly toxic, 61.2 to 95.0 % refused" in shown
+    assert "+10.0" in shown.partition("Answered along the frontiers")[2]
+    table = printed(found)
+    assert "Answered along the frontiers, %" in table
+    assert "61.2" in table
 
 
 def test_kernel_similarity_and_ability_are_shown_where_they_were_measured(full):

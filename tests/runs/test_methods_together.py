@@ -79,6 +79,22 @@ def test_methods_on_dcr_share_its_stages(recipe, tmp_path):
     assert run_recipe(stacked, tmp_path / "run").stages_run == 0
 
 
+def test_methods_in_several_strengths_are_compared_along_their_frontiers(recipe, tmp_path):
+    content = recipe.model_dump(mode="json", exclude_defaults=True)
+    content["methods"] = [
+        "stl",
+        {"method": "stl_aug", "name": "weak", "align": {"learning_rate": 1e-5}},
+        {"method": "stl", "name": "stl again", "align": {"learning_rate": 1e-5}},
+        "stl_aug",
+        {"method": "scans", "on": "stl again"},
+    ]
+    content["evaluate"]["reference"] = "stl again"
+    results = run_recipe(parse_recipe(content, "strengths"), tmp_path / "run").results
+    rows = [(row.method, row.against, row.lines, row.lines_against) for row in results.frontiers]
+    assert rows == [("weak", "stl", 2, 2)] * 2  # for each label of harmless prompts
+    assert 'id="frontiers"' in write_report(tmp_path / "run").read_text(encoding="utf-8")
+
+
 def test_restarts_share_stage_1_with_a_single_one(recipe, tmp_path):
     content = recipe.model_dump(mode="json", exclude_defaults=True)
     content["data"]["contrast_validation"] = content["data"]["contrast"]

@@ -42,7 +42,7 @@ from discernment.statistics.seeds import (
     statistics_over_seeds,
 )
 
-Quantity = Literal["rate", "equal_safety", "auroc", "safety_level", "strict_compliance"]
+Quantity = Literal["rate", "equal_safety", "auroc", "safety_level", "strict_compliance", "frontier"]
 Measure = Literal["kernel_similarity", "kl", "perplexity_ratio", "attack_drop"]
 SamplesOfSeed = Mapping[str, Sequence[Sample]]
 """The samples of each method, of one seed."""
@@ -54,14 +54,14 @@ class SeedComparison(Frozen):
     Attributes:
         quantity: `rate` (of rightly handled prompts, by verdicts), `equal_safety` (compliance where both refuse the
             share of toxic prompts that `against` refuses with the same seed, at most `metrics.HIGHEST_LEVEL`), `auroc` (discernment AUROC), `safety_level`
-            (compliance where each refuses the share `level` of the toxic prompts) or `strict_compliance` (its mean over
-            all levels from `level` to 1).
+            (compliance where each refuses the share `level` of the toxic prompts), `strict_compliance` (its mean over
+            all levels from `level` to 1) or `frontier` (its mean over the levels that two families of lines reach).
         method: The method.
         against: The method that it is compared with.
         benchmark: The prompts that count: harmless ones, and for a `rate` perhaps toxic ones; `all` for several sets.
         label: Their label.
         toxic: The toxic prompts that they are set against; None for a `rate`.
-        level: The share of refused toxic prompts, for the last two; None for the others.
+        level: The share of refused toxic prompts, for `safety_level` and `strict_compliance`; None for the others.
         values: Of `method`, seed by seed.
         values_against: Of `against`.
         difference: Mean of the first minus the second.
@@ -87,6 +87,18 @@ class SeedComparison(Frozen):
     low: float
     high: float
     n: int
+
+
+class SeedFrontier(SeedComparison):
+    """Two families of lines, compared where both reach with every seed.
+
+    Attributes:
+        level_low: The lowest share of toxic prompts refused that both reach.
+        level_high: The highest.
+    """
+
+    level_low: float
+    level_high: float
 
 
 class SeedMeasure(Frozen):
@@ -127,6 +139,7 @@ class SeedResults(Frozen):
         benchmarks: The benchmarks in the recipe's order.
         comparisons: The comparisons with `reference`.
         safety_levels: The comparisons at fixed levels of safety.
+        frontiers: The comparisons of methods in several strengths along what their verdicts reach.
         measures: What was measured of every method beside its replies to the benchmarks.
         left_out: What was asked for and is not there, and with which seeds.
     """
@@ -139,6 +152,7 @@ class SeedResults(Frozen):
     benchmarks: list[str]
     comparisons: list[SeedComparison]
     safety_levels: list[SeedComparison] = Field([])
+    frontiers: list[SeedFrontier] = Field([])
     measures: list[SeedMeasure] = Field([])
     left_out: list[LeftOut] = Field([])
 

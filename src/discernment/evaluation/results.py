@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from discernment.errors import DataError
+from discernment.evaluation.families import Families, FrontierDifference, frontier_differences
 from discernment.evaluation.flips import FlipCount
 from discernment.evaluation.groups import POOLED, RunGroups
 from discernment.evaluation.headline import finding
@@ -152,6 +153,7 @@ class Results(Frozen):
         equal_safety: The comparisons at equal safety with `reference`.
         safety_levels: The comparisons at fixed levels of safety, of each harmless benchmark and of all of them with all
             toxic prompts.
+        frontiers: The comparisons of methods in several strengths with the reference's, along what their verdicts reach.
         attack_drops: What attacks take of each method's defense success; attacked prompts are in no other number.
         kernels: Kernel similarity of each method's model.
         abilities: How each method but the base model itself fares on given replies.
@@ -172,6 +174,7 @@ class Results(Frozen):
     comparisons: list[Comparison]
     equal_safety: list[EqualSafety]
     safety_levels: list[SafetyLevel] = Field([])
+    frontiers: list[FrontierDifference] = Field([])
     attack_drops: list[AttackDrop] = Field([])
     kernels: list[KernelSimilarity] = Field([])
     abilities: list[Ability] = Field([])
@@ -188,6 +191,7 @@ def summarize(
     base_model: str,
     reference: str,
     safety_levels: Sequence[float] = SAFETY_LEVELS,
+    families: Families | None = None,
     seed: int = 0,
 ) -> Results:
     """Compute every number of a run.
@@ -204,6 +208,7 @@ def summarize(
         reference: The method that the others are compared with; one of `samples`.
         safety_levels: The levels, each a share of the toxic prompts above 0 and at most 1; without any, there is no
             comparison at fixed levels.
+        families: The methods that come in several strengths.
         seed: Fixes the resamples of every bootstrap.
 
     Raises:
@@ -230,6 +235,7 @@ def summarize(
         comparisons=comparisons,
         equal_safety=ranked.equal_safety,
         safety_levels=ranked.levels,
+        frontiers=frontier_differences(groups, families or {}, seed),
         left_out=_left_out(groups),
         finding=finding(groups, ranked.rankings, comparisons, ranked.equal_safety),
     )

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from discernment.errors import RecipeError
+from discernment.evaluation.families import families_of
 from discernment.evaluation.groups import POOLED
 from discernment.files import RepeatedKeyError, read_yaml
 from discernment.frozen import Frozen
@@ -158,6 +159,11 @@ class Recipe(Frozen):
         """The method that the others are compared with."""
         labels = [m.label for m in self.methods]
         return self.evaluate.reference or ("stl" if "stl" in labels else labels[0])
+
+    @property
+    def families(self) -> dict[str, list[str]]:
+        """The methods that come in several strengths."""
+        return families_of({entry.label: (entry.method, entry.on) for entry in self.methods})
 
     def materials(self) -> dict[str, Materials]:
         """Read all prompts that each method works with, by what tables call it.

@@ -242,6 +242,7 @@ class _Run:
             base_model=recipe.model.model,
             reference=recipe.reference,
             safety_levels=recipe.evaluate.safety_levels,
+            families=recipe.families,
             seed=recipe.seed,
         )
         drops = [

@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from discernment.errors import RecipeError
+from discernment.evaluation.families_over_seeds import frontiers_over_seeds
 from discernment.evaluation.measures_over_seeds import summarize_measures
 from discernment.evaluation.over_seeds import SeedResults, summarize_seeds
 from discernment.evaluation.results import LeftOut
@@ -64,14 +65,18 @@ def of_seeds(recipe: Recipe) -> dict[int, Recipe]:
 
 
 def _together(recipe: Recipe, runs: dict[int, RunSummary]) -> SeedResults:
+    samples = {seed: run.samples for seed, run in runs.items()}
     results = summarize_seeds(
-        {seed: run.samples for seed, run in runs.items()},
+        samples,
         base_model=recipe.model.model,
         reference=recipe.reference,
         safety_levels=recipe.evaluate.safety_levels,
     )
     measures = summarize_measures({seed: run.results for seed, run in runs.items()}, recipe.reference)
-    return results.model_copy(update={"measures": measures, "left_out": _left_out(runs)})
+    frontiers = frontiers_over_seeds(samples, recipe.families, recipe.reference)
+    return results.model_copy(
+        update={"frontiers": frontiers, "measures": measures, "left_out": _left_out(runs)}
+    )
 
 
 def _left_out(runs: dict[int, RunSummary]) -> list[LeftOut]:

@@ -18,6 +18,7 @@ from discernment.statistics.intervals import (
     Clusters,
     Floats,
     Interval,
+    WeightedStatistic,
     bootstrap_groups,
 )
 
@@ -128,8 +129,8 @@ def compare_frontiers(
     """
     sides = outcomes, against
     points, points_against = map(_points, sides)
-    safety = [[refused for refused, _ in side] for side in (points, points_against)]
-    common = Interval(max(map(min, safety)), min(map(max, safety)))
+    reached = [reach(side) for side in sides]
+    common = Interval(max(side.low for side in reached), min(side.high for side in reached))
     level = (common.low + common.high) / 2 if toxic_refused is None else toxic_refused
     if common.low >= common.high or not common.low <= level <= common.high:
         return None
@@ -161,6 +162,27 @@ def compare_frontiers(
         n_toxic=n_toxic,
         n_harmless=n_harmless,
     )
+
+
+def reach(outcomes: Outcomes) -> Interval:
+    """The lowest and the highest share of toxic prompts refused among the points of a method."""
+    safety = [refused for refused, _ in _points(outcomes)]
+    return Interval(min(safety), max(safety))
+
+
+def frontier_area(outcomes: Outcomes, common: Interval) -> WeightedStatistic:
+    """Mean compliance of a method over a range of safety, as a statistic of weighted prompts.
+
+    Args:
+        outcomes: Those of the method, at k > 0 points in any order.
+        common: The range, within what the method reaches.
+    """
+    levels = _inside(np.array([common.low, *np.linspace(*common, AREA_LEVELS)]), outcomes[0].shape[1])
+
+    def area(toxic_weights: Floats, harmless_weights: Floats) -> Floats:
+        return _at_and_area(outcomes, (toxic_weights, harmless_weights), levels)[1]
+
+    return area
 
 
 def _points(outcomes: Outcomes) -> tuple[tuple[float, float], ...]:

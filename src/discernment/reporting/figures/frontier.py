@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
+from discernment.evaluation.families import families_of
 from discernment.evaluation.results import Results
 from discernment.prompts import Label
 from discernment.reporting.figures import drawing
@@ -56,12 +57,9 @@ def frontier_panels(results: Results, manifest: Manifest) -> Frontier:
 
 def _families(points: Mapping[str, Point], manifest: Manifest) -> list[list[str]]:
     """The lines of a recipe that share a method and what it stands on, by safety; one that is alone is no family."""
-    found: dict[tuple[str, str | None], list[str]] = {}
-    for method in points:
-        known = manifest.methods.get(method)
-        if known is not None and known.method is not None:
-            found.setdefault((known.method, known.on), []).append(method)
-    return [sorted(members, key=lambda m: points[m]) for members in found.values() if len(members) > 1]
+    known = {line: manifest.methods[line] for line in points if line in manifest.methods}
+    kinds = {line: (of.method, of.on) for line, of in known.items() if of.method is not None}
+    return [sorted(members, key=lambda line: points[line]) for members in families_of(kinds).values()]
 
 
 def _panel(

@@ -22,6 +22,7 @@ AXES: dict[Quantity, tuple[str, str, int]] = {
     "rate": ("answered, %", "difference, points", 100),
     "strict_compliance": ("strict compliance, %", "difference, points", 100),
     "safety_level": ("answered at a fixed level, %", "difference, points", 100),
+    "frontier": ("answered along the frontiers, %", "difference, points", 100),
 }
 
 

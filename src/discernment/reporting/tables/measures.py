@@ -15,7 +15,7 @@ from discernment.evaluation.safety_levels import SafetyLevel
 from discernment.prompts import Label
 from discernment.reporting.naming import benchmark_in_words, label_in_words
 from discernment.reporting.tables.terminal import Line, Stack
-from discernment.reporting.text import decimal, interval, percent
+from discernment.reporting.text import decimal, interval, percent, points
 
 if TYPE_CHECKING:
     from discernment.evaluation.over_seeds import Measure as MeasureOverSeeds
@@ -132,6 +132,25 @@ def _level_lines(results: Results) -> list[Line]:
     ]
 
 
+def _frontier_lines(results: Results) -> list[Line]:
+    found: dict[Label, dict[str, Stack]] = {}
+    for row in results.frontiers:
+        if row.difference is not None:
+            low, high = row.difference_low, row.difference_high
+            found.setdefault(row.harmless_label, {})[row.method] = [
+                (points(row.difference), ""),
+                (interval(low, high, "points"), "dim"),
+            ]
+    return [
+        Line(
+            "Answered along the frontiers, difference to the reference's in points",
+            label_in_words[label],
+            numbers,
+        )
+        for label, numbers in found.items()
+    ]
+
+
 def _flip_counts(results: Results) -> dict[str, dict[str, int]]:
     counts = {
         "Replies that change with the batches": {flips.method: flips.changed for flips in results.flips},
@@ -147,6 +166,7 @@ def _judge_counts(results: Results) -> dict[str, dict[str, int]]:
 
 MEASURES = {
     "safety_levels": Measure("safety_levels", lines=_level_lines),
+    "frontiers": Measure("frontiers", lines=_frontier_lines),
     "attacks": Measure(
         "attack_drops", over_seeds={"attack_drop": "Defense success lost, mean over the attacks"}
     ),

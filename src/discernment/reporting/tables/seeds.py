@@ -9,6 +9,7 @@ from discernment.evaluation.groups import POOLED
 from discernment.evaluation.over_seeds import (
     Quantity,
     SeedComparison,
+    SeedFrontier,
     SeedMeasure,
     SeedResults,
     reference_values,
@@ -28,12 +29,14 @@ HEADINGS: dict[Quantity, str] = {
     "rate": "Rightly handled (toxic refused, others answered), %",
     "strict_compliance": "Strict compliance, %",
     "safety_level": "Answered at fixed levels of safety, %",
+    "frontier": "Answered along the frontiers, %",
 }
 
 
 def rows_of(results: SeedResults, quantity: Quantity) -> list[SeedComparison]:
     """The comparisons of a quantity, the methods of one place side by side."""
-    rows = [row for row in (*results.comparisons, *results.safety_levels) if row.quantity == quantity]
+    everything = (*results.comparisons, *results.safety_levels, *results.frontiers)
+    rows = [row for row in everything if row.quantity == quantity]
     places = list(dict.fromkeys(map(_place, rows)))
     return sorted(rows, key=lambda row: places.index(_place(row)))
 
@@ -53,6 +56,8 @@ def headline(results: SeedResults, quantity: Quantity) -> list[SeedComparison]:
 def place_in_words(row: SeedComparison) -> str:
     """The prompts that count, and the level of safety where it is fixed."""
     where = f"{benchmark_in_words(row.benchmark)}, {label_in_words[row.label]}"
+    if isinstance(row, SeedFrontier):
+        return f"{where}, {text.percent(row.level_low)} to {text.percent(row.level_high)} % refused"
     return where if row.level is None else f"{where}, {level_in_words(row)}"
 
 
@@ -95,7 +100,7 @@ def seeds_table(results: SeedResults) -> Table:
     for quantity, heading in HEADINGS.items():
         if quantity == "safety_level":  # strict compliance is the mean of them, and of all between
             continue
-        rows = rows_of(results, quantity) if quantity == "rate" else headline(results, quantity)
+        rows = rows_of(results, quantity) if quantity in ("rate", "frontier") else headline(results, quantity)
         places: dict[str, list[SeedComparison]] = {}
         for row in rows:
             places.setdefault(place_in_words(row), []).append(row)
