@@ -17,7 +17,7 @@ from discernment.prompts import Label, PromptSet
 from discernment.training import contrastive_trainer as trainer_module
 from discernment.training.contrastive import RefineOptions, refine
 from discernment.training.losses import retention
-from discernment.training.options import LoraOptions, LossOptions
+from discernment.training.options import LoraOptions
 from stopping import stopped_at
 from tiny import make_benign, make_prompts
 
@@ -82,13 +82,19 @@ def test_the_best_step_is_kept_and_the_stage_stops_early(model_folder, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("stopping", "loss"),
-    [("none", {}), ("probe_auroc", {}), ("none", {"memory": 16}), ("none", {"worst_sources": 0.5})],
+    "more",
+    [
+        {},
+        {"stopping": "probe_auroc"},
+        {"loss": {"memory": 16}},
+        {"loss": {"worst_sources": 0.5}},
+        {"average_last": 4},
+    ],
+    ids=str,
 )
-def test_an_interrupted_stage_ends_with_the_same_bytes(model_folder, tmp_path, monkeypatch, stopping, loss):
+def test_an_interrupted_stage_ends_with_the_same_bytes(model_folder, tmp_path, monkeypatch, more):
     spec = ModelSpec(model=str(model_folder()))
-    asked = {**OPTIONS, "stopping": stopping, "patience": 2, "loss": LossOptions(**loss)}
-    options = RefineOptions(**asked, checkpoint_every=2)
+    options = RefineOptions(**{**OPTIONS, "patience": 2, **more}, checkpoint_every=2)
     validation = make_prompts(6, sources=2)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     refine(spec, make_prompts(), options, whole, validation)
@@ -103,6 +109,38 @@ def test_an_interrupted_stage_ends_with_the_same_bytes(model_folder, tmp_path, m
     assert cmp(whole / "model/model.safetensors", broken / "model/model.safetensors", shallow=False)
     assert [r["step"] for r in history(whole) if "loss" in r] == [1, 2, 3, 4, 5, 6]
     assert history(broken) == history(whole)
+
+
+@pytest.mark.parametrize("lora", [None, LoraOptions(rank=4, keep="both")], ids=["full", "lora"])
+def test_the_mean_over_the_last_steps_is_left(model_folder, tmp_path, lora):
+    spec = ModelSpec(model=str(model_folder("qwen2", tie_word_embeddings=True)))
+
+    def left(steps, **more):
+        # A constant rate and no warm-up, so that fewer steps are the same steps.
+        options = {**OPTIONS, "steps": steps, "warmup": 0, "lora": lora, **more}
+        out = tmp_path / f"{steps}-{bool(more)}"
+        refine(spec, make_prompts(), RefineOptions(**options), out)
+        file = "adapter_model" if lora else "model"
+        return load_file(out / ("adapter" if lora else "model") / f"{file}.safetensors")
+
+    each = [left(steps) for steps in (4, 5, 6)]
+    mean = left(6, average_last=3)
+    assert mean.keys() == each[0].keys()
+    moved = [name for name in mean if not torch.equal(each[0][name], each[2][name])]
+    assert moved
+    for name, weights in mean.items():
+        torch.testing.assert_close(
+            weights, torch.stack([other[name] for other in each]).mean(0), rtol=1e-5, atol=1e-7
+        )
+    tails = [name for name in mean if name.startswith("model.layers.2.")]
+    assert lora or all(mean[name].equal(each[0][name]) for name in tails)
+
+
+def test_an_average_goes_up_to_the_last_step():
+    with pytest.raises(ValidationError, match="`average_last` goes up to the last step"):
+        RefineOptions(layer=2, average_last=5)
+    with pytest.raises(ValidationError, match="are more steps than the 4 of `steps`"):
+        RefineOptions(layer=2, steps=4, average_last=5, stopping="none")
 
 
 def test_gradient_checkpointing_changes_nothing_but_memory(model_folder, tmp_path):

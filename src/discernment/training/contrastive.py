@@ -80,6 +80,12 @@ class RefineOptions(OptimizerOptions):
         description="Validation number by which the best look after the start is kept and the stage stops early.",
     )
     patience: int = Field(3, ge=1, description="Looks without improvement before the stage stops.")
+    average_last: int = Field(
+        0,
+        ge=0,
+        description="Leave the mean of the weights over so many steps at the end; 0 leaves those of the last step.",
+        exclude_if=lambda steps: steps == 0,
+    )
 
     @property
     def rows_at_once(self) -> int:
@@ -102,6 +108,18 @@ class RefineOptions(OptimizerOptions):
         if 0 < self.loss.memory <= self.batch_size:
             raise ValueError(
                 f"`loss.memory: {self.loss.memory}` holds nothing beside a batch of {self.batch_size}; raise it or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _average_has_its_steps(self) -> Self:
+        if self.average_last > self.steps:
+            raise ValueError(
+                f"`average_last: {self.average_last}` are more steps than the {self.steps} of `steps`"
+            )
+        if self.average_last and self.stopping != "none":
+            raise ValueError(
+                f"`average_last` goes up to the last step, and `stopping: {self.stopping}` may keep another; set it to `none`"
             )
         return self
 
@@ -143,14 +161,15 @@ def refine(
         dynamics: How they are watched.
 
     Raises:
-        TrainingError: If the contrast has one label only, `layer: auto` finds no layer behind `first_layer`, or the loss is
-            not finite.
+        TrainingError: If the contrast has one label only, `layer: auto` finds no layer behind `first_layer`, the loss is
+            not finite, or `average_last` is asked for with FSDP.
         ModelError: If the model cannot be loaded or cut, the layer is out of range, or the policy has a rule.
         DataError: If no prompt among the probes is toxic, or one has more tokens than the model has positions.
         DiskError: If there is no room for what is left; that is seen before the first step.
     """
     from discernment.training.contrastive_trainer import make_trainer
     from discernment.training.history import watch
+    from discernment.training.sharding import is_sharded
 
     start = PolicySpec.of(start).without_rule("Refinement")
     policy = Policy.load(start, training=True)
@@ -169,6 +188,10 @@ def refine(
             network = add_adapter(network, cut.found, range(first + 1, layer + 1), options.lora)
         trainer = make_trainer(start.model, cut, policy, prompts, options, out, validation, retained)
         looks = watch(trainer, policy, probes, out, dynamics, cut.whole)
+        if options.average_last and is_sharded(trainer):
+            raise TrainingError(
+                "`average_last` needs a model that is whole on each device; start without FSDP."
+            )
         sharded = _train(trainer, cut, policy.pad_id, out)
     if sharded:
         policy.model.tie_weights()  # of which one end was not in the cut

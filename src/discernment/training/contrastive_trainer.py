@@ -21,6 +21,7 @@ from discernment.training.contrastive import RefineOptions
 from discernment.training.cut_states import READ, batch_states, pooled_states, token_states
 from discernment.training.held import HeldStates, WithStates, held_states
 from discernment.training.history import HistoryCallback, StopWithoutImprovement, TellsEpoch
+from discernment.training.last_steps import AverageLastSteps, LastSteps
 from discernment.training.losses import ContrastiveLoss, pool, retention
 from discernment.training.micro_batches import Rows, in_micro_batches, padded_to
 from discernment.training.options import trainer_arguments
@@ -195,6 +196,10 @@ def make_trainer(
     # The layers do it themselves; the trainer would ask the cut model, which knows nothing of it.
     settings["gradient_checkpointing"] = False
     callbacks: list[Any] = [HistoryCallback(out / "history.jsonl", HISTORY), TellsEpoch(sampler)]
+    if options.average_last:
+        last = LastSteps(cut, options.average_last)
+        cut.add_module("last_steps", last)
+        callbacks.append(AverageLastSteps(last))
     if validation is not None:
         settings |= {"eval_strategy": "steps", "eval_steps": options.evaluate_every, "eval_on_start": True}
         callbacks += _stopping(options, settings)
