@@ -69,6 +69,7 @@ FEW = {"max_tokens": 4}
 ENTRIES = [
     "stl",
     {"method": "derta", "options": {"harmful": FEW}},
+    {"method": "dcr_derta", "options": {"harmful": FEW}, "refine": {"layer": 2, "steps": 1, "batch_size": 8}},
     "fixed_rejection",
     {"method": "think_first", "options": {"by": "model", "written": FEW}},
     {"method": "triggers", "options": {"answers": FEW}},
@@ -94,6 +95,7 @@ def test_a_run_with_every_method_is_interrupted_and_goes_on(model_folder, tmp_pa
     assert names == {
         "stl": ["align", "evaluate"],
         "derta": ["replies", "align", "evaluate"],
+        "dcr_derta": ["replies", "refine", "align", "evaluate"],
         "fixed_rejection": ["align", "evaluate"],
         "think_first": ["replies", "align", "evaluate"],
         "triggers": ["replies", "align", "evaluate"],
@@ -101,12 +103,13 @@ def test_a_run_with_every_method_is_interrupted_and_goes_on(model_folder, tmp_pa
     }
     assert manifest["methods"]["actor"]["stages"][0] == manifest["methods"]["stl"]["stages"][0]
     assert manifest["methods"]["derta"]["options"]["own"]["harmful"]["max_tokens"] == 4
-    assert len({tuple(s.rejection_probability for s in found) for found in summary.samples.values()}) == 6
+    assert len({tuple(s.rejection_probability for s in found) for found in summary.samples.values()}) == 7
     said = [r["reply"] for file in whole.glob("stages/*/replies.jsonl") for _, r in read_json_lines(file)]
     assert len(said) == 4 + 8 + 4
 
     for stop in [
         ("align", "derta"),
+        ("align", "dcr_derta"),
         ("evaluate", "fixed_rejection"),
         ("replies", "triggers"),
         ("project", "actor"),

@@ -8,6 +8,7 @@ import torch
 from discernment.diagnosis.dynamics import DynamicsOptions
 from discernment.errors import RecipeError, TrainingError
 from discernment.files import read_json_lines, write_json_lines
+from discernment.methods.dcr_derta import DcrDertaOptions
 from discernment.methods.fixed_rejection import FixedRejectionOptions, align_rejecting, rejecting_rows
 from discernment.methods.method import Materials, MethodOptions, find_method
 from discernment.methods.prosafeprune import ProSafePruneOptions
@@ -25,6 +26,8 @@ from discernment.models.model_spec import ModelSpec
 from discernment.models.thoughts import split_thought
 from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import Label, Prompt, PromptSet, Provenance
+from discernment.training.contrastive import RefineOptions
+from discernment.training.derta import DertaOptions
 from discernment.training.examples import encode_examples
 from discernment.training.supervised import AlignOptions
 from tiny import make_benign, make_prompts
@@ -238,6 +241,23 @@ def test_what_each_method_trains_on():
     assert stage.policies[0][2]["examples"].texts == toxic + seeming
     _, stage = build("actor")
     assert stage.policies[0][2]["prompts"].texts == PAIRS.texts + general
+
+
+def test_dcr_derta_aligns_what_stage_1_left_as_derta_aligns_the_base_model():
+    materials = Materials(general=make_benign(3), safety=PAIRS.with_label(Label.TOXIC), contrast=PAIRS)
+    stage, refinement = Called(), RefineOptions(layer=2)
+    options = MethodOptions(AlignOptions(seed=5), refinement, own=DcrDertaOptions(keep=0.5))
+    policy = find_method("dcr_derta").build(PolicySpec.of("base"), materials, options, stage)
+    assert policy.model.model == "base+refine+align"
+    (first, _, refining), (second, start, aligning) = stage.policies
+    assert (first, second, start) == ("refine", "align", "base+refine")
+    assert refining["options"] == refinement
+    derta = build("derta", DertaOptions(keep=0.5))[1]
+    assert stage.texts == derta.texts  # the base model is asked
+    [(_, _, alone)] = derta.policies
+    held = AlignOptions(seed=5, frozen_layers=2)
+    assert (aligning["options"], aligning["own"], aligning["harmful"]) == (held, alone["own"], Path("there"))
+    assert aligning["examples"].texts == alone["examples"].texts
 
 
 def test_safe_patching_asks_the_base_model_what_derta_asks():

@@ -10,7 +10,8 @@ similar, so teaching it to refuse the one teaches it to refuse the other. DCR ta
 Seeds of stage 1 differ much. It can be done several times, and the mean of the models, or the best of them, be aligned.
 """
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -49,7 +50,7 @@ class Dcr(Method):
         self, base: PolicySpec, materials: Materials, options: MethodOptions, stage: Stage
     ) -> PolicySpec:
         """Refine the base model, then align it."""
-        own: DcrOptions = options.own or DcrOptions()
+        own = options.own or self.options_type()
         refinement = options.need_refine(self.name)
         if own.restarts > 1:
             _check_can_be_combined(own, refinement, materials)
@@ -69,15 +70,34 @@ class Dcr(Method):
         held = options.align.frozen_layers
         if held is None:
             held = refinement.layer if refinement.layer != "auto" else found_layer(refined[0].folder)
-        return stage(
-            "align",
-            align,
-            start=_combined(refined, own, refinement, stage),
-            examples=safety_mix(materials, self.name),
-            options=options.align.model_copy(update={"frozen_layers": held}),
-            validation=materials.validation,
+        alignment = {
+            "options": options.align.model_copy(update={"frozen_layers": held}),
+            "validation": materials.validation,
             **watched(materials, options),
-        )
+        }
+        combined = _combined(refined, own, refinement, stage)
+        return self.align(base, combined, materials, own, stage, alignment)
+
+    def align(
+        self,
+        base: PolicySpec,
+        refined: PolicySpec,
+        materials: Materials,
+        own: Any,
+        stage: Stage,
+        alignment: Mapping[str, Any],
+    ) -> PolicySpec:
+        """Stage 2.
+
+        Args:
+            base: The base model.
+            refined: What stage 1 left.
+            materials: Prompts to train on.
+            own: The method's own options.
+            stage: Runs a stage, or finds its result.
+            alignment: Inputs of the stage: its options, validation prompts, and probes where there are any.
+        """
+        return stage("align", align, start=refined, examples=safety_mix(materials, self.name), **alignment)
 
 
 def _seed(seed: int, number: int) -> int:
