@@ -13,7 +13,7 @@ from discernment.runs.recipe import read_recipe
 from discernment.runs.search.sweep import read_sweep
 
 NAMES = {
-    "dynamics", "field", "field_search", "frontiers", "held", "layers", "public", "quickstart", "quickstart_search",
+    "attacked", "dynamics", "field", "field_search", "frontiers", "held", "layers", "public", "quickstart", "quickstart_search",
     "quickstart_seeds", "study", "study_left_out", "study_search",
 }  # fmt: skip
 
