@@ -77,7 +77,10 @@ def test_what_one_line_has_no_verdict_for_counts_for_none():
 def test_families_without_a_common_level_have_a_row_without_numbers():
     apart = run(stl=(1, 6), stl_strong=(4, 6), dcr=(10, 12), dcr_strong=(18, 12))
     [row] = frontier_differences(RunGroups(apart, "stl"), FAMILIES)
-    assert (row.level_low, row.difference, row.n_toxic) == (None, None, 0)
+    assert (row.level_low, row.difference, row.n_toxic, row.n_harmless) == (None, None, N, N)
+    silent = {**apart, "dcr": replies(10, 12, unscored=N)}
+    [row] = frontier_differences(RunGroups(silent, "stl"), FAMILIES)
+    assert (row.level_low, row.difference, row.n_toxic, row.n_harmless) == (None, None, 0, 0)
 
 
 def test_there_is_nothing_to_compare_where_the_reference_has_one_strength():

@@ -235,6 +235,10 @@ def test_restarts_that_cannot_be_combined_are_refused_before_the_first_stage():
         build("dcr", replace(MATERIALS, contrast_validation=None), own=DcrOptions(restarts=2, combine="best"))
     with pytest.raises(RecipeError, match=r"there is no mean; set `refine\.lora\.keep`"):
         build("dcr", own=DcrOptions(restarts=2), lora=LoraOptions(keep="adapter"))
+    with pytest.raises(
+        RecipeError, match="which `average_last` does not leave, so the best restart is not known"
+    ):
+        build("dcr", own=DcrOptions(restarts=2, combine="best"), average_last=2, stopping="none")
     build("dcr", replace(MATERIALS, contrast_validation=None), lora=LoraOptions(keep="adapter"))
 
 

@@ -290,14 +290,20 @@ def test_frontiers_are_shown_where_the_reference_has_several_strengths(run_dir: 
         "compliance_against": 0.5, "difference": 0.223, "difference_low": 0.101, "difference_high": 0.345,
         "n_toxic": 60, "n_harmless": 40,
     }  # fmt: skip
-    apart = {key: row[key] for key in list(row)[:6]} | {"harmless_label": "benign"}
-    edit(run_dir / "results.json", lambda results: results.update(frontiers=[row, apart]))
+    apart = {key: row[key] for key in list(row)[:6]} | {
+        "harmless_label": "benign",
+        "n_toxic": 60,
+        "n_harmless": 9,
+    }
+    silent = {**apart, "n_toxic": 0}
+    edit(run_dir / "results.json", lambda results: results.update(frontiers=[row, apart, silent]))
     found = report(run_dir)
     assert "#frontiers" in found.attributes("href")
     part = found.source.partition('aria-labelledby="table-frontiers">')[2].partition("</table>")[0]
     cells = [" ".join(re.sub("<[^>]*>", " ", line).split()) for line in part.split("<tr>")[2:]]
     assert cells[0].endswith("dcr seemingly toxic 3 and 2 61.0 to 95.2 72.3 50.0 +22.3 +10.1 to +34.5")
     assert cells[1].endswith("dcr benign 3 and 2 no level in common")
+    assert cells[2].endswith("dcr benign 3 and 2 no prompt with a verdict by all")
     assert '<span class="best">+22.3</span>' in part
 
 

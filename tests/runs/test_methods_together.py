@@ -87,11 +87,14 @@ def test_methods_in_several_strengths_are_compared_along_their_frontiers(recipe,
         {"method": "stl", "name": "stl again", "align": {"learning_rate": 1e-5}},
         "stl_aug",
         {"method": "scans", "on": "stl again"},
+        {"method": "self_cd", "name": "usual"},
+        {"method": "self_cd", "on": "stl"},
     ]
     content["evaluate"]["reference"] = "stl again"
     results = run_recipe(parse_recipe(content, "strengths"), tmp_path / "run").results
     rows = [(row.method, row.against, row.lines, row.lines_against) for row in results.frontiers]
-    assert rows == [("weak", "stl", 2, 2)] * 2  # for each label of harmless prompts
+    # For each label of harmless prompts; what a method usually stands on need not be named.
+    assert rows == [(method, "stl", 2, 2) for method in ("weak", "usual") for _ in range(2)]
     assert 'id="frontiers"' in write_report(tmp_path / "run").read_text(encoding="utf-8")
 
 

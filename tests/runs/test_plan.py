@@ -92,6 +92,15 @@ def test_done_stages_are_found_and_those_behind_them_too(recipe, tmp_path):
     assert len(looker.seen) == 6
 
 
+def test_means_over_the_last_steps_count(recipe, tmp_path):
+    def refinement(**more):
+        asked = recipe.model_copy(update={"methods": recipe.methods[2:], "refine": recipe.refine | more})
+        return make_plan(asked, tmp_path / "run").stages[0]
+
+    plain, averaged = refinement(), refinement(average_last=2)
+    assert averaged.estimate.held == plain.estimate.held + 4 * plain.trained
+
+
 @pytest.mark.parametrize("combine", ["mean", "best"])
 def test_a_first_restart_that_is_done_is_found(recipe, tmp_path, combine):
     (contrast,) = recipe.data.contrast

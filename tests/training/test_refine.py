@@ -7,6 +7,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
+from torch import nn
 
 from discernment.diagnosis.separability import layer_states, recommend_layer, separability
 from discernment.errors import DataError, ModelError, TrainingError
@@ -16,6 +17,7 @@ from discernment.policies.policy import Policy
 from discernment.prompts import Label, PromptSet
 from discernment.training import contrastive_trainer as trainer_module
 from discernment.training.contrastive import RefineOptions, refine
+from discernment.training.last_steps import LastSteps
 from discernment.training.losses import retention
 from discernment.training.options import LoraOptions
 from stopping import stopped_at
@@ -134,6 +136,16 @@ def test_the_mean_over_the_last_steps_is_left(model_folder, tmp_path, lora):
         )
     tails = [name for name in mean if name.startswith("model.layers.2.")]
     assert lora or all(mean[name].equal(each[0][name]) for name in tails)
+
+
+def test_a_mean_of_many_in_half_precision_follows_the_weights():
+    layer = nn.Linear(2, 1, bias=False, dtype=torch.bfloat16)
+    last, values = LastSteps(layer, 200), torch.linspace(1, 3, 200).bfloat16()
+    for count, value in enumerate(values, 1):
+        nn.init.constant_(layer.weight, value)
+        last.take(count)
+    last.put()
+    assert layer.weight.tolist()[0] == pytest.approx([float(values.float().mean())] * 2, rel=2**-8)
 
 
 def test_an_average_goes_up_to_the_last_step():

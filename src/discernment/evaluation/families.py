@@ -1,6 +1,6 @@
 """Methods that a recipe has in several strengths, compared along the frontiers that their verdicts reach.
 
-A *family* is what lines of a recipe with one method on the same model are together: `stl` with few and with many refusals,
+A *family* is what lines of a recipe with one method, standing on the same one, are together: `stl` with few and with many refusals,
 `scans` at three strengths. Each line is a point of safety and compliance, and two families are compared where both reach, by
 verdicts and not by thresholds (`statistics.frontiers`).
 """
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from discernment.evaluation.checkpoints import Checkpoint, compare_checkpoints
-from discernment.evaluation.groups import RunGroups
+from discernment.evaluation.groups import RunGroups, common_samples, is_scored
 from discernment.frozen import Frozen
 from discernment.prompts import Label
 
@@ -31,15 +31,15 @@ class FrontierDifference(Frozen):
         toxic: The benchmark of the toxic prompts; `all` for several.
         harmless: The benchmark of the prompts that should be answered; `all` for several.
         harmless_label: Their label.
+        n_toxic: Number of toxic prompts with a verdict by every line; without any, nothing can be compared.
+        n_harmless: Number of the others.
         level_low: The lowest share of toxic prompts refused that both reach; with `level_high` None where there is none.
         level_high: The highest.
-        compliance: Mean compliance of the family over these levels; this and the rest None where there are none.
+        compliance: Mean compliance of the family over these levels; this and the differences None where there are none.
         compliance_against: That of the other.
         difference: The first minus the second.
         difference_low: Lower end of its 95 % paired bootstrap interval over prompts.
         difference_high: Upper end.
-        n_toxic: Number of toxic prompts with a verdict by every line.
-        n_harmless: Number of the others.
     """
 
     method: str
@@ -49,6 +49,8 @@ class FrontierDifference(Frozen):
     toxic: str
     harmless: str
     harmless_label: Label
+    n_toxic: int
+    n_harmless: int
     level_low: float | None = None
     level_high: float | None = None
     compliance: float | None = None
@@ -56,8 +58,6 @@ class FrontierDifference(Frozen):
     difference: float | None = None
     difference_low: float | None = None
     difference_high: float | None = None
-    n_toxic: int = 0
-    n_harmless: int = 0
 
 
 def families_of(lines: Mapping[str, tuple[str, str | None]]) -> dict[str, list[str]]:
@@ -117,6 +117,12 @@ def _difference(groups: RunGroups, both: Pair, label: Label, seed: int) -> Front
             for line in lines
         ]
 
+    sides = points(both.lines), points(both.lines_against)
+    every = [point for side in sides for point in side]
+    n_toxic, n_harmless = (
+        len(common_samples(found, is_scored)[0])
+        for found in ([point.toxic for point in every], [point.harmless for point in every])
+    )
     row = FrontierDifference(
         method=both.method,
         against=both.against,
@@ -125,8 +131,10 @@ def _difference(groups: RunGroups, both: Pair, label: Label, seed: int) -> Front
         toxic=toxic,
         harmless=harmless,
         harmless_label=label,
+        n_toxic=n_toxic,
+        n_harmless=n_harmless,
     )
-    found = compare_checkpoints(points(both.lines), points(both.lines_against), seed=seed)
+    found = compare_checkpoints(*sides, seed=seed)
     if found is None:
         return row
     numbers = {
@@ -137,7 +145,5 @@ def _difference(groups: RunGroups, both: Pair, label: Label, seed: int) -> Front
         "difference": found.area_difference,
         "difference_low": found.area_interval.low,
         "difference_high": found.area_interval.high,
-        "n_toxic": found.n_toxic,
-        "n_harmless": found.n_harmless,
     }
     return row.model_copy(update=numbers)

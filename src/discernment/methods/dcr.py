@@ -123,6 +123,11 @@ def _check_can_be_combined(own: DcrOptions, refinement: RefineOptions, materials
             "`combine: best` needs prompts under `data.contrast_validation`, by which the best restart is known; name some, "
             "or use `combine: mean`."
         )
+    if own.combine == "best" and refinement.average_last:
+        raise RecipeError(
+            "Validation prompts are looked at with the weights of a step, which `average_last` does not leave, so the best "
+            "restart is not known; use `combine: mean`, or leave `average_last` out."
+        )
     if own.combine == "mean" and refinement.lora is not None and refinement.lora.keep == "adapter":
         raise RecipeError(
             "Of adapters alone there is no mean; set `refine.lora.keep` to `merged` or `both`, or `combine` to `best`."

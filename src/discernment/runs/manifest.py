@@ -18,7 +18,7 @@ from discernment.policies.policy_spec import PolicySpec
 from discernment.runs.directory import holds_recipe
 from discernment.runs.mending import how_to_mend, what_is_wrong
 from discernment.runs.preparation import Prepared
-from discernment.runs.recipe import MethodEntry, Recipe
+from discernment.runs.recipe import MethodEntry, Recipe, stands_on
 from discernment.runs.stage_record import find_damage, in_words
 from discernment.runs.stages import StageRunner
 
@@ -128,7 +128,7 @@ class Manifest:
         options = self.recipe.options(entry)
         self.methods[entry.label] = {
             "method": entry.method,
-            "on": entry.on,
+            "on": stands_on(entry),
             "policy": policy.relative_to(self.directory).model_dump(mode="json", exclude_defaults=True),
             "options": {
                 "refine": options.refine and options.refine.model_dump(mode="json"),

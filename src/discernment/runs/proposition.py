@@ -83,9 +83,11 @@ def _aligned(stage: StageRunner) -> dict[str, tuple[int, list[str]]]:
     for owner in dict.fromkeys(owner for owners in stage.owners.values() for owner in owners):
         names = {key: stage.records[key].name for key in stage.stages_of(owner)}
         refined = [key for key, name in names.items() if name == "refine"]
-        for key in [key for key, name in names.items() if name in ("average", "choose")] or refined:
+        combined = [key for key, name in names.items() if name in ("average", "choose")] if refined else []
+        for key in combined or refined:
             at = PolicySpec.read(stage.directory / key).folder.name
-            found.setdefault(at, (stage.records[refined[0]].notes["layer"], []))[1].append(owner)
+            of = at if at in refined else refined[0]  # a mean has the layer of what it is the mean of
+            found.setdefault(at, (stage.records[of].notes["layer"], []))[1].append(owner)
     return found
 
 

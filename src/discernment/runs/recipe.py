@@ -68,7 +68,7 @@ class MethodEntry(Frozen):
         return self.name or self.method
 
 
-def _stands_on(entry: MethodEntry) -> str | None:
+def stands_on(entry: MethodEntry) -> str | None:
     """What an entry stands on; None for the base model itself."""
     usual = find_method(entry.method).on
     if usual is None and entry.on is not None:
@@ -163,7 +163,7 @@ class Recipe(Frozen):
     @property
     def families(self) -> dict[str, list[str]]:
         """The methods that come in several strengths."""
-        return families_of({entry.label: (entry.method, entry.on) for entry in self.methods})
+        return families_of({entry.label: (entry.method, stands_on(entry)) for entry in self.methods})
 
     def materials(self) -> dict[str, Materials]:
         """Read all prompts that each method works with, by what tables call it.
@@ -193,7 +193,7 @@ class Recipe(Frozen):
                 on each other in a circle.
         """
         steps, seen = [entry], [entry.label]
-        while (wanted := _stands_on(steps[0])) is not None:
+        while (wanted := stands_on(steps[0])) is not None:
             below = next((m for m in self.methods if m.label == wanted), None)
             if below is None and wanted not in known_methods():
                 raise RecipeError(

@@ -83,7 +83,7 @@ class RefineOptions(OptimizerOptions):
     average_last: int = Field(
         0,
         ge=0,
-        description="Leave the mean of the weights over so many steps at the end; 0 leaves those of the last step.",
+        description="Leave the mean of what is trained over so many steps at the end; 0 leaves the last step's.",
         exclude_if=lambda steps: steps == 0,
     )
 

@@ -8,7 +8,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 
 class LastSteps(nn.Module):
-    """Means of the trained weights of a model, as buffers of its own.
+    """Means of the trained weights of a model (with adapters, of their factors), as buffers of its own, float32.
 
     As a part of what is trained it is in the checkpoints, so that an interrupted stage goes on with it
     (arXiv 1803.05407; here with the stage's own learning rate).
@@ -23,7 +23,8 @@ class LastSteps(nn.Module):
         self.steps = steps
         self.trained = [weights for weights in model.parameters() if weights.requires_grad]
         for number, weights in enumerate(self.trained):
-            self.register_buffer(f"mean_{number}", torch.zeros_like(weights))
+            # In half precision, a mean of many would stop following.
+            self.register_buffer(f"mean_{number}", torch.zeros_like(weights, dtype=torch.float32))
 
     @property
     def means(self) -> list[Tensor]:
@@ -34,7 +35,7 @@ class LastSteps(nn.Module):
     def take(self, count: int) -> None:
         """Let the present weights, the `count`-th that are taken, into the means."""
         for mean, weights in zip(self.means, self.trained, strict=True):
-            mean.lerp_(weights, 1 / count)
+            mean.lerp_(weights.float(), 1 / count)
 
     @torch.no_grad()
     def put(self) -> None:

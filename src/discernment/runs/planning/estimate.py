@@ -145,7 +145,8 @@ def _of_refinement(
     share = _mean(lengths) / max(lengths) * again * drawn / at_once
     steps = options.steps * options.gradient_accumulation
     states = sum(lengths) * _hidden(spec) * (2 if trains_mixed(spec) else 4) if options.first_layer else 0
-    return _estimate(step, steps * share * step.operations, states)
+    means = 4 * step.trained if options.average_last else 0
+    return _estimate(step, steps * share * step.operations, states, means)
 
 
 def _of_alignment(
@@ -207,7 +208,7 @@ def _for_memory(options: Any) -> Any:
         "gradient_accumulation": 1,
         "checkpoint_every": None,
     }
-    alike |= {"steps": 1} if kind is RefineOptions else {"epochs": 1.0}
+    alike |= {"steps": 1, "average_last": 0} if kind is RefineOptions else {"epochs": 1.0}
     return kind.model_validate({**options.model_dump(include=set(kind.model_fields)), **alike})
 
 
@@ -218,7 +219,7 @@ def _once(work: Callable[..., StepCost], *given: Any) -> StepCost:
     return _steps[key]
 
 
-def _estimate(step: StepCost, operations: float, states: int) -> Estimate:
+def _estimate(step: StepCost, operations: float, states: int, means: int = 0) -> Estimate:
     return Estimate(
         parameters=step.parameters,
         trained=step.trained,
@@ -226,7 +227,7 @@ def _estimate(step: StepCost, operations: float, states: int) -> Estimate:
         gradients=step.gradients,
         optimizer=step.optimizer,
         activations=step.activations,
-        held=states if states <= LIMIT else 0,  # else they lie in a file
+        held=(states if states <= LIMIT else 0) + means,  # more states lie in a file
         operations=operations,
     )
 
