@@ -7,7 +7,7 @@ from discernment.frozen import FiniteFrozen
 from discernment.policies.policy import Policy
 from discernment.policies.rejection import rejection_probability
 from discernment.progress import Progress, counting
-from discernment.prompts import Label, PromptSet
+from discernment.prompts import HARMLESS, Label, PromptSet
 from discernment.prompts.clusters import prompt_clusters
 from discernment.statistics.pairs import PairMean, PairSample
 
@@ -92,6 +92,6 @@ def discernment_aurocs(prompts: PromptSet, rejections: dict[str, float], seed: i
     sample = PairSample(higher, [p.label for p in scored], prompt_clusters(scored), seed)
     return [
         DiscernmentAuroc(harmless=label, **dict(sample.mean(Label.TOXIC, label)))
-        for label in (Label.SEEMINGLY_TOXIC, Label.BENIGN)
+        for label in HARMLESS
         if any(p.label is label for p in scored)
     ]

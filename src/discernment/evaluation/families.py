@@ -13,9 +13,8 @@ from typing import NamedTuple
 from discernment.evaluation.checkpoints import Checkpoint, compare_checkpoints
 from discernment.evaluation.groups import RunGroups, common_samples, is_scored
 from discernment.frozen import Frozen
-from discernment.prompts import Label
+from discernment.prompts import HARMLESS, Label
 
-HARMLESS = (Label.SEEMINGLY_TOXIC, Label.BENIGN)
 Families = Mapping[str, Sequence[str]]
 """The lines of each method that has several, by the first of them."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from discernment.evaluation.families import HARMLESS, Families, Pair, pairs_of
+from discernment.evaluation.families import Families, Pair, pairs_of
 from discernment.evaluation.groups import (
     POOLED,
     Group,
@@ -17,7 +17,7 @@ from discernment.evaluation.groups import (
 )
 from discernment.evaluation.over_seeds import SamplesOfSeed, SeedFrontier
 from discernment.evaluation.sample import Sample
-from discernment.prompts import Label
+from discernment.prompts import HARMLESS, Label
 from discernment.statistics.frontiers import Outcomes, frontier_area, reach
 from discernment.statistics.intervals import RESAMPLES, Clusters, Interval
 from discernment.statistics.seeds import statistic_over_seeds

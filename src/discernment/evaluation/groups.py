@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from discernment.evaluation.sample import Sample
 from discernment.judges.verdict import Verdict
-from discernment.prompts import Label
+from discernment.prompts import HARMLESS, Label
 from discernment.prompts.clusters import linked
 from discernment.statistics.equal_safety import Scores
 from discernment.statistics.intervals import Clusters
@@ -102,7 +102,7 @@ class RunGroups:
     def pairings(self) -> list[Pairing]:
         """Each benchmark's toxic prompts and its own harmless ones, and all of them, label by label."""
         found = []
-        for label in (Label.SEEMINGLY_TOXIC, Label.BENIGN):
+        for label in HARMLESS:
             toxic, harmless = self.holders[Label.TOXIC], self.holders[label]
             found += [Pairing(benchmark, benchmark, label) for benchmark in toxic if benchmark in harmless]
             if toxic and harmless:

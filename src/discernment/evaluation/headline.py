@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from discernment.evaluation.groups import Pairing, RunGroups, handled_rightly, is_scored, paired
 from discernment.evaluation.metrics import LEAST_REFUSED, Comparison, EqualSafety, Ranking, score
-from discernment.prompts import Label
+from discernment.prompts import HARMLESS, Label
 
 HEADLINE_METHOD = "dcr"
 NAMES = {Label.TOXIC: "toxic", Label.SEEMINGLY_TOXIC: "seemingly toxic", Label.BENIGN: "benign"}
@@ -69,7 +69,7 @@ def finding(
 
 def _labels(groups: RunGroups) -> list[Label]:
     """The labels that the first sentence speaks of: the harmless one that matters most, and toxic."""
-    harmless = [label for label in (Label.SEEMINGLY_TOXIC, Label.BENIGN) if groups.holders[label]][:1]
+    harmless = [label for label in HARMLESS if groups.holders[label]][:1]
     return harmless + [Label.TOXIC] * bool(groups.holders[Label.TOXIC])
 
 

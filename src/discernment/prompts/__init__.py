@@ -6,7 +6,7 @@ from discernment.prompts.columns import Columns
 from discernment.prompts.conversation import Asked, Conversation, Turn
 from discernment.prompts.duplicates import Duplicate, Likeness, find_duplicates
 from discernment.prompts.leaks import LabelLeaks, LeakScore, label_leaks
-from discernment.prompts.prompt import Label, Prompt, Split
+from discernment.prompts.prompt import HARMLESS, Label, Prompt, Split
 from discernment.prompts.prompt_set import PromptSet, Provenance
 from discernment.prompts.sources import PromptSource, load_source, load_sources
 from discernment.prompts.split import SplitLeak, assign_splits, split_leaks
@@ -14,6 +14,7 @@ from discernment.prompts.starter import STARTER_SETS, load_starter
 from discernment.prompts.suites import load_suite, suites
 
 __all__ = [
+    "HARMLESS",
     "STARTER_SETS",
     "Asked",
     "CatalogueEntry",

@@ -30,6 +30,10 @@ class Label(StrEnum):
         return self is Label.TOXIC
 
 
+HARMLESS = (Label.SEEMINGLY_TOXIC, Label.BENIGN)
+"""The labels of prompts that should be answered."""
+
+
 class Split(StrEnum):
     """Which part of the work may see a prompt."""
 

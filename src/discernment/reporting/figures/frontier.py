@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from discernment.evaluation.families import families_of
 from discernment.evaluation.results import Results
-from discernment.prompts import Label
+from discernment.prompts import HARMLESS, Label
 from discernment.reporting.figures import drawing
 from discernment.reporting.marks import INK, MUTED, mark
 from discernment.reporting.naming import label_in_words
@@ -44,7 +44,7 @@ def frontier_panels(results: Results, manifest: Manifest) -> Frontier:
     """
     numbers = {method: n for n, method in enumerate(results.methods, start=1)}
     panels = []
-    for label in (Label.SEEMINGLY_TOXIC, Label.BENIGN):
+    for label in HARMLESS:
         rates = {
             method: (pooled_rate(results, method, Label.TOXIC), pooled_rate(results, method, label))
             for method in results.methods

@@ -10,7 +10,7 @@ from discernment.evaluation.results import Results
 from discernment.evaluation.sample import Sample
 from discernment.evaluation.second_judge import Disagreement, SecondVerdict, disagreements
 from discernment.judges.verdict import Verdict
-from discernment.prompts import Label
+from discernment.prompts import HARMLESS, Label
 
 EXAMPLES_PER_GROUP = 12
 FIRST = 3
@@ -93,7 +93,7 @@ def freed(results: Results, samples: Mapping[str, Sequence[Sample]]) -> Freed | 
     """
     before, after = headline_pair(results)
     pairs = _pairs(samples.get(before, []), samples.get(after or "", []))
-    for label in (Label.SEEMINGLY_TOXIC, Label.BENIGN):
+    for label in HARMLESS:
         answered, refused = (
             [e for e in _turned(pairs, direction) if e.before.label is label]
             for direction in (ANSWERED, REFUSED)

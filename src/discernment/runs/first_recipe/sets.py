@@ -8,7 +8,16 @@ from typing import Any, NamedTuple
 
 from discernment.errors import DataError
 from discernment.files import read_yaml
-from discernment.prompts import Label, PromptSet, PromptSource, Split, catalogue, load_source, load_sources
+from discernment.prompts import (
+    HARMLESS,
+    Label,
+    PromptSet,
+    PromptSource,
+    Split,
+    catalogue,
+    load_source,
+    load_sources,
+)
 from discernment.prompts.catalogue import data_folder
 from discernment.runs.built_in import built_in
 from discernment.runs.first_recipe.folder import OwnPrompts
@@ -132,10 +141,7 @@ def _contrast(own: OwnPrompts | None, file: Path) -> Entry:
     )
     if own is None:
         return Entry("contrast", STARTER_CONTRAST, matched)
-    sides = [
-        len(own.of(Split.TRAIN, *labels))
-        for labels in ((Label.TOXIC,), (Label.SEEMINGLY_TOXIC, Label.BENIGN))
-    ]
+    sides = [len(own.of(Split.TRAIN, *labels)) for labels in ((Label.TOXIC,), HARMLESS)]
     if min(sides) < LEAST_TO_CONTRAST:
         return Entry(
             "contrast",
@@ -156,7 +162,7 @@ def _validation(own: OwnPrompts | None, file: Path) -> Entry:
     sources, whose = [STARTER_VALIDATION], "pairs that come along"
     if own is not None:
         toxic = own.of(Split.VALIDATION, Label.TOXIC)
-        others = own.of(Split.VALIDATION, Label.SEEMINGLY_TOXIC, Label.BENIGN)
+        others = own.of(Split.VALIDATION, *HARMLESS)
         if min(len(toxic), len(others)) >= LEAST_TO_VALIDATE:
             sources = [{"set": str(file), "split": "validation"}, STARTER_VALIDATION]
             whose = "yours, and pairs that come along"
