@@ -9,7 +9,7 @@ import sys
 from discernment.cli.console import prepare_process
 
 NAMES = (
-    "precision", "stage1_step", "held_layers", "rejection", "evaluation", "harness", "kernel", "growth",
+    "precision", "stage1_step", "unlike_lengths", "held_layers", "rejection", "evaluation", "harness", "kernel", "growth",
     "duplicates", "startup", "side_by_side",
 )  # fmt: skip
 AT_LEAST = {"precision", "held_layers", "evaluation", "harness", "kernel", "side_by_side"}

@@ -11,10 +11,12 @@ from discernment.models.chat import ChatFormat
 from discernment.models.cut import CutModel
 from discernment.models.model_spec import ModelSpec
 from discernment.policies.policy import Policy
+from discernment.prompts import PromptSet
+from discernment.training import micro_batches
 from discernment.training.contrastive import RefineOptions, refine
 from discernment.training.contrastive_trainer import make_trainer
 from discernment.training.losses import ContrastiveLoss, pool
-from discernment.training.micro_batches import in_micro_batches
+from discernment.training.micro_batches import in_length_groups, in_micro_batches
 from discernment.training.options import LossOptions
 from tiny import make_benign, make_model, make_prompts
 
@@ -101,6 +103,63 @@ def test_dropout_is_the_same_when_rows_are_run_again(family):
         torch.testing.assert_close(found["parts"][name], gradient, rtol=1e-5, atol=1e-5)
         apart = max(apart, float((found["other"][name] - gradient).abs().max()))
     assert apart > 1e-3
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+@pytest.mark.parametrize("held", [0, 1])
+def test_rows_of_unlike_length_are_run_in_groups_with_the_same_gradients(family, held):
+    lengths = (40, 5, 6, 38, 7, 5, 12, 6, 11)
+    torch.manual_seed(1)
+    rows = [torch.randint(3, 390, (length,)).tolist() for length in lengths]
+    batch, labels = pad(rows, 0, "right")._asdict(), torch.tensor([0, 1, 0, 1, 1, 0, 1, 0, 1])
+    contrast, seen = ContrastiveLoss(LossOptions()), []
+
+    def states(rows):
+        seen.append(tuple(rows["input_ids"].shape))
+        return pool(cut(**rows), rows["attention_mask"], "last")
+
+    with CutModel(make_model(family), 3, held=held) as cut:
+        if held and cut.takes_states(0):
+            with torch.no_grad(), CutModel(make_model(family), held) as first:
+                batch["held"] = first(batch["input_ids"], batch["attention_mask"])
+        states(batch)  # chooses how batches are run
+        contrast(states(batch), labels).backward()
+        at_once = gradients(cut)
+        seen.clear()
+        contrast(in_length_groups(batch, states), labels).backward()
+        in_groups = gradients(cut)
+    assert seen == [(3, 40), (3, 11), (3, 6)]
+    assert at_once.keys() == in_groups.keys()
+    for name, gradient in at_once.items():
+        torch.testing.assert_close(in_groups[name], gradient, rtol=1e-4, atol=1e-5)
+    assert max(float(gradient.abs().max()) for gradient in at_once.values()) > 1e-3
+
+
+def test_rows_of_like_length_are_run_at_once():
+    batch = pad([[5] * length for length in LENGTHS], 0, "right")._asdict()
+    seen = []
+
+    def view(rows):
+        seen.append(rows)
+        return rows["input_ids"].sum(1)
+
+    assert in_length_groups(batch, view).tolist() == [5 * length for length in LENGTHS]
+    assert len(seen) == 1
+    assert seen[0] is batch
+
+
+def test_a_stage_with_one_long_prompt_learns_the_same_in_groups(model_folder, tmp_path, monkeypatch):
+    prompts = make_prompts()
+    long = prompts[0].model_copy(update={"text": prompts[0].text * 6})
+    unlike = PromptSet([long, *prompts[1:]], prompts.provenance)
+    spec, calls = ModelSpec(model=str(model_folder())), []
+    for name, worth in (("groups", 1.5), ("once", 1e9)):
+        monkeypatch.setattr(micro_batches, "WORTH_PARTING", worth)
+        calls.append(refine(spec, unlike, RefineOptions(**OPTIONS), tmp_path / name).tokens)
+    weights = [load_file(tmp_path / name / "model/model.safetensors") for name in ("groups", "once")]
+    for key, value in weights[1].items():
+        torch.testing.assert_close(weights[0][key], value, rtol=1e-3, atol=1e-5)
+    assert any(not torch.equal(weights[0][key], value) for key, value in weights[1].items())  # it was parted
 
 
 def test_a_way_that_is_found_wrong_on_the_way_is_wrong_for_all_rows():

@@ -14,7 +14,7 @@ from discernment.models.model_spec import ModelSpec
 from discernment.models.precision import choose_device, trains_mixed
 from discernment.policies.policy import Policy
 from discernment.prompts import Label, PromptSet
-from discernment.ranks import on_first
+from discernment.ranks import on_first, several
 from discernment.training.all_devices import mean_over_devices, of_all_devices, part_of_mean
 from discernment.training.batches import BalancedBatches, Collator, PromptRows
 from discernment.training.contrastive import RefineOptions
@@ -23,7 +23,7 @@ from discernment.training.held import HeldStates, WithStates, held_states
 from discernment.training.history import HistoryCallback, StopWithoutImprovement, TellsEpoch
 from discernment.training.last_steps import AverageLastSteps, LastSteps
 from discernment.training.losses import ContrastiveLoss, pool, retention
-from discernment.training.micro_batches import Rows, in_micro_batches, padded_to
+from discernment.training.micro_batches import Rows, in_length_groups, in_micro_batches, padded_to
 from discernment.training.options import trainer_arguments
 from discernment.training.sharding import shards
 
@@ -116,17 +116,22 @@ class ContrastiveTrainer(Trainer):
         """A pooled state of each row (of the retained ones it means nothing), and of these the states of all tokens."""
         size, mixed, pooling = self.options.micro_batch_size, self.args.bf16, self.options.loss.pooling
         contrasted = batch["labels"] != RETAINED
-        if size is None:
-            hidden = batch_states(model, batch, mixed=mixed)
-            return pool(hidden, batch["attention_mask"], pooling), hidden[~contrasted]
+        read = [name for name in READ if name in batch]
 
         def pooled(rows: Rows) -> Tensor:
             return pool(batch_states(model, rows, mixed=mixed), rows["attention_mask"], pooling)
 
+        # Processes wait for each other in every pass, so all have to take equally many.
+        if size is None and "references" not in batch and not several():
+            states = in_length_groups({name: batch[name] for name in read}, pooled)
+            return states, states[:0]
+        if size is None:
+            hidden = batch_states(model, batch, mixed=mixed)
+            return pool(hidden, batch["attention_mask"], pooling), hidden[~contrasted]
+
         def tokens(rows: Rows) -> Tensor:
             return padded_to(batch["references"].shape[1], batch_states(model, rows, mixed=mixed))
 
-        read = [name for name in READ if name in batch]
         found = in_micro_batches(self.cut, {n: batch[n][contrasted] for n in read}, size, pooled)
         states = found.new_zeros(len(contrasted), found.shape[1]).index_put((contrasted,), found)
         if "references" not in batch:
