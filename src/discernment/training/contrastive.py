@@ -169,7 +169,6 @@ def refine(
     """
     from discernment.training.contrastive_trainer import make_trainer
     from discernment.training.history import watch
-    from discernment.training.sharding import is_sharded
 
     start = PolicySpec.of(start).without_rule("Refinement")
     policy = Policy.load(start, training=True)
@@ -188,10 +187,6 @@ def refine(
             network = add_adapter(network, cut.found, range(first + 1, layer + 1), options.lora)
         trainer = make_trainer(start.model, cut, policy, prompts, options, out, validation, retained)
         looks = watch(trainer, policy, probes, out, dynamics, cut.whole)
-        if options.average_last and is_sharded(trainer):
-            raise TrainingError(
-                "`average_last` needs a model that is whole on each device; start without FSDP."
-            )
         sharded = _train(trainer, cut, policy.pad_id, out)
     if sharded:
         policy.model.tie_weights()  # of which one end was not in the cut
@@ -209,6 +204,8 @@ def _train(trainer: ContrastiveTrainer, cut: CutModel, pad_id: int, out: Path) -
     from discernment.training.sharding import gather_model, is_sharded
 
     sharded = is_sharded(trainer)
+    if sharded and trainer.options.average_last:
+        raise TrainingError("`average_last` needs a model that is whole on each device; start without FSDP.")
     if sharded:
         cut.run_in_one_pass(pad_id)
     checkpoint = on_first(latest_checkpoint, out, sharded=sharded)

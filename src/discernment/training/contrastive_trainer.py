@@ -201,10 +201,7 @@ def make_trainer(
     # The layers do it themselves; the trainer would ask the cut model, which knows nothing of it.
     settings["gradient_checkpointing"] = False
     callbacks: list[Any] = [HistoryCallback(out / "history.jsonl", HISTORY), TellsEpoch(sampler)]
-    if options.average_last:
-        last = LastSteps(cut, options.average_last)
-        cut.add_module("last_steps", last)
-        callbacks.append(AverageLastSteps(last))
+    callbacks += _averaging(options, cut)
     if validation is not None:
         settings |= {"eval_strategy": "steps", "eval_steps": options.evaluate_every, "eval_on_start": True}
         callbacks += _stopping(options, settings)
@@ -214,9 +211,7 @@ def make_trainer(
         model=cut,
         options=options,
         sampler=sampler,
-        loss=ContrastiveLoss(
-            options.loss, policy.model.config.get_text_config().hidden_size, len({p.source for p in prompts})
-        ),
+        loss=_loss(options, policy, prompts),
         pad_id=pad_id,
         validation=looked_at,
         held=_hold(spec, cut, policy, options, out, rows, looked_at) if draws > len(rows) else None,
@@ -225,6 +220,20 @@ def make_trainer(
         eval_dataset=PromptRows([], [], []) if validation is not None else None,
         callbacks=callbacks,
     )
+
+
+def _loss(options: RefineOptions, policy: Policy, prompts: PromptSet) -> ContrastiveLoss:
+    width = policy.model.config.get_text_config().hidden_size
+    return ContrastiveLoss(options.loss, width, len({p.source for p in prompts}))
+
+
+def _averaging(options: RefineOptions, cut: CutModel) -> list[TrainerCallback]:
+    """What averages the last steps, as a part of the cut model."""
+    if not options.average_last:
+        return []
+    last = LastSteps(cut, options.average_last)
+    cut.add_module("last_steps", last)
+    return [AverageLastSteps(last)]
 
 
 def _stopping(options: RefineOptions, settings: dict[str, Any]) -> list[TrainerCallback]:
