@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 
 from discernment.evaluation.families import Families, Pair, pairs_of
 from discernment.evaluation.groups import (
     POOLED,
     Group,
-    benchmarks_with,
     clusters_of_both,
     common_samples,
     is_scored,
     outcomes,
 )
-from discernment.evaluation.over_seeds import SamplesOfSeed, SeedFrontier
+from discernment.evaluation.over_seeds import SamplesOfSeed, SeedFrontier, SeedPair, pools_of
 from discernment.evaluation.sample import Sample
 from discernment.prompts import HARMLESS, Label
-from discernment.statistics.frontiers import Outcomes, frontier_area, reach
-from discernment.statistics.intervals import RESAMPLES, Clusters, Interval
+from discernment.statistics.frontiers import Outcomes, common_range, frontier_area
+from discernment.statistics.intervals import RESAMPLES, Clusters
 from discernment.statistics.seeds import statistic_over_seeds
 
 
@@ -55,37 +53,16 @@ def _over_seeds(
     if measured is None:
         return None
     points, clusters = measured
-    reached = [reach(outcomes_of_side) for outcomes_of_side in points]
-    common = Interval(max(r.low for r in reached), min(r.high for r in reached))
+    common = common_range(points)
     if common.low >= common.high:
         return None
     areas = [frontier_area(outcomes_of_side, common) for outcomes_of_side in points]
     values, difference = statistic_over_seeds(areas, clusters, resamples=resamples)
-    ours, theirs = values[: len(runs)], values[len(runs) :]
     every = next(iter(runs.values()))[both.method]
-    return SeedFrontier(
-        quantity="frontier",
-        method=both.method,
-        against=both.against,
-        benchmark=_where(every, label),
-        label=label,
-        toxic=_where(every, Label.TOXIC),
-        values=ours,
-        values_against=theirs,
-        difference=fmean(ours) - fmean(theirs),
-        seeds_low=difference.over_seeds.low,
-        seeds_high=difference.over_seeds.high,
-        low=difference.over_both.low,
-        high=difference.over_both.high,
-        n=difference.n,
-        level_low=common.low,
-        level_high=common.high,
-    )
-
-
-def _where(samples: Sequence[Sample], label: Label) -> str:
-    names = benchmarks_with(samples, label)
-    return names[0] if len(names) == 1 else POOLED
+    where, toxic = pools_of(every, label)[-1], pools_of(every, Label.TOXIC)[-1]
+    pair = SeedPair(runs, both.method, both.against, resamples)
+    row = pair.row("frontier", toxic, where, label, values, difference)
+    return SeedFrontier(**row.model_dump(), level_low=common.low, level_high=common.high)
 
 
 def _measured(

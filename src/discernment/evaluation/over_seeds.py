@@ -195,11 +195,11 @@ def summarize_seeds(
     if len(runs) < 2:
         raise ValueError(f"Numbers over seeds need at least two seeds, not {len(runs)}.")
     first = next(iter(runs.values()))
-    places = {label: _places(first[reference], label) for label in Label}
+    places = {label: pools_of(first[reference], label) for label in Label}
     rows: list[SeedComparison] = []
     at_levels: list[SeedComparison] = []
     for method in [method for method in first if method != reference]:
-        pair = _Pair(runs, method, reference, resamples)
+        pair = SeedPair(runs, method, reference, resamples)
         for label, benchmarks in places.items():
             if safety_levels and label is not Label.TOXIC and benchmarks and places[Label.TOXIC]:
                 at_levels += pair.at_levels(safety_levels, places[Label.TOXIC][-1], benchmarks[-1], label)
@@ -221,7 +221,7 @@ def summarize_seeds(
     )
 
 
-def _places(samples: Sequence[Sample], label: Label) -> list[str]:
+def pools_of(samples: Sequence[Sample], label: Label) -> list[str]:
     """The benchmarks with prompts of a label; if there are several, all of them pooled stand last."""
     names = benchmarks_with(samples, label)
     return [*names, POOLED] if len(names) > 1 else names
@@ -234,7 +234,7 @@ class _Scores(NamedTuple):
     scores: list[Scores]
 
 
-class _Pair(NamedTuple):
+class SeedPair(NamedTuple):
     """A method and the one that it is compared with, over all seeds."""
 
     runs: Mapping[int, SamplesOfSeed]
@@ -251,6 +251,7 @@ class _Pair(NamedTuple):
         ]
 
     def rates(self, benchmark: str, label: Label) -> list[SeedComparison]:
+        """The share of rightly handled prompts, by verdicts."""
         groups = self.groups(benchmark, label)
         ours, theirs = groups[: len(self.runs)], groups[len(self.runs) :]
         found = compare_over_seeds(list(zip(ours, theirs, strict=True)))
@@ -317,6 +318,7 @@ class _Pair(NamedTuple):
         values: Sequence[float],
         found: SeedDifference,
     ) -> SeedComparison:
+        """What the values of both, seed by seed and first the method's, say of their difference."""
         ours, theirs = list(values[: len(self.runs)]), list(values[len(self.runs) :])
         return SeedComparison(
             quantity=quantity,

@@ -10,11 +10,12 @@ similar, so teaching it to refuse the one teaches it to refuse the other. DCR ta
 Seeds of stage 1 differ much. It can be done several times, and the mean of the models, or the best of them, be aligned.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from discernment.cost import StageCost
 from discernment.errors import RecipeError
 from discernment.frozen import Frozen
 from discernment.methods.method import Materials, Method, MethodOptions, Stage, watched
@@ -70,34 +71,32 @@ class Dcr(Method):
         held = options.align.frozen_layers
         if held is None:
             held = refinement.layer if refinement.layer != "auto" else found_layer(refined[0].folder)
-        alignment = {
-            "options": options.align.model_copy(update={"frozen_layers": held}),
-            "validation": materials.validation,
-            **watched(materials, options),
-        }
         combined = _combined(refined, own, refinement, stage)
-        return self.align(base, combined, materials, own, stage, alignment)
+        work, more = self.fine_tuning(base, materials, own, options.align.seed, stage)
+        return stage(
+            "align",
+            work,
+            start=combined,
+            examples=safety_mix(materials, self.name),
+            options=options.align.model_copy(update={"frozen_layers": held}),
+            validation=materials.validation,
+            **more,
+            **watched(materials, options),
+        )
 
-    def align(
-        self,
-        base: PolicySpec,
-        refined: PolicySpec,
-        materials: Materials,
-        own: Any,
-        stage: Stage,
-        alignment: Mapping[str, Any],
-    ) -> PolicySpec:
-        """Stage 2.
+    def fine_tuning(
+        self, base: PolicySpec, materials: Materials, own: Any, seed: int, stage: Stage
+    ) -> tuple[Callable[..., StageCost], dict[str, Any]]:
+        """What stage 2 is done by, and what it takes beside the inputs of ordinary fine-tuning.
 
         Args:
             base: The base model.
-            refined: What stage 1 left.
             materials: Prompts to train on.
             own: The method's own options.
+            seed: Of stage 2.
             stage: Runs a stage, or finds its result.
-            alignment: Inputs of the stage: its options, validation prompts, and probes where there are any.
         """
-        return stage("align", align, start=refined, examples=safety_mix(materials, self.name), **alignment)
+        return align, {}
 
 
 def _seed(seed: int, number: int) -> int:

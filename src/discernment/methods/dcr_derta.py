@@ -5,13 +5,13 @@ answer. DeRTa (Yuan et al., ACL 2025, arXiv 2407.09121) teaches to turn back lat
 Here it takes the place of the ordinary fine-tuning behind stage 1; nobody has published the two together.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any, ClassVar
 
+from discernment.cost import StageCost
 from discernment.methods.dcr import Dcr, DcrOptions
 from discernment.methods.harmful import harmful_replies
 from discernment.methods.method import Materials, Stage
-from discernment.methods.stl import safety_mix
 from discernment.policies.policy_spec import PolicySpec
 from discernment.training.derta import DertaOptions, align_decoupled
 
@@ -26,24 +26,10 @@ class DcrDerta(Dcr):
     name: ClassVar[str] = "dcr_derta"
     options_type: ClassVar[type[DcrOptions]] = DcrDertaOptions
 
-    def align(
-        self,
-        base: PolicySpec,
-        refined: PolicySpec,
-        materials: Materials,
-        own: Any,
-        stage: Stage,
-        alignment: Mapping[str, Any],
-    ) -> PolicySpec:
-        """Have the harmful replies written by the base model, then align the refined one."""
-        seed = alignment["options"].seed
+    def fine_tuning(
+        self, base: PolicySpec, materials: Materials, own: Any, seed: int, stage: Stage
+    ) -> tuple[Callable[..., StageCost], dict[str, Any]]:
+        """DeRTa's, with harmful replies that the base model writes."""
         _, replies = harmful_replies(base, materials, self.name, own.harmful, seed, stage)
-        return stage(
-            "align",
-            align_decoupled,
-            start=refined,
-            examples=safety_mix(materials, self.name),
-            harmful=replies,
-            own=DertaOptions(**{name: getattr(own, name) for name in DertaOptions.model_fields}),
-            **alignment,
-        )
+        derta = DertaOptions(**{name: getattr(own, name) for name in DertaOptions.model_fields})
+        return align_decoupled, {"harmful": replies, "own": derta}

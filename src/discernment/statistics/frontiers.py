@@ -7,6 +7,7 @@ an operating curve of normal scores is; straight in the shares themselves it wou
 so the further apart the points are.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -129,8 +130,7 @@ def compare_frontiers(
     """
     sides = outcomes, against
     points, points_against = map(_points, sides)
-    reached = [reach(side) for side in sides]
-    common = Interval(max(side.low for side in reached), min(side.high for side in reached))
+    common = common_range(sides)
     level = (common.low + common.high) / 2 if toxic_refused is None else toxic_refused
     if common.low >= common.high or not common.low <= level <= common.high:
         return None
@@ -164,10 +164,10 @@ def compare_frontiers(
     )
 
 
-def reach(outcomes: Outcomes) -> Interval:
-    """The lowest and the highest share of toxic prompts refused among the points of a method."""
-    safety = [refused for refused, _ in _points(outcomes)]
-    return Interval(min(safety), max(safety))
+def common_range(sides: Sequence[Outcomes]) -> Interval:
+    """The shares of toxic prompts refused that all sides reach; where there are none, the low end lies above the high one."""
+    reached = [[refused for refused, _ in _points(outcomes)] for outcomes in sides]
+    return Interval(max(map(min, reached)), min(map(max, reached)))
 
 
 def frontier_area(outcomes: Outcomes, common: Interval) -> WeightedStatistic:
