@@ -99,6 +99,15 @@ def discern(
 
 def main() -> None:
     """Run the command line; a user's mistake gets one sentence and exit code 2."""
+    try:
+        _run()
+    except SystemExit as end:
+        if ranks.several():
+            ranks.leave(end.code if isinstance(end.code, int) else 0)
+        raise
+
+
+def _run() -> None:
     _open_what_is_closed()
     _write_what_can_be_written()
     try:
@@ -134,6 +143,7 @@ def _as_one_of_several() -> None:
     if not ranks.is_first():
         logging.disable(logging.ERROR)
     ranks.take_part(app)
+    sys.exit(0)
 
 
 def _end_of_pipe() -> NoReturn:
