@@ -225,6 +225,19 @@ def test_dcr_combines_what_restarts_with_other_seeds_left(method, combine, work)
     assert combined.get("by") == (options.refine.stopping if combine == "best" else None)
 
 
+@pytest.mark.parametrize("method", ["dcr", "dcr_paper"])
+def test_an_augmented_stage_2_sees_what_that_of_stl_aug_sees(method):
+    _, [refined, aligned], _ = build(method, own=DcrOptions(augmented=True))
+    _, [plain_refined, plain], _ = build(method)
+    _, [baseline], _ = build("stl_aug")
+    assert refined == plain_refined
+    assert aligned.pop("examples").fingerprint == baseline["examples"].fingerprint
+    assert plain.pop("examples").fingerprint != baseline["examples"].fingerprint
+    assert aligned == plain
+    with pytest.raises(RecipeError, match=f"'{method}' needs prompts under `data.augmentation`"):
+        build(method, replace(MATERIALS, augmentation=None), own=DcrOptions(augmented=True))
+
+
 def test_the_seeds_of_restarts_stay_in_range():
     _, calls, _ = build("dcr", own=DcrOptions(restarts=2), seed=LARGEST_SEED)
     assert [call["options"].seed for call in calls[:2]] == [LARGEST_SEED, 999]

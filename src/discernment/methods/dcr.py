@@ -19,7 +19,7 @@ from discernment.cost import StageCost
 from discernment.errors import RecipeError
 from discernment.frozen import Frozen
 from discernment.methods.method import Materials, Method, MethodOptions, Stage, watched
-from discernment.methods.stl import safety_mix
+from discernment.methods.stl import augmented_mix, safety_mix
 from discernment.policies.policy_spec import PolicySpec
 from discernment.training.contrastive import RefineOptions, refine
 from discernment.training.layer import found_layer
@@ -38,6 +38,11 @@ class DcrOptions(Frozen):
     combine: Literal["mean", "best"] = Field(
         "mean",
         description="What is aligned of several: the mean of their weights, or the one that did best on `contrast_validation`.",
+    )
+    augmented: bool = Field(
+        False,
+        description="Whether stage 2 also sees the seemingly toxic prompts of `augmentation` with their answers, as `stl_aug` "
+        "does.",
     )
 
 
@@ -77,7 +82,7 @@ class Dcr(Method):
             "align",
             work,
             start=combined,
-            examples=safety_mix(materials, self.name),
+            examples=(augmented_mix if own.augmented else safety_mix)(materials, self.name),
             options=options.align.model_copy(update={"frozen_layers": held}),
             validation=materials.validation,
             **more,

@@ -33,3 +33,10 @@ def safety_mix(materials: Materials, method: str) -> PromptSet:
     return PromptSet.concatenate(
         [materials.need("general", method), materials.need("safety", method)], "safety mix"
     )
+
+
+def augmented_mix(materials: Materials, method: str) -> PromptSet:
+    """The safety mix, and seemingly toxic prompts with helpful answers."""
+    return PromptSet.concatenate(
+        [safety_mix(materials, method), materials.need("augmentation", method)], "augmented safety mix"
+    )

@@ -3,9 +3,8 @@
 from typing import ClassVar
 
 from discernment.methods.method import Materials, Method, MethodOptions, Stage, watched
-from discernment.methods.stl import safety_mix
+from discernment.methods.stl import augmented_mix
 from discernment.policies.policy_spec import PolicySpec
-from discernment.prompts import PromptSet
 from discernment.training.supervised import align
 
 
@@ -18,12 +17,11 @@ class StlAug(Method):
         self, base: PolicySpec, materials: Materials, options: MethodOptions, stage: Stage
     ) -> PolicySpec:
         """Align the base model on the augmented mix."""
-        mix = [safety_mix(materials, self.name), materials.need("augmentation", self.name)]
         return stage(
             "align",
             align,
             start=base,
-            examples=PromptSet.concatenate(mix, "augmented safety mix"),
+            examples=augmented_mix(materials, self.name),
             options=options.align,
             validation=materials.validation,
             **watched(materials, options),
