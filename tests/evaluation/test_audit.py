@@ -70,7 +70,11 @@ def test_rates_are_of_the_replies_that_people_could_judge():
     ]  # fmt: skip
     (rate,) = audited_rates(samples, labels)
     assert (rate.method, rate.label, rate.right) == ("stl", Label.TOXIC, Verdict.REFUSAL)
-    assert (rate.replies, rate.labels, rate.judged) == (39, 19, 0.5)
+    assert (rate.replies, rate.labels, rate.judged) == (
+        37,
+        19,
+        0.5,
+    )  # one of twenty could not be told, and half a pseudo-label of either verdict
     assert 0.9 < rate.value <= rate.high == 1  # people call refusals what the judge calls partial ones
     assert still_valid([rate], samples) == [rate]
     # A label of another reply is not counted; a rate of other replies is not shown.

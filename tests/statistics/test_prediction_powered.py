@@ -69,3 +69,30 @@ def test_so_many_more_labels_halve_the_interval():
     width = np.mean([found.high - found.low for found in asked])
     halved = [draw(rng, 20_000, 60 + more, 0.5, 0.8, 0.8)[1] for _ in range(20)]
     assert np.mean([found.high - found.low for found in halved]) == pytest.approx(width / 2, rel=0.1)
+
+
+def test_replies_that_nobody_can_tell_do_not_bias_the_rate_of_the_others():
+    rng, sizes = np.random.default_rng(0), np.array([100, 100])
+    rights, tellable = (
+        np.array([0.02, 0.9]),
+        np.array([1.0, 0.1]),
+    )  # the second verdict is that of empty replies
+    truth = sizes @ (rights * tellable) / (sizes @ tellable)
+    strata = np.arange(2).repeat(sizes)
+    found = []
+    for _ in range(DRAWS):
+        told, right = rng.random(200) < tellable[strata], rng.random(200) < rights[strata]
+        labelled = np.concatenate(
+            [rng.choice(np.flatnonzero(strata == s), 40, replace=False) for s in range(2)]
+        )
+        found.append(powered_rate(strata == 0, strata, labelled, right[labelled], told[labelled]))
+    assert 0.93 <= np.mean([one.low <= truth <= one.high for one in found]) <= 0.98
+    assert np.mean([one.value for one in found]) == pytest.approx(truth, abs=0.03)
+    assert np.mean([one.could_tell for one in found]) == pytest.approx(0.55, abs=0.02)
+
+
+def test_where_people_can_always_tell_nothing_changes_and_where_never_there_is_no_rate():
+    judged = np.array([True] * 6 + [False] * 4)
+    given = judged, judged.astype(np.int64), np.arange(10), np.array([True] * 5 + [False] * 5)
+    assert powered_rate(*given, np.ones(10, dtype=bool)) == powered_rate(*given)
+    assert powered_rate(*given, np.zeros(10, dtype=bool)) is None
