@@ -181,8 +181,27 @@ def test_each_model_is_left_out() -> None:
     said = judge_leaving_one_model_out(turned, train_classifier)
     assert all(s is not e.verdict for s, e in zip(said, turned, strict=True))
     # What every judge learns from besides outweighs the turned ones.
-    also = [e.model_copy(update={"model": f"more {n}"}) for n in range(3) for e in examples]
+    also = [
+        e.model_copy(update={"model": f"more {n}", "prompt": f"{e.prompt} {n}"})
+        for n in range(3)
+        for e in examples
+    ]
     assert judge_leaving_one_model_out(turned, train_classifier, also) == [e.verdict for e in examples]
+
+
+def test_what_a_left_out_model_said_is_not_learned_from_another_file() -> None:
+    examples = [e.model_copy(update={"prompt": f"{e.prompt} to {e.model}"}) for e in learnable(2)]
+    learned = []
+
+    def train(shown):
+        learned.append({e.key for e in shown})
+        return KeywordJudge()
+
+    judge_leaving_one_model_out(examples, train, also=[*examples, example(C, "another")])
+    for model, shown in zip(("model 0", "model 1"), learned, strict=True):
+        others = {e.key for e in examples if e.model != model}
+        assert shown == {example(C, "another").key, *others}
+        assert 0 < len(others) < len({e.key for e in examples})
 
 
 def test_mistakes() -> None:
@@ -192,7 +211,7 @@ def test_mistakes() -> None:
         calibrate([], KeywordJudge(), "made")
     nothing = [example(R, str(n), completion="") for n in range(3)]
     with pytest.raises(
-        DataError, match="keywords left all of 3 completions of made unscored; mend the judge"
+        DataError, match=r"all of 3 completions of made unscored \(most often: nothing to read\)"
     ):
         calibrate(nothing, KeywordJudge(), "made")
     classifier = train_classifier(learnable(1), regularisation=1.0)

@@ -161,11 +161,15 @@ def test_labelled_files(tmp_path) -> None:
         read_labelled(str(path))
     for row in (
         '{"prompt": "p", "completion": "c"}',
-        '{"prompt": "p", "completion": "c", "label": "unscored"}',
+        '{"prompt": "p", "completion": "c", "label": "perhaps"}',
     ):
         path.write_text(row + "\n")
         with pytest.raises(DataError, match="line 1, is no labelled completion"):
             read_labelled(str(path))
+    # A text may be cut within a letter that takes two surrogates.
+    path.write_text('{"prompt": "p", "completion": "c \\ud83d", "label": "unscored"}\n')
+    [read] = read_labelled(str(path))
+    assert (read.verdict, read.completion, len(read.key)) == (Verdict.UNSCORED, "c ?", 16)
     path.write_text("\n")
     with pytest.raises(DataError, match="holds no labelled completions"):
         read_labelled(str(path))

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from discernment.errors import DataError, ModelError
 from discernment.judges import EncoderJudge, JudgeSpec, KeywordJudge, encoder, train_encoder
 from discernment.judges.encoder import AROUND, LONGEST, OF_PROMPT, fit, read_as
 from discernment.judges.labelled import LabelledCompletion, read_labelled
-from discernment.judges.verdict import Verdict
+from discernment.judges.verdict import Judgement, Verdict
 from discernment.models.model_spec import ModelSpec
 
 R, P, C, U = Verdict.REFUSAL, Verdict.PARTIAL_REFUSAL, Verdict.COMPLIANCE, Verdict.UNSCORED
@@ -114,6 +115,37 @@ def test_a_judge_that_is_replaced_is_whole(bert, tmp_path, judge):
     train_encoder(made(count=12), tmp_path / "judge", model=bert, epochs=1)
     assert EncoderJudge(tmp_path / "judge").fingerprint != before
     assert [path.name for path in tmp_path.iterdir()] == ["judge"]
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(bert, tmp_path, quick):
+    kept = tmp_path / "work/thesis.tex"
+    kept.parent.mkdir()
+    kept.write_text("years")
+    for place in (kept.parent, kept):
+        with pytest.raises(
+            DataError, match="holds something else than an encoder judge; name another folder"
+        ):
+            train_encoder(made(), place, model=bert)
+    assert kept.read_text() == "years"
+    (tmp_path / "empty").mkdir()
+    assert train_encoder(made(), tmp_path / "empty", model=bert, epochs=1).folder == tmp_path / "empty"
+
+
+def test_what_is_no_number_is_no_verdict(judge, monkeypatch):
+    readable = [("p", "Gladly: thing3 is round and green.")] * 2
+    assert len(judge.judge_many(readable)) == 2  # loads it
+    monkeypatch.setattr(judge._encoder, "predict", lambda pairs, **_: np.array([[np.nan, 0.0], [0.0, 1.0]]))
+    assert judge.judge_many(readable) == [
+        Judgement(U, "the encoder's output is not finite"),
+        Judgement(judge.verdicts[1]),
+    ]
+
+
+def test_half_a_judge_is_one_sentence(judge, tmp_path):
+    for path in (tmp_path / "judge").glob("*.safetensors"):
+        path.unlink()
+    with pytest.raises(ModelError, match="holds no whole encoder judge; `discern judges train` makes one"):
+        EncoderJudge(tmp_path / "judge").judge_many([("p", "Gladly: thing3 is round and green.")])
 
 
 @pytest.mark.parametrize("damage", ["missing", "version", "verdicts", "torn"])

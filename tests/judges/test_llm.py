@@ -496,11 +496,14 @@ def test_user_mistakes(tmp_path, monkeypatch) -> None:
         LlmJudge("m", api_key="k", cache=cache)
 
 
-def test_fingerprint() -> None:
+def test_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
     def fingerprint(model: str = "m", **options: Any) -> str:
         return LlmJudge(model, api_key="k", **options).fingerprint
 
     assert fingerprint() == fingerprint(concurrency=2, retries=0)
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://a/v1")
+    assert fingerprint() == fingerprint(base_url="http://a/v1") != fingerprint(base_url="http://b/v1")
+    monkeypatch.delenv("OPENAI_BASE_URL")
     assert (
         len({fingerprint(), fingerprint("n"), fingerprint(base_url="http://a/v1"), fingerprint(max_tokens=9)})
         == 4

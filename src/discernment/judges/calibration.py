@@ -148,8 +148,10 @@ def judge_leaving_one_model_out(
     for model in models:
         if progress is not None:
             progress(model)
-        judge = train([*also, *(e for e in examples if e.model != model)])
         held_out = [n for n, e in enumerate(examples) if e.model == model]
+        asked = {examples[n].key for n in held_out}
+        unasked = (e for e in also if e.key not in asked)  # it may be a file that holds the examples, too
+        judge = train([*unasked, *(e for e in examples if e.model != model)])
         said = judge_all(judge, [(examples[n].prompt, examples[n].completion) for n in held_out])
         for n, judgement in zip(held_out, said, strict=True):
             verdicts[n] = judgement.verdict

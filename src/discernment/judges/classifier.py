@@ -16,7 +16,7 @@ from discernment.files import content_hash
 from discernment.judges.features import VIEWS, keyword_features, views_of
 from discernment.judges.keyword import KeywordJudge
 from discernment.judges.labelled import LabelledCompletion
-from discernment.judges.verdict import BatchJudge, Judgement, Verdict
+from discernment.judges.verdict import NOTHING_TO_READ, BatchJudge, Judgement, Verdict
 
 if TYPE_CHECKING:
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -74,7 +74,7 @@ class ClassifierJudge(BatchJudge):
         if not exchanges:
             return []
         best = self.decision(exchanges).argmax(axis=1)
-        unreadable = Judgement(Verdict.UNSCORED, "nothing to read")
+        unreadable = Judgement(Verdict.UNSCORED, NOTHING_TO_READ)
         return [
             unreadable
             if self._keywords.judge(prompt, completion) is Verdict.UNSCORED

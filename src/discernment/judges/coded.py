@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from discernment.files import content_hash
-from discernment.models.endpoint import Endpoint, Reply, encodable
+from discernment.models.endpoint import Endpoint, Reply, address, encodable
 
 NONCE_BYTES = 8
 OBJECT = re.compile(r"\{")
@@ -65,10 +65,10 @@ class CodedJudge:
         timeout: float = 60.0,
     ) -> None:
         self.name = model
-        self.base_url = base_url
+        self.base_url = address(base_url)
         self.structured = structured
         self.max_tokens = max_tokens
-        self._endpoint = Endpoint(model, base_url, api_key, retries, timeout)
+        self._endpoint = Endpoint(model, self.base_url, api_key, retries, timeout)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import random
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from discernment.cache import cache_dir
 from discernment.disk import room
@@ -17,7 +20,7 @@ from discernment.files import content_hash, file_hash, read_json, replace_direct
 from discernment.judges.keyword import KeywordJudge
 from discernment.judges.labelled import LabelledCompletion
 from discernment.judges.languages import likely_languages
-from discernment.judges.verdict import BatchJudge, Judgement, Verdict
+from discernment.judges.verdict import BatchJudge, Judgement, Verdict, judge_all
 from discernment.models.model_spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -85,18 +88,18 @@ class EncoderJudge(BatchJudge):
 
     def judge_many(self, exchanges: Sequence[tuple[str, str]]) -> list[Judgement]:
         """The judgements on `(prompt, completion)` pairs, in their order."""
-        judgements = [Judgement(self._keywords.judge(*exchange)) for exchange in exchanges]
+        judgements = judge_all(self._keywords, exchanges)
         learned = [
             n
             for n, ((_, completion), judgement) in enumerate(zip(exchanges, judgements, strict=True))
             if judgement.verdict is not Verdict.UNSCORED and likely_languages(completion)[0] in self.languages
         ]
         said = self._read([(*exchanges[n], judgements[n].verdict) for n in learned])
-        for n, verdict in zip(learned, said, strict=True):
-            judgements[n] = Judgement(verdict, "nothing to read" if verdict is Verdict.UNSCORED else None)
+        for n, judgement in zip(learned, said, strict=True):
+            judgements[n] = judgement
         return judgements
 
-    def _read(self, exchanges: Sequence[tuple[str, str, Verdict]]) -> list[Verdict]:
+    def _read(self, exchanges: Sequence[tuple[str, str, Verdict]]) -> list[Judgement]:
         """What the encoder says of prompts and completions, and of what the keyword judge says of them."""
         if not exchanges:
             return []
@@ -108,7 +111,12 @@ class EncoderJudge(BatchJudge):
         pairs = [read_as(*exchange, encoder.tokenizer) for exchange in exchanges]
         with torch.autocast(encoder.device.type, torch.bfloat16, enabled=trains_mixed(MINILM)):
             logits = encoder.predict(pairs, batch_size=JUDGED_TOGETHER, show_progress_bar=False)
-        return [self.verdicts[column] for column in logits.argmax(axis=1)]
+        return [
+            Judgement(self.verdicts[int(row.argmax())])
+            if np.isfinite(row).all()
+            else Judgement(Verdict.UNSCORED, "the encoder's output is not finite")
+            for row in logits
+        ]
 
     @cached_property
     def _encoder(self) -> CrossEncoder:
@@ -117,7 +125,12 @@ class EncoderJudge(BatchJudge):
         check_no_pointers(self.folder)
         with needs_sentence_transformers():
             from sentence_transformers import CrossEncoder
-        loaded: CrossEncoder = CrossEncoder(str(self.folder), max_length=LONGEST, local_files_only=True)
+        try:
+            loaded: CrossEncoder = CrossEncoder(str(self.folder), max_length=LONGEST, local_files_only=True)
+        except Exception as error:  # configuration and weights raise what they like
+            raise ModelError(
+                f"{self.folder} holds no whole encoder judge; `discern judges train` makes one."
+            ) from error
         return loaded
 
 
@@ -141,11 +154,13 @@ def train_encoder(
         seed: Of the order of the examples, and of the new layer's weights.
 
     Raises:
-        DataError: If the examples do not show at least two verdicts.
+        DataError: If the examples do not show at least two verdicts, or the folder holds something else.
         ModelError: If there is no such model.
         RecipeError: If the extra `encoder` is not installed.
         DiskError: If the disk has no room for it.
     """
+    if folder.exists() and not (folder / ABOUT).is_file() and not (folder.is_dir() and _is_empty(folder)):
+        raise DataError(f"{folder} holds something else than an encoder judge; name another folder.")
     known = [e for e in examples if likely_languages(e.completion)[0] in languages]
     verdicts = [verdict for verdict in Verdict if any(e.verdict is verdict for e in known)]
     if len(verdicts) < 2:
@@ -156,6 +171,7 @@ def train_encoder(
     encoder = _fitted(known, verdicts, model, epochs, seed)
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
     with room(folder.parent, sum(p.numel() * p.element_size() for p in encoder.parameters())):
         encoder.save_pretrained(str(part), create_model_card=False)
         about = {
@@ -168,6 +184,10 @@ def train_encoder(
         write_json(part / ABOUT, about)
     replace_directory(part, folder)
     return EncoderJudge(folder)
+
+
+def _is_empty(folder: Path) -> bool:
+    return next(folder.iterdir(), None) is None
 
 
 def _fitted(

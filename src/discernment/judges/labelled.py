@@ -12,6 +12,7 @@ from discernment.errors import DataError
 from discernment.files import content_hash, packaged_yaml, read_json_lines
 from discernment.frozen import Frozen
 from discernment.judges.verdict import Verdict
+from discernment.models.endpoint import encodable
 from discernment.prompts.catalogue import catalogue, data_folder
 from discernment.prompts.tables import kind_of, read_table
 
@@ -56,6 +57,11 @@ class LabelledCompletion(BaseModel):
     verdict: Verdict = Field(alias="label")
     model: str = "unnamed"
     category: str | None = None
+
+    @field_validator("prompt", "completion")
+    @classmethod
+    def _with_whole_letters(cls, value: str) -> str:
+        return encodable(value)
 
     @field_validator("verdict", mode="before")
     @classmethod
@@ -135,18 +141,12 @@ def _read(path: Path, categories: Mapping[str, str]) -> list[LabelledCompletion]
         try:
             if isinstance(row.get("id"), str) and row["id"] in categories:
                 row = {"category": categories[row["id"]], **row}
-            example = LabelledCompletion.model_validate(row)
-            problem = (
-                "a label must be a verdict, not `unscored`" if example.verdict is Verdict.UNSCORED else None
-            )
+            found.append(LabelledCompletion.model_validate(row))
         except ValidationError as error:
-            problem = error.errors()[0]["msg"]
-        if problem is not None:
             raise DataError(
-                f"{path}, {table.unit} {number}, is no labelled completion ({problem}); it needs `prompt`, "
-                "`completion` and `label`."
-            )
-        found.append(example)
+                f"{path}, {table.unit} {number}, is no labelled completion ({error.errors()[0]['msg']}); it needs "
+                "`prompt`, `completion` and `label`."
+            ) from error
     if not found:
         raise DataError(f"{path} holds no labelled completions.")
     return found

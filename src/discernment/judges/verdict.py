@@ -5,9 +5,11 @@ from enum import StrEnum
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from discernment.errors import DataError
+from discernment.judges.prose import readable
 from discernment.models.thoughts import split_thought
 
 UNENDED = "the thought never ends"
+NOTHING_TO_READ = "nothing to read"
 """Why a reply without an answer is unscored."""
 JUDGED_TOGETHER = 128
 """Replies given to a judge at once; between them, progress is told."""
@@ -69,9 +71,15 @@ def judge_all(judge: Judge, exchanges: Sequence[tuple[str, str]]) -> list[Judgem
     if isinstance(judge, BatchJudge):
         said = judge.judge_many(asked) if asked else []
     else:
-        said = [Judgement(judge.judge(*exchange)) for exchange in asked]
+        said = [_judgement(judge, *exchange) for exchange in asked]
     rest = iter(said)
     return [Judgement(Verdict.UNSCORED, UNENDED) if answer is None else next(rest) for answer in answers]
+
+
+def _judgement(judge: Judge, prompt: str, completion: str) -> Judgement:
+    verdict = judge.judge(prompt, completion)
+    unread = verdict is Verdict.UNSCORED and readable(completion) is None
+    return Judgement(verdict, NOTHING_TO_READ if unread else None)
 
 
 def judge_in_turn(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +39,11 @@ SHORT_KEY = 8
 """Shorter keys, such as those of endpoints that ask for none, are words that an endpoint may well say."""
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
+
+
+def address(base_url: str | None) -> str | None:
+    """The endpoint's address: the one that is named, or that of `OPENAI_BASE_URL`; None for OpenAI's own."""
+    return base_url or os.environ.get("OPENAI_BASE_URL") or None
 
 
 class Ending(StrEnum):
@@ -244,7 +250,7 @@ def _open_client(base_url: str | None, api_key: str | None, retries: int, timeou
         from openai import DefaultHttpxClient, OpenAI, OpenAIError
     except ImportError:
         raise RecipeError("An endpoint needs `pip install 'discernment[judges]'`.") from None
-    own = DefaultHttpxClient(trust_env=False) if ON_THIS_MACHINE.match(base_url or "") else None
+    own = DefaultHttpxClient(trust_env=False) if ON_THIS_MACHINE.match(address(base_url) or "") else None
     try:
         return OpenAI(
             base_url=base_url, api_key=api_key, max_retries=retries, timeout=timeout, http_client=own

@@ -1,13 +1,13 @@
 """How a user names a model."""
 
 import datetime
-import os
 import re
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
 from discernment.frozen import Frozen
+from discernment.models.endpoint import address
 
 DATE = datetime.date(2026, 1, 1)
 """What templates that ask for the date are told: the same every day, so that the same prompt gives the same tokens."""
@@ -53,7 +53,7 @@ class Address(NamedTuple):
     @property
     def where(self) -> str:
         """The endpoint's address, also where it is not named."""
-        return self.url or os.environ.get("OPENAI_BASE_URL") or OPENAI
+        return address(self.url) or OPENAI
 
 
 class EndpointOptions(Frozen):

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from discernment.files import content_hash
-from discernment.models.endpoint import Ending, Endpoint, encodable, failure_in_words
+from discernment.models.endpoint import Ending, Endpoint, address, encodable, failure_in_words
 
 if TYPE_CHECKING:
     from discernment.models.model_spec import ModelSpec
@@ -81,9 +81,9 @@ class EndpointModel:
         timeout: float = 120.0,
     ) -> None:
         self.name = model
-        self.base_url = base_url
+        self.base_url = address(base_url)
         self.concurrency = concurrency
-        self._endpoint = Endpoint(model, base_url, api_key, retries, timeout)
+        self._endpoint = Endpoint(model, self.base_url, api_key, retries, timeout)
 
     @property
     def fingerprint(self) -> str:
