@@ -6,6 +6,7 @@ from discernment.diagnosis.learning_step import check_learning_step
 from discernment.errors import DataError
 from discernment.models.chat import ChatFormat
 from discernment.policies.policy import Policy
+from rules import Shifted
 from tiny import make_model
 
 REFUSAL = "Sorry, I can't help with that."
@@ -33,6 +34,14 @@ def test_a_small_step_does_what_the_kernel_says(policy):
     for name, p in policy.model.named_parameters():
         assert torch.equal(p, before[name])
         assert p.grad is None and p.requires_grad
+
+
+def test_a_rule_acts_on_what_is_observed_as_on_what_is_predicted(policy):
+    steered = Policy(policy.model, policy.chat, "tiny", rule=Shifted(strength=1.0))
+    found = check_learning_step(steered, OBSERVED, TRAINED, learning_rate=1e-5)
+    assert found.observed == pytest.approx(found.predicted, rel=0.02, abs=1e-7)
+    plain = check_learning_step(policy, OBSERVED, TRAINED, learning_rate=1e-5)
+    assert found.observed != pytest.approx(plain.observed, rel=0.02)
 
 
 def test_the_first_order_is_worth_less_for_a_larger_step(policy):

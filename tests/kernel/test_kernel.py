@@ -15,6 +15,7 @@ from discernment.kernel.kernel import KernelOptions
 from discernment.kernel.rows import probe_rows
 from discernment.models.chat import ChatFormat
 from discernment.policies.policy import Policy
+from rules import Shifted
 from tiny import FAMILIES, LAYERS, make_model
 
 PROMPTS = [
@@ -208,6 +209,15 @@ def test_adapters(make_policy, family, parameters, way):
     assert error(found.blocks, expected) < 1e-5
 
 
+def test_the_exact_norm_over_adapters_leaves_the_head_out(make_policy):
+    policy = with_adapters(make_policy("llama", tie_word_embeddings=False), "llama")
+    size = policy.model.config.vocab_size
+    found = gradient_kernel(policy, PROMPTS[:2], KernelOptions(rows="exact", parameters="lora"))
+    expected = reference(policy, [range(size)] * 2, lambda name: "lora_" in name)
+    norms = torch.einsum("irjq,irjq->ij", expected, expected).sqrt().numpy()
+    np.testing.assert_allclose(found.norms, norms, rtol=1e-5)
+
+
 def test_alone_or_in_a_batch_in_any_order(make_policy, way):
     policy = make_policy("qwen2")
     options = KernelOptions(k=5)
@@ -317,6 +327,17 @@ def test_the_state_of_another_measurement_is_not_taken_up(make_policy, tmp_path,
     policy = make_policy(seed=1)
     found = gradient_kernel(policy, PROMPTS, resume=state)
     torch.testing.assert_close(found.blocks, gradient_kernel(policy, PROMPTS).blocks, rtol=0, atol=0)
+    # The same weights under a rule of another strength.
+    with pytest.raises(KeyboardInterrupt):
+        gradient_kernel(_shifted(policy, 1.0), PROMPTS, resume=state, progress=stop)
+    assert state.is_file()
+    found = gradient_kernel(_shifted(policy, 0.5), PROMPTS, resume=state)
+    expected = gradient_kernel(_shifted(policy, 0.5), PROMPTS)
+    torch.testing.assert_close(found.blocks, expected.blocks, rtol=0, atol=0)
+
+
+def _shifted(policy, strength):
+    return Policy(policy.model, policy.chat, "tiny", rule=Shifted(strength=strength))
 
 
 def test_the_model_is_as_it_was(make_policy):

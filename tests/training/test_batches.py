@@ -89,6 +89,14 @@ def test_a_batch_has_room_for_two_of_the_rarest_label():
         BalancedBatches(prompts, 7, seed=0, weights=weights)
 
 
+def test_equal_weights_that_are_no_whole_numbers_are_equal():
+    prompts = prompts_of({label: [9] for label in Label})
+    tenths = dict.fromkeys(Label, 0.1)
+    assert blocks_of(BalancedBatches(prompts, 6, seed=0, weights=tenths))
+    for block in blocks_of(BalancedBatches(prompts, 9, seed=0, weights=tenths)):
+        assert Counter(prompts[row].label for row in block) == dict.fromkeys(Label, 3)
+
+
 def test_no_prompt_comes_twice_in_a_block_while_others_are_left():
     prompts = make_prompts(pairs=20)
     for block in blocks_of(BalancedBatches(prompts, 8, seed=1)):

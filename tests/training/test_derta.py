@@ -1,5 +1,6 @@
 """Decoupled refusal training: what its rows hold, and that its loss is the published one."""
 
+import copy
 import math
 
 import pytest
@@ -129,6 +130,21 @@ def test_a_row_is_no_longer_than_allowed_and_the_refusal_stays_whole(chat, token
     assert max(map(len, made.rows["input_ids"])) == needed + 2
     for row, example in zip(made.rows.to_list()[::2], TOXIC, strict=True):
         assert tokenizer.decode([t for t, _ in parts(row)]) == f"{example.response}<|im_end|>"
+
+
+def test_a_harmful_reply_for_which_there_is_no_room_makes_no_row(tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "{{ m['content'] }}", "{% if m['role'] == 'assistant' %}<s>\n<s>\n{% endif %}{{ m['content'] }}"
+    )
+    chat = ChatFormat(tokenizer)
+    before = len(chat.encode(TOXIC[0].text)) + len(chat.lead)
+    assert len(chat.lead) > 1
+    first = PromptSet(TOXIC[:1], Provenance(name="made"))
+    for room, rows in ((1, 2), (0, 1), (-1, 1)):
+        made = rows_of(chat, first, max_length=before + room)
+        assert len(made.rows) == rows
+        assert max(map(len, made.rows["input_ids"])) <= before + room
 
 
 def test_a_toxic_prompt_without_a_harmful_reply_is_an_ordinary_example(chat, tmp_path):

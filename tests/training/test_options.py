@@ -134,6 +134,10 @@ def test_options_reach_the_trainer(tmp_path, monkeypatch):
     options = OptimizerOptions(
         learning_rate=3e-4, batch_size=6, gradient_accumulation=2, warmup=0.25, schedule="linear", seed=9
     )
+    with pytest.raises(
+        TrainingError, match="set CUDA_VISIBLE_DEVICES=1 and `device: cuda` instead of `device: cuda:1`"
+    ):
+        trainer_arguments(options, tmp_path, 40, torch.device("cuda:1"), mixed=False)
     given = TrainingArguments(**trainer_arguments(options, tmp_path, 40, torch.device("cpu"), mixed=False))
     assert (given.learning_rate, given.per_device_train_batch_size) == (3e-4, 6)
     assert (given.gradient_accumulation_steps, given.get_warmup_steps(40)) == (2, 10)

@@ -183,6 +183,18 @@ def test_retention_keeps_benign_prompts_where_they_were(model_folder, tmp_path):
     assert drift[100.0] < 0.5 * drift[1e-6]
 
 
+def test_the_parts_of_the_loss_are_those_of_the_whole_step(model_folder, tmp_path):
+    spec = ModelSpec(model=str(model_folder()))
+    options = RefineOptions(
+        **{**OPTIONS, "steps": 3, "retention": 2.0, "retention_batch": 4, "gradient_accumulation": 2}
+    )
+    refine(spec, make_prompts(), options, tmp_path / "out", retained=make_benign(8))
+    rows = [row for row in history(tmp_path / "out") if "loss" in row]
+    assert len(rows) == 3
+    for row in rows:
+        assert row["loss"] == pytest.approx(row["contrast"] + 2.0 * row["retention"], rel=1e-4)
+
+
 def test_retention_is_the_relative_squared_movement():
     reference = torch.tensor([[[3.0, 4.0], [0.0, 2.0]], [[1.0, 0.0], [9.0, 9.0]]])
     moved = reference + torch.tensor([[[0.0, 5.0], [0.0, 1.0]], [[1.0, 0.0], [100.0, 100.0]]])

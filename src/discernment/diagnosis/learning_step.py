@@ -117,7 +117,8 @@ def _reply_log_probabilities(policy: Policy, pairs: Sequence[tuple[Asked, str]])
     prompts = policy.encode([prompt for prompt, _ in pairs])
     replies = [policy.chat.encode_reply(*pair) for pair in pairs]
     rows = [[*p, *r[:-1]] for p, r in zip(prompts, replies, strict=True)]
-    logits = last_logits(policy.model, rows, max(map(len, replies)), policy.pad_id)
+    with policy.acting():  # as the kernel does
+        logits = last_logits(policy.model, rows, max(map(len, replies)), policy.pad_id)
     found = []
     for z, reply in zip(logits, replies, strict=True):
         chosen = torch.log_softmax(z[-len(reply) :].double(), -1)

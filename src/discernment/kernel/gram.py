@@ -51,19 +51,49 @@ class Storage:
         self._files.clear()
 
 
+class Kept:
+    """Blocks in a storage; each comes back on the device that it was given on, also from a file.
+
+    Args:
+        storage: Keeps them.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self._held: list[tuple[Tensor, torch.device]] = []
+
+    def append(self, block: Tensor) -> None:
+        """Keep a block, `[prompts, ...]`."""
+        self._held.append((self.storage.keep(block), block.device))
+
+    def __getitem__(self, number: int) -> Tensor:
+        held, device = self._held[number]
+        return held.to(device)
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def sizes(self) -> list[int]:
+        """How many prompts each block has."""
+        return [len(held) for held, _ in self._held]
+
+
 class Factor:
     """The gradients of one group of parameters, from which their inner products come.
 
     Prompts are added in order; their pairs are gone through block by block. Small blocks wait until there are enough
     of them to make a large one.
 
+    Args:
+        storage: Keeps the blocks.
+
     Attributes:
         gradients: Those of each block, `[prompts, rows, ...]`.
         short: Whether the products of two blocks are many short steps, so that several pairs should go side by side.
     """
 
-    def __init__(self) -> None:
-        self.gradients: list[Tensor] = []
+    def __init__(self, storage: Storage) -> None:
+        self.gradients = Kept(storage)
         self.short = False
 
     def flush(self) -> None:
@@ -83,7 +113,7 @@ class Factor:
                 kernel[there, :, here] += found.permute(2, 3, 0, 1)
 
         pairs = itertools.combinations_with_replacement(range(len(self.gradients)), 2)
-        if self.short and self.gradients:
+        if self.short and len(self.gradients):
             in_parallel(add, pairs, self.gradients[0].device)
         else:
             for pair in pairs:
@@ -91,7 +121,7 @@ class Factor:
 
     def sizes(self) -> list[int]:
         """How many prompts each block has."""
-        return [len(gradients) for gradients in self.gradients]
+        return self.gradients.sizes()
 
     def products(self, one: int, other: int) -> Tensor:
         """Inner products between two blocks, `[prompts, rows, prompts, rows]`."""
@@ -106,8 +136,7 @@ class VectorFactor(Factor):
     """
 
     def __init__(self, storage: Storage) -> None:
-        super().__init__()
-        self.storage = storage
+        super().__init__(storage)
         self._waiting: list[Tensor] = []
 
     def add(self, gradients: Tensor) -> None:
@@ -120,9 +149,7 @@ class VectorFactor(Factor):
     def flush(self) -> None:
         """Make a block of what waits."""
         if self._waiting:
-            self.gradients.append(
-                self.storage.keep(self._waiting[0] if len(self._waiting) == 1 else torch.cat(self._waiting))
-            )
+            self.gradients.append(self._waiting[0] if len(self._waiting) == 1 else torch.cat(self._waiting))
             self._waiting.clear()
 
     def products(self, one: int, other: int) -> Tensor:

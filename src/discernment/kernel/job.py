@@ -231,7 +231,7 @@ class KernelJob:
             self.backward.head.weight.detach(),
             self.backward.blocks,
             self._tied_lookups(),
-            head=self.options.head and self.options.layers is None,
+            head=self.options.head and self.options.layers is None and self.options.parameters == "all",
             bias=self.backward.head.bias is not None,
         )
 
@@ -265,7 +265,16 @@ class _State:
         if path is not None:
             weights = [float(p.double().sum()) for p in job.policy.model.parameters()]
             asked = job.options.model_dump(mode="json", exclude={"memory_gib"})
-            self.key = content_hash([job.sequences, job.replies, list(job.tap_layers), asked, repr(weights)])
+            rule = job.policy.rule
+            learned = {} if rule is None else {n: float(t.double().sum()) for n, t in rule.tensors.items()}
+            acting = (
+                None
+                if rule is None
+                else [rule.name, rule.version, rule.model_dump(mode="json"), repr(learned)]
+            )
+            self.key = content_hash(
+                [job.sequences, job.replies, list(job.tap_layers), asked, repr(weights), acting]
+            )
 
     def save(self, number: int) -> None:
         """Write down that the backward pass is through layer `number`, if some time has gone by."""

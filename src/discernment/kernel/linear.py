@@ -23,7 +23,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from discernment.kernel.gram import PIECE_ROWS, SLICE_ENTRIES, Factor, Storage, VectorFactor, products
+from discernment.kernel.gram import PIECE_ROWS, SLICE_ENTRIES, Factor, Kept, Storage, VectorFactor, products
 
 Way = Literal["ghost", "moved", "materialised"]
 
@@ -67,14 +67,13 @@ class LinearFactor(Factor):
     """
 
     def __init__(self, storage: Storage, *, shared: int, bias: bool, way: Way) -> None:
-        super().__init__()
-        self.storage = storage
+        super().__init__(storage)
         self.shared = shared if way != "materialised" else 0
         self.bias = bias
         self.way = way
         self.short = way == "moved"
         self.basis: Tensor | None = None
-        self.inputs: list[Tensor] = []
+        self.inputs = Kept(storage)
         self.coordinates = VectorFactor(storage)
         self._waiting: list[tuple[Tensor, Tensor]] = []
         self._lengths: list[int] = []
@@ -126,10 +125,8 @@ class LinearFactor(Factor):
             here = slice(start, start + size)
             own = max(1, max(lengths[here]) - self.shared)
             back = gradients[here, :, longest - own :]
-            self.inputs.append(self.storage.keep(inputs[here, longest - own :].contiguous()))
-            self.gradients.append(
-                self.storage.keep(self._chunked(back) if self.way == "moved" else back.contiguous())
-            )
+            self.inputs.append(inputs[here, longest - own :].contiguous())
+            self.gradients.append(self._chunked(back) if self.way == "moved" else back.contiguous())
 
     def _split(self, inputs: Tensor, gradients: Tensor, lengths: Sequence[int]) -> Tensor:
         """Move what lies in the span of the shared beginning's inputs to the coordinates; the inputs' rest."""
@@ -160,7 +157,7 @@ class LinearFactor(Factor):
 
     def sizes(self) -> list[int]:
         """How many prompts each block has."""
-        return [len(inputs) for inputs in self.inputs]
+        return self.inputs.sizes()
 
     def products(self, one: int, other: int) -> Tensor:
         """Inner products between two blocks, without those of the coordinates."""

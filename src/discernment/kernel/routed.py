@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from discernment.kernel.gram import PIECE_ROWS, Factor, Storage
+from discernment.kernel.gram import PIECE_ROWS, Factor, Kept, Storage
 
 
 class Slots(NamedTuple):
@@ -45,9 +45,8 @@ class RoutedFactor(Factor):
     """
 
     def __init__(self, storage: Storage) -> None:
-        super().__init__()
-        self.storage = storage
-        self.inputs: list[Tensor] = []
+        super().__init__(storage)
+        self.inputs = Kept(storage)
         self.slots: list[Slots] = []
         self._waiting: list[tuple[Tensor, Tensor, Slots]] = []
 
@@ -76,8 +75,8 @@ class RoutedFactor(Factor):
         owners = torch.cat([s.owners + start for s, start in zip(slots, starts, strict=False)])
         places = torch.cat([s.places + row for s, row in zip(slots, rows, strict=False)])
         order = experts.argsort(stable=True)
-        self.inputs.append(self.storage.keep(torch.cat(inputs)[order]))
-        self.gradients.append(self.storage.keep(torch.cat(gradients)))
+        self.inputs.append(torch.cat(inputs)[order])
+        self.gradients.append(torch.cat(gradients))
         self.slots.append(Slots(starts[-1], experts[order], owners[order], places[order]))
 
     def sizes(self) -> list[int]:

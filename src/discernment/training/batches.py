@@ -3,6 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -87,7 +88,8 @@ class BalancedBatches(EpochSampler):
                 f"The contrast needs prompts of two labels and has only {' and '.join(self.labels) or 'none'}; "
                 "name more sets."
             )
-        self.weights = {label: (weights or {}).get(label, 1.0) for label in self.labels}
+        # As they are written: a sum of tenths is no whole number in floating point.
+        self.weights = {label: Fraction(str((weights or {}).get(label, 1))) for label in self.labels}
         needed = math.ceil(2 * sum(self.weights.values()) / min(self.weights.values()))
         if batch_size < needed:
             raise TrainingError(
@@ -120,9 +122,8 @@ class BalancedBatches(EpochSampler):
         block: list[int] = []
         for place, label in enumerate(labels):
             left = sum(self.weights[other] for other in labels[place:])
-            share = self.batch_size - len(
-                block
-            )  # the last label fills the block, however its share is rounded
+            # The last label fills the block, however its share is rounded.
+            share = self.batch_size - len(block)
             if place < len(labels) - 1:
                 share = math.floor(share * self.weights[label] / left)
             chosen: list[int] = []

@@ -1,10 +1,11 @@
 """The trainer of stage 1: batches of balanced labels through the cut model, and the contrastive loss on what comes out."""
 
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
 from discernment.diagnosis.separability import probe_folds, separation
 from discernment.errors import TrainingError
@@ -26,6 +27,7 @@ from discernment.training.losses import ContrastiveLoss, pool, retention
 from discernment.training.micro_batches import Rows, in_length_groups, in_micro_batches, padded_to
 from discernment.training.options import trainer_arguments
 from discernment.training.sharding import shards
+from discernment.training.stage_trainer import StageTrainer
 
 HISTORY = {
     "loss": "loss",
@@ -44,7 +46,7 @@ Validation = tuple[list[list[int]], list[bool], list[str]]
 """Encoded validation prompts: token ids, whether each is toxic, and their sources."""
 
 
-class ContrastiveTrainer(Trainer):
+class ContrastiveTrainer(StageTrainer):
     """Trains a cut model with a contrastive loss on the states of its last layer.
 
     Args:
@@ -82,7 +84,8 @@ class ContrastiveTrainer(Trainer):
         self.validation = validation
         self.held = held
         self.contrastive_loss = loss
-        self.parts: dict[str, float] = {}
+        self.parts: dict[str, list[float]] = {"contrast": [], "retention": []}
+        """Of each part of the loss, what its blocks gave since the last step."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> BalancedBatches:
         return self.sampler
@@ -101,14 +104,14 @@ class ContrastiveTrainer(Trainer):
         every = every_label != RETAINED
         sources = of_all_devices(inputs["sources"])[every] if self.options.loss.worst_sources else None
         loss = self.contrastive_loss(states[every], every_label[every], sources)
-        self.parts = {"contrast": float(loss.detach())}
+        self.parts["contrast"].append(float(loss.detach()))
         if self.options.retention:
             kept = mask[labels == RETAINED]
             mean = states.new_zeros(())  # the devices that have the end of the batch have all of it
             if "references" in inputs:
                 mean = retention(retained, inputs["references"], kept)
             drift = part_of_mean(mean, kept.sum())
-            self.parts["retention"] = mean_over_devices(drift)
+            self.parts["retention"].append(mean_over_devices(drift))
             loss = loss + self.options.retention * drift
         return (loss, states) if return_outputs else loss
 
@@ -139,8 +142,12 @@ class ContrastiveTrainer(Trainer):
         return states, in_micro_batches(self.cut, {n: batch[n][~contrasted] for n in read}, size, tokens)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add the parts of the loss to what the trainer logs."""
-        super().log({**logs, **(self.parts if "loss" in logs else {})}, *args, **kwargs)
+        """Add the parts of the loss to what the trainer logs: of a step's blocks the mean, as of the loss."""
+        parts: dict[str, float] = {}
+        if "loss" in logs:
+            parts = {name: fmean(values) for name, values in self.parts.items() if values}
+            self.parts = {name: [] for name in self.parts}
+        super().log({**logs, **parts}, *args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Similarity within and across the labels of the validation prompts, and a linear probe's AUROC."""

@@ -141,7 +141,7 @@ def derta_rows(
         prefix = text[: 0 if plain else draw.randint(0, most)]
         lead, refusal = reply[: len(chat.lead)], reply[len(chat.lead) :]
         made.append((_row(prompt, (lead, lead), (prefix, None), (refusal, refusal)), name))
-        text = text[: options.max_length - before]
+        text = text[: max(0, options.max_length - before)]
         places = {*draw.sample(range(len(text)), math.ceil(keep * len(text)))}
         labels = [target if place in places else IGNORED for place in range(len(text))]
         if text:

@@ -44,7 +44,9 @@ class HistoryCallback(TrainerCallback):
         """Drop what an interrupted attempt wrote beyond its last checkpoint."""
         if not is_first():
             return
-        known = [r for _, r in read_json_lines(self.path, allow_torn_end=True)] if self.path.exists() else []
+        # Before the first checkpoint all begins anew, the look at step 0, too.
+        goes_on = state.global_step > 0 and self.path.exists()
+        known = [row for _, row in read_json_lines(self.path, allow_torn_end=True)] if goes_on else []
         write_json_lines(self.path, [row for row in known if row["step"] <= state.global_step])
 
     def on_log(

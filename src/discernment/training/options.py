@@ -144,10 +144,15 @@ def trainer_arguments(
         mixed: Compute in bfloat16 while the weights stay in float32.
 
     Raises:
-        TrainingError: If the devices cannot have equal parts of a batch.
+        TrainingError: If the devices cannot have equal parts of a batch, or it is to be another GPU than the first.
         RunError: If the stage is not one that several processes do together, and there are several.
     """
     check_together()
+    if device.type == "cuda" and device.index:
+        raise TrainingError(
+            f"Training takes the first GPU that it sees; set CUDA_VISIBLE_DEVICES={device.index} and `device: cuda` instead "
+            f"of `device: {device}`."
+        )
     # In parts, the best checkpoint would not be taken back.
     os.environ["FSDP_STATE_DICT_TYPE"] = "FULL_STATE_DICT"
     rows = options.share()

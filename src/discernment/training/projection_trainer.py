@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
 from discernment.models.cut import CutModel
 from discernment.models.precision import choose_device, trains_mixed
@@ -20,6 +20,7 @@ from discernment.training.history import HistoryCallback
 from discernment.training.losses import pool
 from discernment.training.options import trainer_arguments
 from discernment.training.projection import ProjectionOptions
+from discernment.training.stage_trainer import StageTrainer
 
 HISTORY = {"loss": "loss", "learning_rate": "learning_rate"}
 
@@ -42,7 +43,7 @@ def targets(states: Tensor, labels: Sequence[Label], alpha: float) -> Tensor:
     return states + torch.where(toxic, alpha, -alpha)[:, None] * along
 
 
-class ProjectionTrainer(Trainer):
+class ProjectionTrainer(StageTrainer):
     """Trains the last layer of a cut model towards targets that are made anew before each pass.
 
     Args:

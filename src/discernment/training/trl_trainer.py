@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import PeftModel
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from discernment.models.quantised import activate, is_quantised
@@ -21,9 +21,10 @@ from discernment.training.checkpoints import latest_checkpoint
 from discernment.training.history import TellsEpoch
 from discernment.training.options import LoraOptions
 from discernment.training.sharding import gather_model, is_sharded
+from discernment.training.stage_trainer import StageTrainer
 
 
-class TrlTrainer(Trainer):
+class TrlTrainer(StageTrainer):
     """Comes before a trainer of TRL among the bases of a class.
 
     A mixture of experts is trained without its router loss. Batches are of similar length, and their order depends on
