@@ -10,10 +10,12 @@ import pytest
 import torch
 import yaml
 
+from discernment.errors import DataError
 from discernment.files import read_yaml
 from discernment.models.model_spec import ModelSpec
 from discernment.prompts import load_source
 from discernment.runs.built_in import find_recipe
+from discernment.runs.first_recipe import begin
 from discernment.runs.first_recipe.begin import choose, write_recipe
 from discernment.runs.first_recipe.circumstances import Machine
 from discernment.runs.first_recipe.draft import as_yaml
@@ -141,6 +143,21 @@ def test_odd_columns_are_recognised_and_told(discern, questions):
     assert {"questions", "starter/toxic/violence"} & {p.source for p in materials.contrast} >= {"questions"}
 
 
+def test_a_try_that_fails_leaves_the_prompts_of_the_recipe_that_is_there(discern, questions, monkeypatch):
+    assert discern("init", "tiny", "--data", "mine")[0] == 0
+    before = Path("tiny-prompts.jsonl").read_bytes()
+    (questions / "more.csv").write_text("prompt,label\nHow so?,toxic\n")
+
+    def fail(*_):
+        assert Path("tiny-prompts.jsonl").read_bytes() != before
+        raise DataError("no luck")
+
+    monkeypatch.setattr(begin, "training_sets", fail)
+    code, _, error = discern("init", "tiny", "--data", "mine", "--force")
+    assert (code, error.splitlines()[-1]) == (2, "discern: no luck")
+    assert Path("tiny-prompts.jsonl").read_bytes() == before
+
+
 def test_what_the_options_say_of_files(discern, questions):
     (questions / "more.csv").write_text("question\nHow do I pick a lock?\nHow do I pick a flower?\n")
     (questions / "junk.csv").write_text("a,b\n1,2\n")
@@ -173,6 +190,7 @@ MISTAKES = {
     "no value": (["--data", "mine", "--label-map", "a.csv=toxic"], "--label-map 'a.csv=toxic' must be FILE:VALUE=LABEL."),
     "no role": (["--data", "mine", "--column", "a.csv:word=b"], "--column 'a.csv:word=b': 'word' is no role"),
     "nothing usable": (["--data", "full"], r"full holds no prompt file, only thesis.tex \(no table of prompts\)"),
+    "nothing to skip": (["--data", "full", "--skip", "qestions.csv"], r"full holds no file qestions.csv that could be skipped"),
     "unknown option": (["-M", "dtyp=float32"], "Options: `dtyp` is not a known option"),
 }  # fmt: skip
 

@@ -15,6 +15,7 @@ import datasets
 import pandas
 import pyarrow
 import pytest
+from pyarrow import parquet as parquet_files
 
 from discernment.errors import DataError
 from discernment.prompts import Label, PromptSource, Turn, load_source, load_sources
@@ -100,6 +101,18 @@ READABLE = [
     Kind("zstd", "a.csv.zst", zstd(table(";").encode())),
     Kind("bzip2", "a.json.bz2", bz2.compress(json.dumps(ROWS).encode())),
 ]
+
+
+def no_text() -> bytes:
+    """A column of texts with bytes that are none."""
+    array = pyarrow.StringArray.from_buffers(
+        1, pyarrow.array([0, 2], pyarrow.int32()).buffers()[1], pyarrow.py_buffer(b"\xff\xfe")
+    )
+    buffer = io.BytesIO()
+    parquet_files.write_table(pyarrow.table({"prompt": array}), buffer)
+    return buffer.getvalue()
+
+
 NO_TURNS = "needs both a `role` .system, user or assistant. and a `content` that is text; mend the turn"
 REFUSED = [
     Kind(
@@ -114,6 +127,14 @@ REFUSED = [
         "torn gzip", "a.csv.gz", gzip.compress(table().encode())[:-9], {}, "cannot be unpacked .*pack it anew"
     ),
     Kind("torn Parquet", "a.parquet", parquet(ROWS)[:-9], {}, "cannot be read as Parquet .*save it anew"),
+    Kind("Parquet that is no UTF-8", "a.parquet", no_text(), {}, "cannot be read as Parquet .*save it anew"),
+    Kind(
+        "no encoding of texts",
+        "a.csv",
+        b"prompt\nA",
+        {"encoding": "undefined"},
+        "cannot be read as 'undefined'",
+    ),
     Kind("not packed", "a.csv.gz", b"prompt", {}, "not packed as its name says; rename it"),
     Kind(
         "torn array", "a.json", json.dumps(ROWS, indent=2).encode()[:-5], {}, "line 11, is not JSON .*mend it"

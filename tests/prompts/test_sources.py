@@ -1,5 +1,6 @@
 import json
 
+import datasets
 import pytest
 from pydantic import ValidationError
 
@@ -36,6 +37,20 @@ def test_a_string_is_a_set():
     assert PromptSource.model_validate("xstest") == PromptSource(set="xstest")
     assert PromptSource.model_validate({"set": "xstest", "label": "toxic"}).label is Label.TOXIC
     assert ids("starter/toxic")[0].startswith("toxic-")
+
+
+def test_configurations_of_one_hub_set_stand_together(monkeypatch):
+    def load_dataset(name, config, split, revision):
+        return [{"prompt": f"{config} {n}"} for n in range(2)]
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    sources = [
+        PromptSource(set="hub:bench/or-bench", hub_config=config, fixed_label=label)
+        for config, label in (("hard", Label.SEEMINGLY_TOXIC), ("toxic", Label.TOXIC))
+    ]
+    joined = load_sources(sources, "contrast")
+    assert [p.text for p in joined] == ["hard 0", "hard 1", "toxic 0", "toxic 1"]
+    assert len({p.id for p in joined}) == 4
 
 
 def test_filters(file):

@@ -3,7 +3,7 @@
 import pytest
 from filelock import FileLock
 
-from discernment.errors import DiscernmentError, RecipeError, RunError
+from discernment.errors import DiscernmentError, ModelError, RecipeError, RunError
 from discernment.files import read_json, write_json
 from discernment.policies.policy import Policy
 from discernment.reporting.pages.run import write_report
@@ -49,6 +49,18 @@ def test_a_directory_that_was_there_stays_after_a_mistake(recipe, tmp_path):
     with pytest.raises(DiscernmentError, match=r"`refine\.layer` is missing"):
         run_recipe(mistaken, directory)
     assert directory.is_dir()
+
+
+def test_a_model_that_is_not_there_costs_no_results(recipe, tmp_path):
+    run_recipe(recipe, tmp_path / "run")
+    before = (tmp_path / "run/results.json").read_bytes()
+    missing = recipe.model_copy(
+        update={"name": "other", "model": recipe.model.model_copy(update={"model": str(tmp_path / "nobody")})}
+    )
+    with pytest.raises(ModelError, match="There is no model folder"):
+        run_recipe(missing, tmp_path / "run")
+    assert (tmp_path / "run/results.json").read_bytes() == before
+    assert (tmp_path / "run/manifest.json").is_file()
 
 
 def test_a_run_of_another_version_is_refused_in_one_sentence_and_can_be_read(recipe, tmp_path):

@@ -117,6 +117,7 @@ def test_a_stage_that_no_group_changes_is_done_once(content, tmp_path):
         ({"leave_out": {"a b": ["x"]}}, "leave_out"),
         ({"leave_out": {"empty": []}}, "leave_out"),
         ({"evaluate": {"rejection": False}}, "leave `rejection: false` out"),
+        ({"evaluate": {"suite": "quick"}}, "leave `suite` out"),  # training may see its sets
     ],
 )
 def test_a_group_that_means_nothing_is_a_sentence(content, tmp_path, change, said):

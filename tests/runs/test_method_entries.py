@@ -6,6 +6,8 @@ import pytest
 import yaml
 
 from discernment.errors import RecipeError
+from discernment.methods.method import find_method, known_methods
+from discernment.policies.rule import known_rules
 from discernment.runs.recipe import parse_recipe, read_recipe
 from good_recipe import GOOD, changed
 from tiny import make_prompts
@@ -115,3 +117,28 @@ def test_what_differs_for_a_method_differs_for_what_it_stands_on(tmp_path):
 def test_what_cannot_be_stood_on(methods, message):
     with pytest.raises(RecipeError, match=re.escape(message)):
         parse_recipe({**GOOD, "methods": methods}, "r")
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (
+            {"method": "dcr", "rule": {"system": "x"}},
+            "`methods.0.rule`: the method 'dcr' acts by no rule; leave it out.",
+        ),
+        ({"method": "base", "rule": {"nonsense": 3}}, "`methods.0.rule`: the method 'base' acts by no rule"),
+        (
+            {"method": "stl", "data": {"validation": None}},
+            "`methods.0.data.validation` is empty, which would leave",
+        ),
+    ],
+)
+def test_what_would_change_nothing_is_refused(method, message):
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        parse_recipe({**GOOD, "methods": [method]}, "r")
+
+
+def test_methods_that_act_by_a_rule_say_so():
+    acting = [name for name in known_methods() if find_method(name).acts_by_rule]
+    assert set(acting) == {*known_rules()} & {*known_methods()}
+    assert len(acting) > 3

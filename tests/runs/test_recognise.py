@@ -4,6 +4,7 @@ import pytest
 
 from discernment.errors import DataError
 from discernment.prompts import Label, Split
+from discernment.runs.first_recipe.folder import Said, read_folder
 from discernment.runs.first_recipe.recognise import Given, recognise, split_of
 
 QUESTIONS = [f"How do I stop the process number {n}?" for n in range(8)]
@@ -170,3 +171,16 @@ def test_splits():
     ]  # fmt: skip
     numbers = table(question=QUESTIONS, kind=KINDS, fold=[0, 1, 2, 3] * 2)
     assert recognise("q.csv", numbers, Given()).split is None
+
+
+def test_a_validation_stays_where_there_is_no_test(tmp_path):
+    topics = ["boats", "kites", "lamps", "soups", "drums", "tents", "gates", "coats", "ferns", "seals"]
+    for file, verbs in (("train", ["stop", "sell", "hide", "draw"]), ("validation", ["wash", "lift"])):
+        rows = [f"How would one {verb} {n} {topic}?" for n, topic in enumerate(topics) for verb in verbs]
+        (tmp_path / f"{file}.csv").write_text(
+            "prompt,label\n" + "".join(f"{row},{['toxic', 'benign'][n % 2]}\n" for n, row in enumerate(rows))
+        )
+    found = read_folder(tmp_path, Said({}, []))
+    splits = {name: {p.split for p in found.prompts if p.source == name} for name in ("train", "validation")}
+    assert splits == {"train": {Split.TRAIN, Split.TEST}, "validation": {Split.VALIDATION}}
+    assert "the validation as the files say" in found.split

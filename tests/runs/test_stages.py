@@ -211,6 +211,24 @@ def test_a_directory_of_ones_own(tmp_path, base):
         run_into(out, "align", train, {**inputs, "prompts": make_prompts(3)}, heard)
 
 
+def test_a_directory_of_ones_own_is_worked_in_by_one_process(tmp_path, base):
+    def work(out, start):
+        with pytest.raises(RunError, match=r"mine is in use by another process; wait for it or name another"):
+            run_into(tmp_path / "mine", "align", train, {"start": start}, Quiet())
+        return train(out, start=start)
+
+    assert run_into(tmp_path / "mine", "align", work, {"start": base}, Quiet())
+    assert [path.name for path in tmp_path.iterdir() if "lock" in path.name] == []
+
+
+def test_a_link_stands_for_what_it_points_to(tmp_path, base):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    assert run_into(tmp_path / "link", "align", train, {"start": base}, Quiet())
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real/stage.json").is_file()
+
+
 def test_nothing_that_others_left_is_written_over(tmp_path, base):
     foreign = tmp_path / "foreign"
     foreign.mkdir()

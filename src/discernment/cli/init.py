@@ -88,13 +88,16 @@ def _write(
         if path.exists() and not force:
             raise RecipeError(f"{path} is there already; name another by --out, or write over it by --force.")
     command = shlex.join(["discern", "init", spec.model, *(["--data", str(data)] if data else [])])
-    new = not prompts_file(out).exists()
+    file = prompts_file(out)
+    before = file.read_bytes() if file.exists() else None
     try:
         found = choose(spec, data, said, out, minutes, lambda what: notice(f"Looking at {what} ...", "dim"))
         return found, write_recipe(as_yaml(found, _name(out.stem), command), out)
     except BaseException:
-        if new:  # without a recipe they would only be in the way of the next try
-            prompts_file(out).unlink(missing_ok=True)
+        if before is None:  # without a recipe they would only be in the way of the next try
+            file.unlink(missing_ok=True)
+        elif file.read_bytes() != before:  # which the recipe that is there was written for
+            file.write_bytes(before)
         raise
 
 

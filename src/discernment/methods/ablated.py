@@ -22,6 +22,7 @@ class Ablated(Method):
     """Steer what it stands on by a direction that a stage of its own finds."""
 
     name: ClassVar[str] = "ablated"
+    acts_by_rule: ClassVar[bool] = True
     on: ClassVar[str | None] = "stl"
 
     def build(

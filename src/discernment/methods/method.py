@@ -150,11 +150,13 @@ class Method(ABC):
         on: The method that it stands on, for one that does not start from the base model: `build` is given the policy of
             that one as `base`. A recipe may name another with `on`.
         options_type: The options of its own, which a recipe gives under `options`; without a field, it takes none.
+        acts_by_rule: Whether its policy acts by a rule, whose options a recipe gives under `rule`.
     """
 
     name: ClassVar[str]
     on: ClassVar[str | None] = None
     options_type: ClassVar[type[Frozen]] = Frozen
+    acts_by_rule: ClassVar[bool] = False
 
     @abstractmethod
     def build(

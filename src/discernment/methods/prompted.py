@@ -10,6 +10,7 @@ class Prompted(Method):
     """No training: a decoding rule with one context, on the base model unless told otherwise."""
 
     name: ClassVar[str] = "prompted"
+    acts_by_rule: ClassVar[bool] = True
     on: ClassVar[str | None] = "base"
 
     def build(

@@ -35,6 +35,7 @@ class Scans(Method):
     """Steer what it stands on by vectors and a threshold that a stage of its own finds."""
 
     name: ClassVar[str] = "scans"
+    acts_by_rule: ClassVar[bool] = True
     on: ClassVar[str | None] = "stl"
 
     def build(

@@ -10,6 +10,7 @@ class SelfCd(Method):
     """No training of its own: a decoding rule with two contexts."""
 
     name: ClassVar[str] = "self_cd"
+    acts_by_rule: ClassVar[bool] = True
     on: ClassVar[str | None] = "stl"
 
     def build(

@@ -56,6 +56,7 @@ class Surgical(Method):
     """Steer what it stands on by a direction that a stage of its own finds, or change its weights by it."""
 
     name: ClassVar[str] = "surgical"
+    acts_by_rule: ClassVar[bool] = True
     on: ClassVar[str | None] = "stl"
 
     def build(

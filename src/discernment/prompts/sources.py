@@ -13,7 +13,7 @@ from discernment.frozen import Frozen
 from discernment.prompts.catalogue import catalogue, load_catalogue_set, nearest_names
 from discernment.prompts.columns import Columns, label_key
 from discernment.prompts.prompt import Label, Split
-from discernment.prompts.prompt_set import PromptSet
+from discernment.prompts.prompt_set import PromptSet, Provenance
 from discernment.prompts.starter import STARTER_SETS, load_starter
 from discernment.prompts.tables import kind_of, known_endings
 
@@ -165,6 +165,13 @@ def load_sources(
     return PromptSet.concatenate([load_source(source, data_dir, seed=seed) for source in sources], name)
 
 
+def _of_hub(source: PromptSource) -> Provenance:
+    name = source.set.removeprefix(HUB_PREFIX)
+    # Several configurations or splits of one set may be joined.
+    part = "/".join(each for each in (source.hub_config, source.hub_split, source.revision) if each)
+    return Provenance(name=name, address=name, revision=source.revision, folder=part)
+
+
 def _read(source: PromptSource, data_dir: Path | None) -> PromptSet:
     name = source.set
     if name.startswith(HUB_PREFIX):
@@ -174,6 +181,7 @@ def _read(source: PromptSource, data_dir: Path | None) -> PromptSet:
             split=source.hub_split,
             revision=source.revision,
             columns=_columns(source),
+            provenance=_of_hub(source),
         )
     if source.is_file:
         return PromptSet.from_file(Path(name).expanduser(), _columns(source), encoding=source.encoding)

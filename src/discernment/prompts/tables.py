@@ -131,6 +131,10 @@ def _decoded(path: Path, content: bytes, encoding: str | None) -> str:
         )
         name = "UTF-8" if found.startswith("utf-8") else found
         raise DataError(f"{path}, line {number}, is not {name} ({error.reason}); {advice}.") from error
+    except UnicodeError as error:  # of an encoding that is none of texts, such as `undefined`
+        raise DataError(
+            f"{path} cannot be read as {encoding!r} ({_first_line(error)}); name its encoding, such as utf-16 or cp1252."
+        ) from error
 
 
 # ---------------------------------------------------------------------- JSON
@@ -187,7 +191,7 @@ def _csv(path: Path, text: str, wanted: Sequence[str]) -> list[dict[str, str]]:
     first, _, rest = text.partition("\n")
     if SAID_BY_EXCEL.fullmatch(first):
         separators, text = first[4], rest
-    headers = {separator: _header(text, separator) for separator in separators}
+    headers = {separator: _header(text.lstrip("\r\n"), separator) for separator in separators}
     usual = "\t" if ".tsv" in path.name.casefold() else ","
     separator = max(
         separators, key=lambda s: (bool(set(headers[s]) & set(wanted)), len(headers[s]), s == usual)
@@ -230,9 +234,11 @@ def _parquet(path: Path, content: bytes) -> Iterator[Row]:
 
     try:
         batches = parquet.read_table(pyarrow.BufferReader(content)).to_batches()
-    except (OSError, pyarrow.ArrowException) as error:
+        rows = [row for batch in batches for row in batch.to_pylist()]
+    # Texts that are no UTF-8 and time zones that nobody knows are found as they are turned into Python's.
+    except (OSError, pyarrow.ArrowException, ValueError, LookupError) as error:
         raise DataError(f"{path} cannot be read as Parquet ({_first_line(error)}); save it anew.") from error
-    return enumerate((row for batch in batches for row in batch.to_pylist()), start=1)
+    return enumerate(rows, start=1)
 
 
 def _first_line(error: BaseException) -> str:

@@ -61,6 +61,32 @@ def claim(directory: Path, kind: str, *, whole: bool = True) -> Iterator[None]:
         lock.release()
 
 
+@contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Keep other processes away from a directory that a single stage is done into, and from its unfinished one.
+
+    Args:
+        directory: The directory, which need not be there; the lock lies beside it, and is removed afterwards.
+
+    Raises:
+        RunError: If it is in use.
+    """
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(directory.with_name(f".{directory.name}.lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RunError(
+            f"The directory {directory} is in use by another process; wait for it or name another with --out."
+        ) from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # where an open file cannot be removed
+            Path(lock.lock_file).unlink()
+        lock.release()
+
+
 def _check_ours(directory: Path, kind: str) -> None:
     """Make sure that nothing of the user's is written over: that a directory is empty or was worked in before."""
     names = {path.name for path in directory.iterdir()}

@@ -110,6 +110,11 @@ def without(recipe: Recipe, group: str, seed: int) -> Recipe:
             "`leave_out` measures how methods rank prompts, which takes rejection probabilities; leave "
             "`rejection: false` out of `evaluate`."
         )
+    if recipe.evaluate.suite is not None:
+        raise RecipeError(
+            "`leave_out` measures on the sets that it leaves out, which stand under `evaluate.benchmarks`; leave `suite` out "
+            "of `evaluate`."
+        )
     sets = set(recipe.leave_out[group])
     others = {name for names in recipe.leave_out.values() for name in names} - sets
     trained = {s.set for data in _all_data(recipe) for sources in _lists(data).values() for s in sources}

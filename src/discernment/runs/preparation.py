@@ -204,8 +204,10 @@ class _DryStage:
 
 
 def _depth(spec: ModelSpec) -> int | None:
+    where = None if spec.is_served else resolve(spec)
+    if where is None:
+        return None
     try:
-        where = resolve(spec)
         file = find_file(where, "config.json", spec.revision)
         said = read_json(file) if file is not None else {}
         # What makes a configuration of it also loads what runs models, which takes longer than all else here.

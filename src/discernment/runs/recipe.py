@@ -306,7 +306,16 @@ def parse_recipe(content: dict[str, Any], where: str) -> Recipe:
                 except ValidationError as error:
                     raise RecipeError(f"{where}: {first_problem(error, model, prefix)}") from error
     for number, entry in enumerate(recipe.methods):
+        if nothing := [name for name in entry.data.model_fields_set if getattr(entry.data, name) is None]:
+            raise RecipeError(
+                f"{where}: `methods.{number}.data.{min(nothing)}` is empty, which would leave the recipe's own; a method can "
+                "name other prompts, but not go without."
+            )
         _check_own_options(entry, f"methods.{number}.options", where)
+        if entry.rule and not find_method(entry.method).acts_by_rule:
+            raise RecipeError(
+                f"{where}: `methods.{number}.rule`: the method {entry.method!r} acts by no rule; leave it out."
+            )
         recipe.steps(entry)
     return recipe
 

@@ -20,6 +20,7 @@ from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import PromptSet
 from discernment.runs import stage_record
 from discernment.runs.claims import Claim, claimed
+from discernment.runs.directory import alone
 from discernment.runs.resources import Meter
 from discernment.runs.stage_record import (
     StageRecord,
@@ -313,27 +314,30 @@ def run_into(
         to see whether they are what it left.
 
     Raises:
-        RunError: If `out` holds something else.
+        RunError: If `out` holds something else, or another process works there.
         DiskError: If there is no room for what the stage leaves.
     """
-    runner = StageRunner(out.parent, reporter)
-    described = runner.describe(inputs)
-    if (out / stage_record.FILE).is_file() and _is_done(out, described):
-        reporter.stage(name, "", reused=True)
-        return False
-    if out.is_file() or (out.exists() and any(out.iterdir())):
-        raise RunError(f"The directory {out} holds something else already; name another with --out.")
-    part = out.with_name(f"{out.name}.part")
-    note = part / "inputs.json"
-    if note.is_file() and _read(note) != described and any(path != note for path in part.iterdir()):
-        raise RunError(
-            f"The directory {part} holds an interrupted stage with other inputs; remove it or name another."
-        )
-    write_json(note, described)
-    reporter.stage(name, "", reused=False)
-    with tracked(None, out.absolute().parent / FOLDER, out.absolute().name):
-        _work(name, out, work, {**inputs, **(extra or {})}, described)
-    return True
+    if out.is_symlink():  # what is put in its place would leave what it points to
+        out = out.resolve()
+    with alone(out):
+        runner = StageRunner(out.parent, reporter)
+        described = runner.describe(inputs)
+        if (out / stage_record.FILE).is_file() and _is_done(out, described):
+            reporter.stage(name, "", reused=True)
+            return False
+        if out.is_file() or (out.exists() and any(out.iterdir())):
+            raise RunError(f"The directory {out} holds something else already; name another with --out.")
+        part = out.with_name(f"{out.name}.part")
+        note = part / "inputs.json"
+        if note.is_file() and _read(note) != described and any(path != note for path in part.iterdir()):
+            raise RunError(
+                f"The directory {part} holds an interrupted stage with other inputs; remove it or name another."
+            )
+        write_json(note, described)
+        reporter.stage(name, "", reused=False)
+        with tracked(None, out.absolute().parent / FOLDER, out.absolute().name):
+            _work(name, out, work, {**inputs, **(extra or {})}, described)
+        return True
 
 
 def _is_done(out: Path, described: Mapping[str, Any]) -> bool:

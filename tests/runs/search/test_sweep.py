@@ -77,6 +77,7 @@ def test_a_recipe_may_stand_in_a_file_of_its_own(tmp_path):
     [
         ({"spce": {}}, "`spce` is not a known option; did you mean `space`?"),
         ({"space": {}}, "`space`: Dictionary should have at least 1 item"),
+        ({"seeds": [0, -1]}, "`seeds.1`: Input should be greater than or equal to 0"),
         ({"space": {"refine.lyer": [1]}}, "`refine.lyer` is not a known option; did you mean `layer`?"),
         ({"space": {"refine.layer": [1, -2]}}, "`refine.layer`"),
         ({"space": {"refine.layer": {"low": 1, "high": 4}}}, "`refine.layer`"),

@@ -27,6 +27,7 @@ from discernment.runs.first_recipe.recognise import (
 SHARES: Mapping[Split, float] = {Split.TRAIN: 0.6, Split.VALIDATION: 0.1, Split.TEST: 0.3}
 """More for the test than a large set needs: the intervals of a small one are wide."""
 SHARES_BESIDE_A_TEST: Mapping[Split, float] = {Split.TRAIN: 0.85, Split.VALIDATION: 0.15}
+SHARES_BESIDE_VALIDATION: Mapping[Split, float] = {Split.TRAIN: 0.7, Split.TEST: 0.3}
 MOST_PROMPTS = 4000
 """So many are drawn of a larger folder; a search for near duplicates goes over all pairs."""
 ADVICE: Mapping[str, str] = {
@@ -109,8 +110,12 @@ def _tables(folder: Path, said: Said, own: Path | None) -> tuple[dict[str, Path]
     paths = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.is_file())
     base = folder.parent if folder.is_file() else folder
     tables, left_out = {}, []
-    for path in paths:
-        name = path.relative_to(base).as_posix()
+    names = [path.relative_to(base).as_posix() for path in paths]
+    if missing := [name for name in said.skipped if name not in names]:
+        raise DataError(
+            f"{folder} holds no file {missing[0]} that could be skipped; give its path below the folder."
+        )
+    for name, path in zip(names, paths, strict=True):
         if any(part.startswith(".") for part in Path(name).parts):
             continue
         if own is not None and path.absolute() == own.absolute():
@@ -264,7 +269,18 @@ def _with_splits(prompts: PromptSet) -> tuple[PromptSet, str]:
     """The prompts with a split each, and how they came by it: their own splits go first."""
     test = [p for p in prompts if p.split is Split.TEST]
     rest = [p for p in prompts if p.split is not Split.TEST]
+    unwatched = [p for p in rest if p.split is not Split.VALIDATION]
     try:
+        if not test and 0 < len(unwatched) < len(rest):
+            dealt = {
+                p.id: p
+                for p in assign_splits(PromptSet(unwatched, prompts.provenance), SHARES_BESIDE_VALIDATION)
+            }
+            split = PromptSet([dealt.get(p.id, p) for p in prompts], prompts.provenance)
+            return (
+                split,
+                "the validation as the files say, the rest, which has no test, split 70/30 into train and test",
+            )
         if not test:
             return assign_splits(prompts, SHARES), (
                 "split 60/10/30 into train, validation and test, so that no near copy stands on two sides"

@@ -7,7 +7,7 @@ import itertools
 import random
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AliasChoices, Field, ValidationError, model_validator
 
@@ -17,6 +17,7 @@ from discernment.runs.built_in import built_in, find_recipe
 from discernment.runs.problems import first_problem
 from discernment.runs.recipe import Recipe, parse_recipe, read_mapping, read_recipe
 from discernment.runs.search.objective import Objective
+from discernment.training.options import LARGEST_SEED
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -94,7 +95,7 @@ class Sweep(Frozen):
     sampler: Literal["tpe", "random", "grid"] = "tpe"
     trials: int | None = Field(None, ge=1, description="All together; 20, or the whole grid, without it.")
     seed: int = Field(0, ge=0, description="Seed of the search.")
-    seeds: tuple[int, ...] = Field(
+    seeds: tuple[Annotated[int, Field(ge=0, le=LARGEST_SEED)], ...] = Field(
         (), description="Seeds of every trial's recipe; the recipe's own by default."
     )
     allow_test: bool = Field(False, description="Whether to choose on prompts of a test split.")
