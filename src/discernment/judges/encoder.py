@@ -159,7 +159,7 @@ def train_encoder(
         RecipeError: If the extra `encoder` is not installed.
         DiskError: If the disk has no room for it.
     """
-    if folder.exists() and not (folder / ABOUT).is_file() and not (folder.is_dir() and _is_empty(folder)):
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / ABOUT).is_file()):
         raise DataError(f"{folder} holds something else than an encoder judge; name another folder.")
     known = [e for e in examples if likely_languages(e.completion)[0] in languages]
     verdicts = [verdict for verdict in Verdict if any(e.verdict is verdict for e in known)]
@@ -184,10 +184,6 @@ def train_encoder(
         write_json(part / ABOUT, about)
     replace_directory(part, folder)
     return EncoderJudge(folder)
-
-
-def _is_empty(folder: Path) -> bool:
-    return next(folder.iterdir(), None) is None
 
 
 def _fitted(

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from discernment.errors import RunError
 
@@ -45,13 +45,7 @@ def claim(directory: Path, kind: str, *, whole: bool = True) -> Iterator[None]:
         raise RunError(
             f"The {kind} directory {directory} cannot be made ({error.strerror}); name another."
         ) from error
-    lock = FileLock(directory / f"{kind}.lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise RunError(
-            f"The {kind} directory {directory} is in use by another process; wait for it or name another."
-        ) from None
+    lock = _acquired(directory / f"{kind}.lock", f"The {kind} directory {directory}")
     try:
         yield
     finally:
@@ -72,19 +66,22 @@ def alone(directory: Path) -> Iterator[None]:
         RunError: If it is in use.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(directory.with_name(f".{directory.name}.lock"), timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise RunError(
-            f"The directory {directory} is in use by another process; wait for it or name another with --out."
-        ) from None
+    lock = _acquired(directory.with_name(f".{directory.name}.lock"), f"The directory {directory}")
     try:
         yield
     finally:
         with suppress(OSError):  # where an open file cannot be removed
             Path(lock.lock_file).unlink()
         lock.release()
+
+
+def _acquired(file: Path, what: str) -> BaseFileLock:
+    lock = FileLock(file, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RunError(f"{what} is in use by another process; wait for it or name another.") from None
+    return lock
 
 
 def _check_ours(directory: Path, kind: str) -> None:
