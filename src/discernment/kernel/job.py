@@ -265,16 +265,11 @@ class _State:
         if path is not None:
             weights = [float(p.double().sum()) for p in job.policy.model.parameters()]
             asked = job.options.model_dump(mode="json", exclude={"memory_gib"})
-            rule = job.policy.rule
-            learned = {} if rule is None else {n: float(t.double().sum()) for n, t in rule.tensors.items()}
-            acting = (
-                None
-                if rule is None
-                else [rule.name, rule.version, rule.model_dump(mode="json"), repr(learned)]
-            )
-            self.key = content_hash(
-                [job.sequences, job.replies, list(job.tap_layers), asked, repr(weights), acting]
-            )
+            known = [job.sequences, job.replies, list(job.tap_layers), asked, repr(weights)]
+            if (rule := job.policy.rule) is not None:
+                learned = {name: float(tensor.double().sum()) for name, tensor in rule.tensors.items()}
+                known += [rule.name, rule.version, rule.model_dump(mode="json"), repr(learned)]
+            self.key = content_hash(known)
 
     def save(self, number: int) -> None:
         """Write down that the backward pass is through layer `number`, if some time has gone by."""
