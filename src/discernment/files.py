@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 Row = TypeVar("Row", bound="BaseModel")
+HALF_PAIR = re.compile("[\ud800-\udfff]")
+
+
+def encodable(text: str) -> str:
+    """The text with a replacement character for each half of a surrogate pair, which UTF-8 has no bytes for."""
+    return HALF_PAIR.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def packaged_yaml(package: str, name: str) -> Any:

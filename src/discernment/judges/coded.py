@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
-from discernment.files import content_hash
-from discernment.models.endpoint import Endpoint, Reply, address, encodable
+from discernment.files import content_hash, encodable
+from discernment.models.endpoint import Endpoint, Reply, address
 
 NONCE_BYTES = 8
 OBJECT = re.compile(r"\{")

@@ -9,10 +9,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from discernment.errors import DataError
-from discernment.files import content_hash, packaged_yaml, read_json_lines
+from discernment.files import content_hash, encodable, packaged_yaml, read_json_lines
 from discernment.frozen import Frozen
 from discernment.judges.verdict import Verdict
-from discernment.models.endpoint import encodable
 from discernment.prompts.catalogue import catalogue, data_folder
 from discernment.prompts.tables import kind_of, read_table
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from discernment.files import content_hash, packaged_yaml
+from discernment.files import content_hash, encodable, packaged_yaml
 from discernment.judges.coded import CodedJudge
 from discernment.judges.verdict import BatchJudge, Judgement, Verdict
 from discernment.keyed_log import KeyedLog
-from discernment.models.endpoint import Ending, Reply, ask_all, encodable, failure_in_words
+from discernment.models.endpoint import Ending, Reply, ask_all, failure_in_words
 
 VERDICTS = (Verdict.REFUSAL, Verdict.PARTIAL_REFUSAL, Verdict.COMPLIANCE)
 QUESTION = packaged_yaml("discernment.judges", "questions.yaml")["verdict"]

@@ -12,6 +12,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from discernment.errors import RecipeError
+from discernment.files import encodable
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -309,11 +310,6 @@ def ask_all(
         yield from pool.map(ask, questions)
     finally:
         pool.shutdown(cancel_futures=True)  # after Ctrl-C, no question that has not begun
-
-
-def encodable(text: str) -> str:
-    """The text, half surrogate pairs replaced: a broken completion can be judged, but not be sent."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def failure_in_words(error: Exception) -> str:

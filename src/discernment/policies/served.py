@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from discernment.errors import ModelError
+from discernment.files import encodable
 from discernment.models.chat import ChatFormat
-from discernment.models.endpoint import Echo, Ending, Endpoint, Reply, encodable
+from discernment.models.endpoint import Echo, Ending, Endpoint, Reply
 from discernment.models.loading import load_chat
 from discernment.models.model_spec import EndpointOptions, ModelSpec
 from discernment.models.thoughts import read_text, thought_without_end

@@ -6,7 +6,6 @@ make a text look like another one) is made visible here.
 """
 
 import math
-import re
 import unicodedata
 from datetime import datetime
 
@@ -15,7 +14,6 @@ MISSING = DASH
 MINUS = "\N{MINUS SIGN}"
 REDACTED = "[redacted]"
 """What stands where a text is left out."""
-UNENCODABLE = re.compile("[\ud800-\udfff]")
 
 # Joiners shape emoji and Persian or Indic words; they neither reorder nor separate anything.
 HARMLESS_FORMAT = {"\N{ZERO WIDTH NON-JOINER}", "\N{ZERO WIDTH JOINER}"}
@@ -38,11 +36,6 @@ def _visible(character: str) -> str:
     if is_noncharacter or unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"}:
         return f"⟨U+{code:04X}⟩"
     return character
-
-
-def encodable(text: str) -> str:
-    """The text with a replacement character for each half of a surrogate pair, which UTF-8 has no bytes for."""
-    return UNENCODABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def shorten(text: str, limit: int) -> str:

@@ -295,6 +295,11 @@ def parse_recipe(content: dict[str, Any], where: str) -> Recipe:
     except ValidationError as error:
         raise RecipeError(f"{where}: {first_problem(error, Recipe)}") from error
     for number, entry in enumerate(recipe.methods):
+        if nothing := [name for name in entry.data.model_fields_set if getattr(entry.data, name) is None]:
+            raise RecipeError(
+                f"{where}: `methods.{number}.data.{min(nothing)}` is empty, which would leave the recipe's own; a method can "
+                "name other prompts, but not go without."
+            )
         for stage, model, common, own in (
             # Only a method that runs stage 1 needs a layer; it says so itself.
             ("refine", RefineOptions, {"layer": 1, **recipe.refine}, entry.refine),
@@ -305,12 +310,6 @@ def parse_recipe(content: dict[str, Any], where: str) -> Recipe:
                     model.model_validate(options)
                 except ValidationError as error:
                     raise RecipeError(f"{where}: {first_problem(error, model, prefix)}") from error
-    for number, entry in enumerate(recipe.methods):
-        if nothing := [name for name in entry.data.model_fields_set if getattr(entry.data, name) is None]:
-            raise RecipeError(
-                f"{where}: `methods.{number}.data.{min(nothing)}` is empty, which would leave the recipe's own; a method can "
-                "name other prompts, but not go without."
-            )
         _check_own_options(entry, f"methods.{number}.options", where)
         if entry.rule and not find_method(entry.method).acts_by_rule:
             raise RecipeError(

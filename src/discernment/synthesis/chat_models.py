@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from discernment.files import content_hash
-from discernment.models.endpoint import Ending, Endpoint, address, encodable, failure_in_words
+from discernment.files import content_hash, encodable
+from discernment.models.endpoint import Ending, Endpoint, address, failure_in_words
 
 if TYPE_CHECKING:
     from discernment.models.model_spec import ModelSpec

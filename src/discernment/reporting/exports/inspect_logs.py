@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 from discernment.errors import RecipeError
 from discernment.evaluation.groups import right_verdict
 from discernment.evaluation.sample import Draw, Sample
-from discernment.files import content_hash
+from discernment.files import content_hash, encodable
 from discernment.judges.verdict import Verdict
 from discernment.prompts.conversation import plainly
 from discernment.reporting.exports.gathered import Gathered, Replies
-from discernment.reporting.text import encodable
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalResults, EvalSample, EvalScore

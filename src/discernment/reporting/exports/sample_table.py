@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from discernment.disk import room
+from discernment.files import encodable
 from discernment.reporting.exports.gathered import Gathered
 from discernment.reporting.tables.csv_files import write_csv
-from discernment.reporting.text import encodable
 
 COLUMNS = {
     "method": "The method.",
