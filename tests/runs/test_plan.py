@@ -13,6 +13,7 @@ from discernment.models.model_spec import ModelSpec
 from discernment.policies.policy_spec import PolicySpec
 from discernment.runs.planning.estimate import smaller, work_of
 from discernment.runs.planning.plan import Looker, look_through, make_plan
+from discernment.runs.planning.rate import measure_rate
 from discernment.runs.planning.steps import Batch, align_step, refine_step
 from discernment.runs.planning.trace import LiveBytes
 from discernment.runs.recipe import Recipe
@@ -220,3 +221,13 @@ def test_the_optimizer_reaches_the_trainer(optim, model_folder, tmp_path, monkey
     options = RefineOptions(layer=2, steps=1, batch_size=8, stopping="none", optim=optim)
     refine(spec, make_prompts(), options, tmp_path / "refine")
     assert seen == [(optim, optim), (optim, optim)]
+
+
+def test_measuring_the_rate_leaves_the_threads_as_they_were(model_folder):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert measure_rate(ModelSpec(model=str(model_folder()), device="cpu")) > 0
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -17,8 +17,8 @@ ROWS, LENGTH, REPEATS = 8, 64, 3
 def measure_rate(spec: ModelSpec) -> float:
     """Floating-point operations a second of a training step, in the precision that `spec` trains in.
 
-    One layer of torch's transformer with the model's sizes goes forward and back a few times; the quickest counts. It is rough:
-    a whole model has other kernels, and other work beside it.
+    One layer of torch's transformer with the model's sizes goes forward and back a few times, with all threads and with one; the
+    quickest counts. It is rough: a whole model has other kernels, and other work beside it.
     """
     config: Any = load_config(spec).get_text_config()
     hidden, device = config.hidden_size, choose_device(spec)
@@ -40,7 +40,16 @@ def measure_rate(spec: ModelSpec) -> float:
 
     with FlopCounterMode(display=False) as counted:
         step()
-    return float(counted.get_total_flops() / min(_seconds(step, device) for _ in range(REPEATS)))
+    # Where other work has the cores, threads that wait for each other take many times as long as one that does not.
+    threads = torch.get_num_threads()
+    try:
+        seconds = []
+        for count in (threads, 1):
+            torch.set_num_threads(count)
+            seconds += [_seconds(step, device) for _ in range(REPEATS)]
+    finally:
+        torch.set_num_threads(threads)
+    return float(counted.get_total_flops() / min(seconds))
 
 
 def _seconds(step: Any, device: torch.device) -> float:
