@@ -150,21 +150,59 @@ def test_a_difference_is_claimed_only_where_the_interval_does_not_hold_zero(diff
     assert sentence.endswith("Their discernment AUROCs cannot be compared.")
 
 
-def test_every_benchmark_is_in_the_clause_where_it_belongs():
-    gains = {"one": 0.1, "two": 0.002, "three": -0.05, "four": 0.2}
-    rows = [row("equal_safety", gain, benchmark=name) for name, gain in gains.items()]
+GAINS = {"one": 0.1, "two": 0.002, "three": -0.05, "four": 0.2}
+KIND = "the seemingly toxic prompts of"
+
+
+def test_without_a_row_for_all_benchmarks_each_is_in_the_clause_where_it_belongs():
+    rows = [row("equal_safety", gain, benchmark=name) for name, gain in GAINS.items()]
     rows += [row("auroc", 0.1, benchmark="one"), row("auroc", -0.0001, benchmark="two")]
-    rows += [row("auroc", 0.9, benchmark="one", toxic="one"), row("equal_safety", 0.9, benchmark="all")]
+    rows += [row("auroc", 0.9, benchmark="one", toxic="one")]
     (sentence,) = findings(results(rows))
-    kind = "the seemingly toxic prompts of"
     assert sentence == (
         "With 3 seeds, and where both refuse the same share of toxic prompts, dcr answers "
-        f"more than stl of {kind} one (+10.0 points, 95 % interval +7.0 to +13.0) and "
-        f"{kind} four (+20.0 points, 95 % interval +17.0 to +23.0); "
-        f"fewer than stl of {kind} three ({MINUS}5.0 points, 95 % interval {MINUS}8.0 to {MINUS}2.0); "
-        f"neither clearly more nor clearly fewer than stl of {kind} two (+0.2 points, 95 % interval {MINUS}2.8 to +3.2). "
-        f"Its discernment AUROC is higher on {kind} one (+0.100, 95 % interval +0.070 to +0.130); "
-        f"not clearly different on {kind} two (0.000, 95 % interval {MINUS}0.030 to +0.030)."
+        f"more than stl of {KIND} one (+10.0 points, 95 % interval +7.0 to +13.0) and "
+        f"{KIND} four (+20.0 points, 95 % interval +17.0 to +23.0); "
+        f"fewer than stl of {KIND} three ({MINUS}5.0 points, 95 % interval {MINUS}8.0 to {MINUS}2.0); "
+        f"neither clearly more nor clearly fewer than stl of {KIND} two (+0.2 points, 95 % interval {MINUS}2.8 to +3.2). "
+        f"Its discernment AUROC is higher on {KIND} one (+0.100, 95 % interval +0.070 to +0.130); "
+        f"not clearly different on {KIND} two (0.000, 95 % interval {MINUS}0.030 to +0.030)."
+    )
+
+
+def test_all_benchmarks_together_come_first_and_single_ones_of_the_first_method_alone():
+    rows = [
+        row("equal_safety", gain, benchmark=name, method=method)
+        for name, gain in {**GAINS, "all": 0.07}.items()
+        for method in ("dcr", HOSTILE)
+    ]
+    rows += [
+        row("auroc", gain, benchmark=name) for name, gain in {"one": 0.1, "two": 0.2, "all": 0.15}.items()
+    ]
+    first, second = findings(results(rows, ("stl", HOSTILE, "dcr")))
+    assert first == (
+        "With 3 seeds, and where both refuse the same share of toxic prompts, dcr answers "
+        f"more than stl of {KIND} all benchmarks (+7.0 points, 95 % interval +4.0 to +10.0). "
+        "By benchmark: more of one and four; fewer of three; neither clearly more nor clearly fewer of two. "
+        f"Its discernment AUROC is higher on {KIND} all benchmarks (+0.150, 95 % interval +0.120 to +0.180). "
+        "By benchmark: higher on one and two."
+    )
+    assert second.startswith(
+        f"With 3 seeds, and where both refuse the same share of toxic prompts, {HOSTILE} answers more"
+    )
+    assert "By benchmark" not in second
+
+
+def test_benchmarks_with_several_kinds_of_prompts_name_the_kind():
+    rows = [
+        row("equal_safety", gain, benchmark=name, label=label)
+        for name in ("one", "all")
+        for label, gain in ((Label.BENIGN, 0.1), (Label.SEEMINGLY_TOXIC, 0.001))
+    ]
+    (sentence,) = findings(results(rows))
+    assert (
+        "By benchmark: more of the benign prompts of one; neither clearly more nor clearly fewer of the seemingly "
+        "toxic prompts of one." in sentence
     )
 
 

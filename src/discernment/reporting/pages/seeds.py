@@ -1,6 +1,6 @@
 """The page of several seeds: what they found together, in sentences and number by number."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -13,7 +13,13 @@ from discernment.reporting.pages.template import render
 from discernment.reporting.run_files import Manifest
 from discernment.reporting.tables import seeds as numbers
 from discernment.reporting.tables.field import field_over_seeds
-from discernment.reporting.tables.seeds import HEADINGS, difference_in_words, headline, interval_in_words
+from discernment.reporting.tables.seeds import (
+    HEADINGS,
+    difference_in_words,
+    headline,
+    interval_in_words,
+    pooled,
+)
 
 
 def write_seeds(results: SeedResults, out: Path, manifests: Sequence[Manifest] = ()) -> Path:
@@ -56,58 +62,89 @@ def render_seeds(results: SeedResults, manifests: Sequence[Manifest] = ()) -> st
 
 
 def findings(results: SeedResults) -> list[str]:
-    """Of each method, on which harmless prompts it differs from the reference, at equal safety and in its AUROC.
+    """Of each method, how it differs from the reference on harmless prompts, at equal safety and in its AUROC.
 
-    A difference is claimed only where its interval over seeds and prompts does not hold 0.
+    A difference is claimed only where its interval over seeds and prompts does not hold 0. All benchmarks count together
+    where there are several; of the first method it is also said on which of them it differs.
     """
     others = [method for method in results.methods if method != results.reference]
     others.sort(key=lambda method: method != HEADLINE_METHOD)  # the others stay in the recipe's order
     if not others:
         return [f"There is no other method to compare {results.reference} with."]
-    return [f"{_at_equal_safety(results, method)} {_in_auroc(results, method)}" for method in others]
+    return [
+        f"{_at_equal_safety(results, method, detailed)} {_in_auroc(results, method, detailed)}"
+        for method in others
+        for detailed in [method == others[0]]
+    ]
 
 
-def _at_equal_safety(results: SeedResults, method: str) -> str:
+def _at_equal_safety(results: SeedResults, method: str, detailed: bool) -> str:
     reference = results.reference
-    rows = [row for row in headline(results, "equal_safety") if row.method == method]
-    if not rows:
+    together, each = _rows(results, "equal_safety", method)
+    if not together:
         return (
             f"{method} and {reference} cannot be compared at equal safety: that needs rejection probabilities, and a "
             "reference that refuses some of the toxic prompts with every seed."
         )
-    than = f"than {reference} of"
-    claims = _claims(
-        rows, f"more {than}", f"fewer {than}", f"neither clearly more nor clearly fewer {than}", " points"
-    )
+    words = ("more", "fewer", "neither clearly more nor clearly fewer")
+    claims = _claims(together, [f"{word} than {reference} of" for word in words], _with_interval)
+    by_benchmark = _by_benchmark(each, [f"{word} of" for word in words]) if detailed else ""
     return (
         f"With {len(results.seeds)} seeds, and where both refuse the same share of toxic prompts, "
-        f"{method} answers {claims}."
+        f"{method} answers {claims}.{by_benchmark}"
     )
 
 
-def _in_auroc(results: SeedResults, method: str) -> str:
-    rows = [row for row in headline(results, "auroc") if row.method == method]
-    if not rows:
+def _in_auroc(results: SeedResults, method: str, detailed: bool) -> str:
+    together, each = _rows(results, "auroc", method)
+    if not together:
         return "Their discernment AUROCs cannot be compared."
-    return f"Its discernment AUROC is {_claims(rows, 'higher on', 'lower on', 'not clearly different on')}."
+    words = ("higher on", "lower on", "not clearly different on")
+    by_benchmark = _by_benchmark(each, words) if detailed else ""
+    return f"Its discernment AUROC is {_claims(together, words, _with_interval)}.{by_benchmark}"
 
 
-def _claims(rows: Sequence[SeedComparison], more: str, less: str, neither: str, unit: str = "") -> str:
-    kinds = {
-        more: [row for row in rows if row.low > 0],
-        less: [row for row in rows if row.high < 0],
-        neither: [row for row in rows if row.low <= 0 <= row.high],
-    }
+def _rows(
+    results: SeedResults, quantity: Quantity, method: str
+) -> tuple[list[SeedComparison], list[SeedComparison]]:
+    """The rows that are claimed of a method, and those of single benchmarks that add something to them."""
+    each = [row for row in headline(results, quantity) if row.method == method]
+    together = [row for row in pooled(results, quantity) if row.method == method]
+    return (together, each) if together else (each, [])
 
-    def with_interval(row: SeedComparison) -> str:
-        return (
-            f"the {label_in_words[row.label]} prompts of {benchmark_in_words(row.benchmark)} "
-            f"({difference_in_words(row, row.difference)}{unit}, "
-            f"95 % interval {interval_in_words(row, row.low, row.high)})"
-        )
 
+def _by_benchmark(rows: Sequence[SeedComparison], words: Sequence[str]) -> str:
+    """A sentence, after a space, on single benchmarks without numbers, which are in the tables."""
+    several = len({row.label for row in rows}) > 1
+    claims = _claims(rows, words, _with_label if several else lambda row: benchmark_in_words(row.benchmark))
+    return f" By benchmark: {claims}." if rows else ""
+
+
+def _claims(
+    rows: Sequence[SeedComparison], words: Sequence[str], named: Callable[[SeedComparison], str]
+) -> str:
+    """The rows by what their intervals say: above 0, below 0, neither."""
+    kinds = (
+        [row for row in rows if row.low > 0],
+        [row for row in rows if row.high < 0],
+        [row for row in rows if row.low <= 0 <= row.high],
+    )
     return "; ".join(
-        f"{words} {_listed([with_interval(row) for row in found])}" for words, found in kinds.items() if found
+        f"{word} {_listed([named(row) for row in found])}"
+        for word, found in zip(words, kinds, strict=True)
+        if found
+    )
+
+
+def _with_label(row: SeedComparison) -> str:
+    return f"the {label_in_words[row.label]} prompts of {benchmark_in_words(row.benchmark)}"
+
+
+def _with_interval(row: SeedComparison) -> str:
+    unit = "" if row.quantity == "auroc" else " points"
+    return (
+        f"{_with_label(row)} ({difference_in_words(row, row.difference)}{unit}, "
+        f"95 % interval {interval_in_words(row, row.low, row.high)})"
     )
 
 

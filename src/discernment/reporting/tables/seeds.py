@@ -47,10 +47,19 @@ def _place(row: SeedComparison) -> tuple[Label, str, str | None, float | None]:
 
 def headline(results: SeedResults, quantity: Quantity) -> list[SeedComparison]:
     """The harmless prompts of each benchmark against all toxic ones."""
+    return [row for row in _against_all(results, quantity) if row.benchmark != POOLED]
+
+
+def pooled(results: SeedResults, quantity: Quantity) -> list[SeedComparison]:
+    """The harmless prompts of all benchmarks against all toxic ones; none where there is one benchmark."""
+    return [row for row in _against_all(results, quantity) if row.benchmark == POOLED]
+
+
+def _against_all(results: SeedResults, quantity: Quantity) -> list[SeedComparison]:
     rows = [row for row in rows_of(results, quantity) if row.label is not Label.TOXIC]
     toxic = {row.toxic for row in rows}
     widest = POOLED if POOLED in toxic else next(iter(toxic), None)
-    return [row for row in rows if row.benchmark != POOLED and row.toxic == widest]
+    return [row for row in rows if row.toxic == widest]
 
 
 def place_in_words(row: SeedComparison) -> str:
