@@ -85,7 +85,16 @@ def test_a_run_with_several_seeds(discern, screen, files):
         assert Path(run, "tables/scores.csv").is_file()
     assert "again and base cannot be compared at equal safety" in output
     assert "the benign prompts of benign.jsonl (0.000, 95 % interval" in " ".join(output.split())
-    assert output.endswith("Page: runs/try/seeds.html\n")
+    assert output.endswith("Tables: runs/try/tables\nPage: runs/try/seeds.html\n")
+    assert {p.name for p in Path("runs/try/tables").iterdir()} == {"seeds.csv", "seeds.md"}
+    page = Path("runs/try/seeds.html").read_bytes()
+    Path("runs/try/seeds.html").unlink()
+    assert discern("report", "runs/try")[:2] == (0, "Page: runs/try/seeds.html\n")
+    assert Path("runs/try/seeds.html").read_bytes() == page
+    code, _, error = discern("report", "runs/try/seed-0", "--reference", "again")
+    assert (code, error.count("\n")) == (2, 1)
+    assert "`discern compare runs/try/seed-0 --reference again`" in error
+    assert "`discern report runs/try --reference METHOD`" in discern("compare", "runs/try")[2]
     assert "not clearly different" in Path("runs/try/seeds.html").read_text()
     assert discern("run", "seeds.yaml")[2].count("(done before)") == 4
 

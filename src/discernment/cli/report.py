@@ -7,16 +7,38 @@ import typer
 
 from discernment.cli.console import say
 from discernment.cli.options import Redact, out_option
+from discernment.errors import RecipeError
 
 
 def report(
     run_directory: Annotated[Path, typer.Argument(help="A directory that `run` left.")],
     out: Annotated[
-        Path | None, out_option("The HTML file; RUN/report.html by default.", is_file=True)
+        Path | None,
+        out_option(
+            "The HTML file; RUN/report.html by default, of several seeds RUN/seeds.html.", is_file=True
+        ),
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="Of several seeds: the method that the others are compared with.")
     ] = None,
     redact: Redact = False,
 ) -> None:
-    """Write the HTML report of a run again."""
+    """Write the HTML report of a run again.
+
+    Of a run with several seeds: the page and the tables of all together.
+    """
+    from discernment.runs.directory import SEEDS
+
+    if (run_directory / SEEDS).is_file():
+        from discernment.reporting.seed_runs import report_seeds
+
+        say(f"Page: {report_seeds(run_directory, out, reference=reference)}")
+        return
+    if reference is not None:
+        raise RecipeError(
+            f"{run_directory} has no several seeds; compare its methods with another one by "
+            f"`discern compare {run_directory} --reference {reference}`."
+        )
     from discernment.reporting.pages.run import write_report
 
     say(f"Report: {write_report(run_directory, out, redact=redact)}")

@@ -81,10 +81,9 @@ def _report_run(summary: RunSummary, *, redact: bool, as_json: bool) -> None:
 
 def _report_seeds(summary: SeedsSummary, *, redact: bool, as_json: bool) -> None:
     """Write the report of each seed's run; print what they found together, and write its page."""
-    from discernment.reporting.pages.seeds import findings, write_seeds
+    from discernment.reporting.pages.seeds import findings
     from discernment.reporting.run_files import read_manifest
-    from discernment.reporting.tables.csv_files import write_field
-    from discernment.reporting.tables.field import field_over_seeds
+    from discernment.reporting.seed_runs import write_seed_files
     from discernment.reporting.tables.seeds import seeds_table
 
     for seed, of_seed in summary.runs.items():
@@ -98,9 +97,9 @@ def _report_seeds(summary: SeedsSummary, *, redact: bool, as_json: bool) -> None
             say(finding)
     found = [read_manifest(run.directory) for run in summary.runs.values()]
     manifests = [manifest for manifest in found if manifest is not None]
-    if columns := field_over_seeds(summary.results, manifests):
-        write_field(summary.directory / "tables" / "field.csv", columns)
-    notice(f"Page: {write_seeds(summary.results, summary.directory / 'seeds.html', manifests)}")
+    page = write_seed_files(summary.results, summary.directory, manifests)
+    notice(f"Tables: {summary.directory / 'tables'}")
+    notice(f"Page: {page}")
 
 
 def _report_left_out(left_out: LeftOutRuns, *, redact: bool, as_json: bool) -> None:

@@ -16,10 +16,16 @@ if TYPE_CHECKING:
     from discernment.runs.recipe import Recipe
 
 RECIPE = "recipe.yaml"
+SEEDS = "seeds.json"
 OUTCOMES = (
     *("manifest.json", "results.json", "proposition.json", "tracked.json"),
-    *("report.html", "seeds.json", "seeds.html", "left_out.json"),
+    *("report.html", SEEDS, "seeds.html", "left_out.json"),
 )
+
+
+def folder_of(seed: object) -> str:
+    """The name of the folder of a seed's run, in the directory of all."""
+    return f"seed-{seed}"
 
 
 @contextmanager

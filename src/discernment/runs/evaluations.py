@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from discernment.errors import DataError
+from discernment.runs.directory import SEEDS
 from discernment.runs.manifest import FILE, methods_of
 
 SAMPLES = "samples.jsonl"
@@ -47,6 +48,11 @@ def find_evaluations(argument: Path) -> list[Evaluation]:
             there = ", ".join(e.name for e in of_run) or "none"
             raise DataError(f"The run {run} has no evaluation of {wanted!r}; it has {there}.")
         return found
+    if (directory / SEEDS).is_file():
+        raise DataError(
+            f"{directory} holds a run for each seed; name one of them, or compare over all seeds with "
+            f"`discern report {directory} --reference METHOD`."
+        )
     raise DataError(f"{directory} holds neither an evaluation nor a run: no {SAMPLES}, no {FILE}.")
 
 

@@ -1,21 +1,38 @@
 """Running a recipe with several seeds: a run for each, and what they say together."""
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from discernment.errors import RecipeError
 from discernment.evaluation.families_over_seeds import frontiers_over_seeds
 from discernment.evaluation.measures_over_seeds import summarize_measures
 from discernment.evaluation.over_seeds import SeedResults, summarize_seeds
-from discernment.evaluation.results import LeftOut
+from discernment.evaluation.results import LeftOut, Results
+from discernment.evaluation.sample import Sample
+from discernment.runs.directory import SEEDS, folder_of
 from discernment.runs.fleet.engine import Engine
 from discernment.runs.recipe import Recipe
-from discernment.runs.run import RunSummary
 from discernment.runs.several import Several, run_several
 from discernment.runs.stages import Reporter
 
 SeedsSummary = Several[int, SeedResults]
 """What a run with several seeds left: the numbers are those of `seeds.json`."""
+
+
+class SeedRun(Protocol):
+    """The run of one seed, just done or read again."""
+
+    @property
+    def samples(self) -> Mapping[str, Sequence[Sample]]:
+        """What each method made of each prompt."""
+        ...
+
+    @property
+    def results(self) -> Results:
+        """The run's numbers."""
+        ...
 
 
 def run_seeds(
@@ -48,10 +65,10 @@ def run_seeds(
     return run_several(
         recipe,
         of_seeds(recipe),
-        "seed-{}".format,
+        folder_of,
         directory,
-        "seeds.json",
-        partial(_together, recipe),
+        SEEDS,
+        partial(together, recipe),
         reporter,
         verify=verify,
         jobs=jobs,
@@ -64,7 +81,8 @@ def of_seeds(recipe: Recipe) -> dict[int, Recipe]:
     return {seed: with_seed(recipe, seed) for seed in recipe.seeds}
 
 
-def _together(recipe: Recipe, runs: dict[int, RunSummary]) -> SeedResults:
+def together(recipe: Recipe, runs: Mapping[int, SeedRun]) -> SeedResults:
+    """What the runs of a recipe's seeds say together: every method compared with the recipe's reference."""
     samples = {seed: run.samples for seed, run in runs.items()}
     results = summarize_seeds(
         samples,
@@ -79,7 +97,7 @@ def _together(recipe: Recipe, runs: dict[int, RunSummary]) -> SeedResults:
     )
 
 
-def _left_out(runs: dict[int, RunSummary]) -> list[LeftOut]:
+def _left_out(runs: Mapping[int, SeedRun]) -> list[LeftOut]:
     """What some seeds' runs lack, each once with these seeds."""
     seeds: dict[LeftOut, list[int]] = {}
     for seed, run in runs.items():

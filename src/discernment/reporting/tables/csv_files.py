@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from discernment.evaluation.failures import Outcome
 from discernment.evaluation.left_out import LeftOutResults, LeftOutScore
 from discernment.evaluation.metrics import Comparison, Score
+from discernment.evaluation.over_seeds import SeedResults
 from discernment.evaluation.results import Results
 from discernment.files import write_text
 from discernment.reporting.tables.field import FieldColumn
@@ -43,6 +44,33 @@ def write_field(path: Path, columns: Sequence[FieldColumn]) -> None:
         for method, value in column.values.items()
     ]
     write_csv(path, header, rows)
+
+
+def write_over_seeds(path: Path, results: SeedResults) -> None:
+    """One row a comparison of a method with the reference, or a measure of a method: each seed's values, and the intervals.
+
+    `seeds_low` and `seeds_high` are for other seeds on these prompts, `low` and `high` for other seeds on other prompts.
+    """
+    places = ("quantity", "method", "against", "benchmark", "label", "toxic", "level")
+    interval = ("difference", "seeds_low", "seeds_high", "low", "high", "n")
+    seeds = [f"{of} seed {seed}" for of in ("method", "against") for seed in results.seeds]
+    compared = [*results.comparisons, *results.safety_levels, *results.frontiers]
+    rows: list[list[Any]] = []
+    for row in compared:
+        shown = row.model_dump(mode="json")
+        rows.append([*map(shown.get, places), *row.values, *row.values_against, *map(shown.get, interval)])
+    for measured in results.measures:
+        label = None if measured.label is None else measured.label.value
+        known = (measured.difference, measured.low, measured.high)
+        rows.append(
+            [
+                *(measured.measure, measured.method, results.reference, None, label, None, None),
+                *measured.values,
+                *([None] * len(results.seeds)),
+                *(*known, None, None, None),
+            ]
+        )
+    write_csv(path, [*places, *seeds, *interval], rows)
 
 
 def write_left_out(path: Path, results: LeftOutResults) -> None:
