@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from discernment.cli.prompts.generate import parse_chat_model
-from discernment.errors import DataError, ModelError, RecipeError
+from discernment.errors import DataError, ModelError, RecipeError, RunError
 from discernment.synthesis import EndpointModel, PolicyModel
 from tiny import make_benign, make_prompts
 
@@ -32,6 +32,9 @@ def test_notation_of_models(monkeypatch, model_folder) -> None:
     for text in ("openai:", "openai:@http://localhost/v1"):
         with pytest.raises(RecipeError, match="names no model"):
             parse_chat_model(text)
+    for text in ("openai:m@localhost:8000/v1", "openai:m@localhost", "openai:m@host.org/v1"):
+        with pytest.raises(RecipeError, match="an address begins with http"):
+            parse_chat_model(text)
     with pytest.raises(ModelError, match="no model folder"):
         parse_chat_model("./nowhere")
     monkeypatch.delenv("OPENAI_API_KEY")
@@ -47,6 +50,13 @@ def test_generate_with_a_local_policy(invoke, model_folder) -> None:
     with pytest.raises(DataError, match="rewrites gave no usable prompt: 2 of 2 answers"):
         invoke(*command, "-O", "max_tokens=4", "-O", "moderation_max_tokens=4")
     assert len(Path("out/answers/rewrites.jsonl").read_text().splitlines()) == 2
+    make_prompts(2).to_jsonl(Path("mine/toxic.jsonl"))
+    own = Path("mine/toxic.jsonl").read_bytes()
+    with pytest.raises(RecipeError, match=r"mine/toxic\.jsonl is read, and would be replaced"):
+        invoke(*command[:3], "mine", *command[4:-1], "mine/toxic.jsonl")
+    with pytest.raises(RunError, match=r"mine holds toxic\.jsonl already; name another"):
+        invoke(*command[:3], "mine", *command[4:])
+    assert Path("mine/toxic.jsonl").read_bytes() == own
     with pytest.raises(RecipeError, match="did you mean `rewrites`"):
         invoke(*command, "-O", "rewritess=1")
     make_benign(2).to_jsonl(Path("benign.jsonl"))
@@ -62,6 +72,8 @@ def test_export(invoke) -> None:
     assert {row["metadata"]["benchmark"] for row in rows} == {"pairs.jsonl", "starter/benign:test"}
     assert f"{len(rows)} prompts" in output
     assert "inspect eval over_refusal.py" in " ".join(output.split())
+    with pytest.raises(DataError, match=r"task holds over_refusal\.py, over_refusal\.jsonl already"):
+        invoke("prompts", "export", "pairs.jsonl", "-o", "task")
     with pytest.raises(DataError, match="nothing to export"):
         invoke("prompts", "export", "-o", "task")
     with pytest.raises(DataError, match="no suite 'x'"):

@@ -156,6 +156,23 @@ def test_hub_judges_against_people(invoke, tmp_path, tokenizer, model_folder) ->
         invoke("judges", "calibrate", "--labels", "labels.jsonl", "-j", guard)
 
 
+def test_labels_are_not_replaced(invoke, tmp_path) -> None:
+    labels = tmp_path / "labels.jsonl"
+    write_labels(labels)
+    before = labels.read_bytes()
+    for command in (
+        ("calibrate", "--labels", str(labels), "-j", "keywords", "--out", str(labels)),
+        ("train", "--kind", "classifier", "--labels", str(labels), "--out", str(labels)),
+    ):
+        with pytest.raises(RecipeError, match="is read, and would be replaced"):
+            invoke("judges", *command)
+    assert labels.read_bytes() == before
+    with pytest.raises(RecipeError, match=r"needs `--out FILE\.safetensors`"):
+        invoke("judges", "train", "--kind", "classifier", "--labels", str(labels), "--out", str(tmp_path))
+    with pytest.raises(RecipeError, match="`--encoder` is for"):
+        invoke("judges", "train", "--kind", "classifier", "--encoder", "x", "--out", str(tmp_path / "c"))
+
+
 def test_mistakes(invoke, tmp_path) -> None:
     write_labels(tmp_path / "labels.jsonl")
     with pytest.raises(RecipeError, match="needs `--out"):

@@ -202,3 +202,10 @@ def test_a_mistake_costs_one_sentence(discern, files, command, message):
     assert all(line.endswith(" ...") for line in begun)
     assert "Traceback" not in output + error
     assert not Path("o").exists()
+
+
+def test_a_recipe_that_is_no_text_is_one_sentence(discern, files):
+    Path("bytes.yaml").write_bytes(b"name: caf\xe9\n")
+    code, output, error = discern("recipes", "bytes.yaml")
+    assert (code, output, error.count("\n")) == (2, "", 1)
+    assert "bytes.yaml" in error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -127,6 +127,18 @@ Quiet = Annotated[
     ),
 ]
 Redact = Annotated[bool, typer.Option(help="Leave toxic prompts and their completions out.")]
+
+
+def check_kept(written: Iterable[Path], read: Iterable[str]) -> None:
+    """Whether what is written leaves what is read as it is.
+
+    Raises:
+        RecipeError: If a file is both.
+    """
+    sources = {Path(name).resolve() for name in read}
+    for path in written:
+        if path.resolve() in sources:
+            raise RecipeError(f"{path} is read, and would be replaced; name another place with --out.")
 
 
 def load_set(text: str, reading: Reading | None = None) -> PromptSet:

@@ -7,6 +7,7 @@ import typer
 
 from discernment.cli.console import notice, plain_table, print_json, show
 from discernment.cli.options import AsJson
+from discernment.files import read_text
 
 
 def recipes(
@@ -17,7 +18,7 @@ def recipes(
     from discernment.runs.built_in import built_in, find_recipe
 
     if recipe is not None:
-        sys.stdout.write(find_recipe(recipe).read_text(encoding="utf-8"))
+        sys.stdout.write(read_text(find_recipe(recipe)))
         return
     if as_json:
         names = ("name", "verb", "seeds", "public", "about")

@@ -6,9 +6,10 @@ The task is written as text: inspect_ai is needed where it is run, not here.
 import re
 from collections.abc import Sequence
 from importlib import resources
+from keyword import iskeyword
 from pathlib import Path
 
-from discernment.errors import RecipeError
+from discernment.errors import DataError, RecipeError
 from discernment.files import write_json_lines, write_text
 from discernment.prompts import PromptSet
 from discernment.prompts.conversation import plainly
@@ -37,13 +38,17 @@ def export_inspect_task(
         The path of the task file.
 
     Raises:
+        DataError: If one of the files is there already.
         RecipeError: If `name` is no such identifier, or two benchmarks have one name.
     """
-    if not NAME.fullmatch(name) or name in TAKEN:
+    if not NAME.fullmatch(name) or name in TAKEN or iskeyword(name):
         raise RecipeError(
             f"{name!r} cannot name a task; take lower-case letters, digits and underscores, "
-            f"and not {' or '.join(TAKEN)}."
+            f"and not {' or '.join(TAKEN)} or a word of Python."
         )
+    present = [path.name for path in (out / f"{name}.py", out / f"{name}.jsonl") if path.exists()]
+    if present:
+        raise DataError(f"{out} holds {', '.join(present)} already; name another directory or task.")
     benchmarks = [s.provenance.name for s in sets]
     if len(set(benchmarks)) < len(benchmarks):
         raise RecipeError("A prompt set is named twice; name each once.")

@@ -42,6 +42,12 @@ class Address(NamedTuple):
         if re.search(r"://[^/]*@", rest):
             raise ValueError("a key is never written down; put it into the variable OPENAI_API_KEY")
         name, _, url = rest.rpartition("@")
+        if (
+            name
+            and (url == "localhost" or re.match(r"[^/]*(:\d+(/|$)|/)", url))
+            and not url.startswith("http")
+        ):
+            raise ValueError(f"an address begins with http:// or https://, and {url!r} does not")
         if not url.startswith(("http://", "https://")):  # an @ may belong to the model's name
             name, url = rest, ""
         if not name.strip():

@@ -28,6 +28,10 @@ from discernment.synthesis.templates import (
 from discernment.synthesis.usable import usable
 
 Progress = Callable[[str, int, int], None]
+LABELS = (Label.SEEMINGLY_TOXIC, Label.TOXIC)
+DOUBTFUL = "doubtful"
+ANSWERS = "answers"
+"""The folder with what the models said, by which an interrupted call goes on."""
 
 
 class Question(NamedTuple):
@@ -71,11 +75,14 @@ def generate_prompts(
     Raises:
         RecipeError: If there is no moderator, or one votes twice.
         DataError: If a step has no usable answer.
-        RunError: If another process works in `out`.
+        RunError: If another process works in `out`, or files of these names lie there that no such run left.
     """
     names = [moderator.fingerprint for moderator in moderators]
     if not names or len(set(names)) < len(names):
         raise RecipeError("Name one moderator or more, each once.")
+    taken = [path.name for path in written(out) if path.exists()]
+    if taken and not (out / ANSWERS).is_dir():
+        raise RunError(f"{out} holds {', '.join(taken)} already; name another directory.")
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / "generate.lock", timeout=0):
@@ -85,6 +92,11 @@ def generate_prompts(
         raise RunError(
             f"Another process generates prompts in {out}; wait for it or name another directory."
         ) from None
+
+
+def written(out: Path) -> list[Path]:
+    """The files that `generate_prompts` leaves in `out`, beside the answers."""
+    return [*(out / f"{name}.jsonl" for name in (*LABELS, DOUBTFUL)), out / "summary.json"]
 
 
 @dataclass
@@ -168,7 +180,7 @@ class _Work:
         return votes
 
     def write(self, candidates: Sequence[Candidate], votes: Sequence[Sequence[Vote]]) -> GenerateSummary:
-        rows: dict[str, list[dict[str, Any]]] = {Label.SEEMINGLY_TOXIC: [], Label.TOXIC: [], "doubtful": []}
+        rows: dict[str, list[dict[str, Any]]] = {name: [] for name in (*LABELS, DOUBTFUL)}
         why: Counter[str] = Counter()
         for candidate, of_prompt in zip(candidates, votes, strict=True):
             said = [
@@ -181,7 +193,7 @@ class _Work:
                 unread = any(vote.opinion is Opinion.UNREADABLE for vote in of_prompt)
                 reason = "no majority, unreadable votes" if unread else "no majority"
                 why[reason] += 1
-                rows["doubtful"].append(_row(candidate.prompt, label=None) | {"why": reason} | row)
+                rows[DOUBTFUL].append(_row(candidate.prompt, label=None) | {"why": reason} | row)
             else:
                 label = Label.TOXIC if agreed is Opinion.TOXIC else Label.SEEMINGLY_TOXIC
                 rows[label].append(_row(candidate.prompt, label) | row)
@@ -205,7 +217,7 @@ class _Work:
     ) -> dict[str, Answer]:
         """The answers by key, those known already included; a question that failed has none."""
         log = KeyedLog(
-            self.out / "answers" / f"{step}.jsonl",
+            self.out / ANSWERS / f"{step}.jsonl",
             lambda row: Answer(row["answer"], row["finished"]),
             "is no answer; delete the file to ask anew",
         )
@@ -257,7 +269,7 @@ class _Work:
             raise DataError(
                 f"The step {step} gave no usable prompt: {counts.unreadable} of {counts.questions} answers of "
                 f"{self.generator.name} cannot be read and {sum(counts.dropped.values())} texts were dropped; "
-                f"look into {self.out / 'answers' / f'{step}.jsonl'} and take another generator."
+                f"look into {self.out / ANSWERS / f'{step}.jsonl'} and take another generator."
             )
         return kept
 

@@ -19,7 +19,7 @@ from discernment.cli.console import (
     say,
     show,
 )
-from discernment.cli.options import AsJson, Labels, out_option, parse_yaml
+from discernment.cli.options import AsJson, Labels, check_kept, out_option, parse_yaml
 from discernment.errors import RecipeError
 from discernment.files import write_json
 
@@ -64,6 +64,7 @@ def calibrate(
     from discernment.judges.calibration import calibrate as measure
     from discernment.judges.labelled import read_labelled
 
+    check_kept([out], [labels, *(also or [])])
     examples = read_labelled(labels)
     more = [example for source in also or [] for example in read_labelled(source)]
     found = []

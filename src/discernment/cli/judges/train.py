@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from discernment.cli.console import notice, prepare_process, say
-from discernment.cli.options import LabelSets, out_option
+from discernment.cli.options import LabelSets, check_kept, out_option
 from discernment.errors import RecipeError
 
 
@@ -43,11 +43,16 @@ def train(
 
     check_alone("The training of a judge")
     sources = labels or ([STARTER, PUBLIC] if has_public_labels() else [STARTER])
+    if out is not None:
+        check_kept([out], sources)
+    if kind is Kind.CLASSIFIER:
+        if out is None or out.is_dir():
+            raise RecipeError("The classifier needs `--out FILE.safetensors`.")
+        if encoder is not None:
+            raise RecipeError("`--encoder` is for `--kind encoder`; leave it out.")
     examples = [example for source in sources for example in read_labelled(source)]
     notice(f"Learning from {len(examples)} completions of {' and '.join(sources)}.")
-    if kind is Kind.CLASSIFIER:
-        if out is None:
-            raise RecipeError("The classifier needs `--out FILE.safetensors`.")
+    if kind is Kind.CLASSIFIER and out is not None:
         train_classifier(examples).save(out)
         say(f"Classifier: {out}; `judge: {{kind: classifier, path: {out}}}` takes it.")
     else:

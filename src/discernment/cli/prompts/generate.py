@@ -50,7 +50,9 @@ def generate(
     prepare_process()
     from discernment.cli.reporter import ConsoleReporter
     from discernment.synthesis import GenerateOptions, generate_prompts
+    from discernment.synthesis.pipeline import written
 
+    options.check_kept(written(out), [seeds] if seeds else [])
     asked = options.parse_options(GenerateOptions, option)
     reading = options.parse_reading([seeds] if seeds else [], column, fixed_label, label_map, encoding)
     given = options.load_set(seeds, reading) if seeds else None
