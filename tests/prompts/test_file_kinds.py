@@ -153,7 +153,31 @@ REFUSED = [
     ),
     Kind("comma", "a.csv", b"prompt,label\nA,toxic\nOh, no,toxic\n", {}, "line 3, saw 3.*quote the texts"),
     Kind(
-        "open quote", "a.csv", b'prompt,label\n"A,toxic\nB,toxic\n', {}, "EOF inside string.*quote the texts"
+        "open quote", "a.csv", b'prompt,label\n"A,toxic\nB,toxic\n', {}, "line 3, has a quote that is neither"
+    ),
+    Kind(
+        "quote that takes rows in",
+        "a.csv",
+        b'prompt,label\n"A,seemingly_toxic\nB,toxic\nWhat is a "hit",benign\nD,benign\n',
+        {},
+        "line 4, has a quote that is neither closed nor doubled.*begins with a quote there or above",
+    ),
+    Kind(
+        "no label column",
+        "a.csv",
+        b"prompt,x\nA,7\n",
+        {},
+        r"row 1, has no label in column 'label' \(columns: prompt, x\)",
+    ),
+    *(
+        Kind(
+            f"no {role}",
+            "a.csv",
+            b"prompt,label\nA,toxic\n",
+            {"columns": {role: "nope"}},
+            rf"has no column 'nope' for the {role} \(columns: prompt, label\); name one of these",
+        )
+        for role in ("category", "partner", "split", "id", "source", "response")
     ),
     Kind(
         "column twice", "a.csv", b"prompt,label,prompt\na,toxic,b\n", {}, "two columns 'prompt'; rename one"
@@ -227,6 +251,20 @@ def read(folder: Path, kind: Kind) -> list[tuple[str, str, str | None]]:
     return [
         (p.text, p.label.value, p.response)
         for p in load_source(PromptSource(set=str(path), **(kind.options or {})))
+    ]
+
+
+def test_a_reply_of_spaces_is_none(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('prompt,label,response\nA,benign,"  "\nB,benign," Yes."\n', "utf-8")
+    assert [p.response for p in load_source(PromptSource(set=str(tmp_path / "a.csv")))] == [None, " Yes."]
+
+
+def test_long_texts_and_doubled_quotes_are_read(tmp_path: Path) -> None:
+    long = "word " * 40_000
+    (tmp_path / "a.csv").write_text(f'prompt,label\n"say ""hi"" twice",benign\n"{long}x",toxic\n', "utf-8")
+    assert [p.text for p in load_source(PromptSource(set=str(tmp_path / "a.csv")))] == [
+        'say "hi" twice',
+        f"{long}x",
     ]
 
 

@@ -114,7 +114,7 @@ def test_columns_and_labels_of_ones_own():
             {"prompt": "x", "label": "harmful"},
             "has the label 'harmful'; it must be one of toxic, seemingly_toxic",
         ),
-        ({"prompt": "x"}, "has the label None"),
+        ({"prompt": "x"}, "has no label in column 'label'"),
         ({"prompt": "x", "label": "toxic", "split": "dev"}, "has the split 'dev'; it must be one of train"),
         ({"prompt": "cut \ud83d", "label": "toxic"}, "is unusable .*unicode"),
     ],

@@ -163,6 +163,18 @@ def test_a_name_that_says_more_is_not(file):
         recognise(file, table(question=QUESTIONS), Given())
 
 
+def test_a_value_that_is_no_split_is_asked_about():
+    rows = table(question=QUESTIONS, kind=KINDS, split=["train", "holdout"] * 4)
+    with pytest.raises(
+        DataError, match=r"has in its column `split` `holdout`, which is no split; write train"
+    ):
+        recognise("q.csv", rows, Given())
+    other = table(question=QUESTIONS, kind=KINDS, split=["left", "right"] * 4)  # of something else
+    assert recognise("q.csv", other, Given()).split is None
+    with pytest.raises(DataError, match="column `kind` `bad`, `ok`, which is no split"):
+        recognise("q.csv", other, Given(columns={"split": "kind"}, label=Label.TOXIC))
+
+
 def test_splits():
     rows = table(question=QUESTIONS, kind=KINDS, split=["train", "dev", "test", "Training"] * 2)
     assert recognise("q.csv", rows, Given()).split == "split"

@@ -163,7 +163,7 @@ def test_seeds_rewrites_and_moderation(server, tmp_path) -> None:
     (doubtful,) = rows(tmp_path / "doubtful.jsonl")
     assert [v["opinion"] for v in doubtful["provenance"]["votes"]] == ["safe", "toxic", "unreadable"]
     assert "label" not in doubtful
-    with pytest.raises(DataError, match="has the label None"):
+    with pytest.raises(DataError, match="has no label in column 'label'"):
         PromptSet.from_jsonl(tmp_path / "doubtful.jsonl")  # not taken for a prompt set by mistake
     assert read_json(tmp_path / "summary.json") == summary.model_dump(mode="json")
 

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -57,6 +57,23 @@ class Columns:
     def holding_text(self) -> tuple[str, ...]:
         """The columns that the prompt may stand in, the first that is there."""
         return (self.text, MESSAGES) if self.text == Columns.text else (self.text,)
+
+    def check_there(self, names: Collection[str], where: str) -> None:
+        """Whether a table has the columns that were named for what a prompt need not have.
+
+        Args:
+            names: The names of the table's columns.
+            where: The table, for the message.
+
+        Raises:
+            DataError: If it lacks one.
+        """
+        for role in ("id", "category", "source", "response", "partner", "split"):
+            column = getattr(self, role)
+            if column and column != getattr(Columns, role) and column not in names:
+                raise DataError(
+                    f"{where} has no column {column!r} for the {role} (columns: {', '.join(map(str, names))}); name one of these."
+                )
 
     @cached_property
     def meanings(self) -> Mapping[str, str]:
@@ -122,6 +139,11 @@ def plain_value(value: Any) -> Any:
 def _label(row: Mapping[str, Any], where: str, columns: Columns) -> Label:
     if columns.fixed_label is not None:
         return columns.fixed_label
+    if columns.label is not None and columns.label not in row:
+        raise DataError(
+            f"{where} has no label in column {columns.label!r} (columns: {', '.join(map(str, row))}); name the column of the "
+            "labels, or the one label of all rows (`fixed_label`)."
+        )
     raw = plain_value(row.get(columns.label)) if columns.label else None
     try:
         return Label(columns.meanings.get(label_key(raw)) or str(raw))
@@ -145,7 +167,7 @@ def _response(row: Mapping[str, Any], where: str, columns: Columns) -> str | Non
             f"{where} has {_kind(found)} for a response in column {columns.response!r}; write the reply as text, or "
             "name the column that holds it."
         )
-    return found
+    return found if found is not None and found.strip() else None
 
 
 def _asked(row: Mapping[str, Any], where: str, columns: Columns) -> dict[str, Any]:

@@ -92,12 +92,8 @@ class PromptSet(Sequence[Prompt]):
         Raises:
             DataError: If a row lacks a prompt or has a label outside the three.
         """
-        columns = columns or Columns()
         name = provenance.name
-        return cls(
-            (read_prompt(row, n, f"{name}, row {n},", name, columns) for n, row in enumerate(rows, start=1)),
-            provenance,
-        )
+        return cls._of_table(enumerate(rows, start=1), name, "row", columns or Columns(), provenance)
 
     @classmethod
     def from_file(
@@ -123,13 +119,25 @@ class PromptSet(Sequence[Prompt]):
         """
         provenance, columns = provenance or Provenance.of_file(path), columns or Columns()
         table = read_table(path, kind, encoding=encoding, wanted=columns.holding_text)
-        return cls(
-            (
-                read_prompt(row, n, f"{path}, {table.unit} {n},", provenance.name, columns)
-                for n, row in table.rows
-            ),
-            provenance,
-        )
+        return cls._of_table(table.rows, str(path), table.unit, columns, provenance)
+
+    @classmethod
+    def _of_table(
+        cls,
+        rows: Iterable[tuple[int, Mapping[str, Any]]],
+        where: str,
+        unit: str,
+        columns: Columns,
+        provenance: Provenance,
+    ) -> PromptSet:
+        names: dict[str, None] = {}
+        prompts = []
+        for number, row in rows:
+            names.update(dict.fromkeys(row))
+            prompts.append(read_prompt(row, number, f"{where}, {unit} {number},", provenance.name, columns))
+        if prompts:
+            columns.check_there(names, where)
+        return cls(prompts, provenance)
 
     @classmethod
     def from_jsonl(

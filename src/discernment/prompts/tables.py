@@ -200,13 +200,14 @@ def _csv(path: Path, text: str, wanted: Sequence[str]) -> list[dict[str, str]]:
     twice = next((name for name in names if name and names.count(name) > 1), None)
     if twice is not None:
         raise DataError(f"{path} has two columns {twice!r}; rename one of them.")
+    _check_quotes(path, text, separator)
     try:
         # Texts as they are: no numbers of ids such as 007, nothing of the word NA.
         table = pandas.read_csv(StringIO(text), sep=separator, dtype=object, na_filter=False)
     except pandas.errors.EmptyDataError:
         return []
     except (pandas.errors.ParserError, ValueError) as error:
-        reason = _first_line(error).removeprefix("Error tokenizing data. C error: ")
+        reason = _first_line(error).removeprefix("Error tokenizing data; C error: ")
         raise DataError(
             f"{path} cannot be read as CSV ({reason}); quote the texts that hold {separator!r}, quotes or line breaks."
         ) from error
@@ -217,6 +218,25 @@ def _csv(path: Path, text: str, wanted: Sequence[str]) -> list[dict[str, str]]:
     table.columns = table.columns.str.strip()
     rows: list[dict[str, str]] = table.to_dict("records")
     return rows
+
+
+def _check_quotes(path: Path, text: str, separator: str) -> None:
+    """Whether quotes are closed and doubled; what reads tables takes all up to the next quote for one text.
+
+    Raises:
+        DataError: If they are not.
+    """
+    lines = csv.reader(StringIO(text, newline=""), delimiter=separator, strict=True)
+    try:
+        for _ in lines:
+            pass
+    except csv.Error as error:
+        if "field larger" in str(error):  # a long text is none of its business
+            return
+        raise DataError(
+            f"{path}, line {lines.line_num}, has a quote that is neither closed nor doubled ({error}); mend the text that begins "
+            "with a quote there or above."
+        ) from error
 
 
 def _header(text: str, separator: str) -> list[str]:

@@ -105,20 +105,30 @@ def recognise(name: str, rows: Sequence[Mapping[str, Any]], given: Given) -> Rec
                 "one of these."
             )
     chosen = dict(given.columns)
-    split = chosen.get("split") or next(
-        (
-            column
-            for column in _named(columns, SPLIT)
-            if (values := _values(rows, column)) and None not in map(split_of, values)
-        ),
-        None,
-    )
+    split = _split(name, rows, columns, chosen.get("split"))
     label, fixed, meanings, why = _label(name, rows, [c for c in columns if c not in chosen.values()], given)
     taken = {split, label, *chosen.values()}
     replies = [c for c in _texts_among(_named(columns, RESPONSE)) if c not in taken and not _is_prompt(c)]
     response = chosen.get("response") or next((c for c in replies if _holds_replies(rows, c)), None)
     text = chosen.get("text") or _prompt(name, rows, [c for c in columns if c not in taken | {response}])
     return Recognised(text, response, label, fixed, meanings, split, why)
+
+
+def _split(
+    name: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], chosen: str | None
+) -> str | None:
+    """The column of the splits: that which was chosen, or one that is named like it and holds some."""
+    for column in [chosen] if chosen else _named(columns, SPLIT):
+        values = list(dict.fromkeys(_values(rows, column)))
+        unknown = [value for value in values if split_of(value) is None]
+        if unknown and (chosen or len(unknown) < len(values)):
+            raise DataError(
+                f"{name} has in its column `{column}` {_listed(unknown)}, which is no split; write train, validation or test, "
+                "or rename the column."
+            )
+        if chosen or (values and not unknown):
+            return column
+    return None
 
 
 def split_of(value: Any) -> Split | None:
