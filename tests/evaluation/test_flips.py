@@ -4,9 +4,10 @@ import pytest
 
 from discernment.evaluation.evaluate import EvaluateOptions, evaluate
 from discernment.evaluation.flips import count_flips, evaluate_again, find_flips
-from discernment.evaluation.sample import read_samples
+from discernment.evaluation.sample import Draw, Sample, read_samples
 from discernment.judges.verdict import Verdict
 from discernment.policies.policy import Policy
+from discernment.prompts import Label
 from tiny import make_benign, make_prompts
 
 OPTIONS = EvaluateOptions(max_new_tokens=6, batch_size=4, openings=["Sorry", "I can't"])
@@ -60,3 +61,16 @@ def test_only_replies_that_changed_are_judged_again(tiny_policy, tmp_path):
     assert sorted(judge.asked[13:]) == sorted((s.prompt, s.completion) for s in first[:2])
     second = {(s.benchmark, s.prompt_id): s.verdict for s in read_samples(tmp_path / "second/samples.jsonl")}
     assert [second[s.benchmark, s.prompt_id] for s in first[2:]] == [s.verdict for s in first[2:]]
+
+
+def test_every_draw_counts():
+    draws = [Draw(completion=f"reply {n}", finished=True, verdict=Verdict.COMPLIANCE) for n in (1, 2)]
+    first = Sample(
+        prompt_id="0", benchmark="b", label=Label.TOXIC, prompt="p", completion="reply 0", finished=True,
+        verdict=Verdict.COMPLIANCE, rejection_probability=None, further=draws,
+    )  # fmt: skip
+    changed = draws[1].model_copy(update={"completion": "No.", "verdict": Verdict.REFUSAL})
+    second = first.model_copy(update={"further": (draws[0], changed)})
+    found = find_flips([first], [second])
+    assert (found.changed, [flip.completions for flip in found.flips]) == (1, [("reply 2", "No.")])
+    assert find_flips([first], [first]).changed == 0

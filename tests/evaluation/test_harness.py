@@ -1,5 +1,6 @@
 """lm-evaluation-harness runs on a policy, offline, from a local task file."""
 
+import copy
 import json
 import math
 import sys
@@ -9,9 +10,9 @@ import torch
 import yaml
 
 from discernment.errors import DataError, ModelError, RecipeError
-from discernment.evaluation.harness import run_tasks
+from discernment.evaluation.harness import as_harness_model, run_tasks
 from discernment.policies.policy import Policy
-from rules import Pushed
+from rules import Pushed, Unchanged
 
 pytest.importorskip("lm_eval", reason="the extra `capabilities` is not installed")
 
@@ -93,3 +94,21 @@ def test_a_missing_extra_is_named(tiny_policy, folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval.models.huggingface", None)
     with pytest.raises(RecipeError, match=r"pip install 'discernment\[capabilities\]'"):
         run_tasks(tiny_policy, [folder])
+
+
+def test_a_rule_scores_long_texts_and_answers_long_questions(tiny_policy):
+    from lm_eval.api.instance import Instance
+
+    def asked(kind, *arguments):
+        return [Instance(request_type=kind, doc={}, arguments=arguments, idx=0)]
+
+    ruled = copy.copy(tiny_policy)
+    ruled.rule = Unchanged()
+    bare, model = as_harness_model(tiny_policy), as_harness_model(ruled)
+    rolling = asked("loglikelihood_rolling", "Bees make honey, and fish live in water.")
+    assert model.loglikelihood_rolling(rolling) == pytest.approx(
+        bare.loglikelihood_rolling(rolling), abs=1e-4
+    )
+    long = asked("generate_until", "word " * (2 * bare.max_length), {"max_gen_toks": 4, "until": []})
+    [reply] = model.generate_until(long)
+    assert isinstance(reply, str)

@@ -64,6 +64,13 @@ def test_verdicts_on_other_replies_are_refused():
         judge_difference(samples, second[:1], **NAMES)
 
 
+class NobodyIsAsked:
+    name = fingerprint = "nobody"
+
+    def judge(self, prompt, completion):
+        raise AssertionError("there is no reply")
+
+
 def test_every_draw_is_judged_and_read_back(tmp_path):
     samples, _ = replies("cr", "cr")
     further = Draw(completion="I'm sorry, but I can't help with that.", finished=True, verdict="compliance")
@@ -76,6 +83,12 @@ def test_every_draw_is_judged_and_read_back(tmp_path):
         (("b", "1", 1), "refusal"),
     ]
     assert told == [("second judgements", 3, 3)]
+    unasked = samples[0].model_copy(
+        update={"completion": "", "verdict": Verdict.UNSCORED, "unscored_reason": "too long"}
+    )
+    [nothing] = judge_again([unasked], NobodyIsAsked(), tmp_path)
+    assert (nothing.verdict, nothing.unscored_reason) == (Verdict.UNSCORED, "too long")
+    found = judge_again(samples, KeywordJudge(), tmp_path)
     assert read_second_verdicts(tmp_path / "verdicts.jsonl") == found
     assert [d.completion for d in disagreements(samples, found)] == ["reply 1", further.completion]
     (tmp_path / "verdicts.jsonl").write_text('{"benchmark": "b"}\n')

@@ -4,6 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
+from pydantic import ValidationError
 from torch import nn
 
 from brute_force import in_double, jacobian, kernel, unit_rows
@@ -207,6 +208,20 @@ def test_adapters(make_policy, family, parameters, way):
     found = gradient_kernel(policy, PROMPTS, KernelOptions(parameters=parameters, k=3))
     expected = reference(policy, found.tokens, lambda n: parameters == "all" or "lora_" in n)
     assert error(found.blocks, expected) < 1e-5
+
+
+def test_the_exact_norm_is_refused_where_an_adapter_stands_beside_the_head(make_policy):
+    policy = make_policy("llama")
+    config = LoraConfig(r=2, target_modules=["q_proj", "lm_head"], init_lora_weights=False)
+    adapted = Policy(get_peft_model(policy.model, config).base_model.model, policy.chat, "adapted")
+    with pytest.raises(ModelError, match="adapter beside the head"):
+        gradient_kernel(adapted, PROMPTS[:2], KernelOptions(rows="exact"))
+
+
+@pytest.mark.parametrize("layers", [(0, 1), (2, 1)])
+def test_layers_out_of_order_are_refused(layers):
+    with pytest.raises(ValidationError, match="layers are counted from 1"):
+        KernelOptions(layers=layers)
 
 
 def test_the_exact_norm_over_adapters_leaves_the_head_out(make_policy):

@@ -64,6 +64,12 @@ def test_options_of_the_model_are_said_over_those_of_the_folder(ablated, tmp_pat
     assert (found.model.dtype, found.model.system, found.rule.name) == ("bfloat16", "Be kind.", "ablated")
 
 
+def test_an_adapter_that_is_named_goes_on_top_of_those_of_the_folder(ablated, tmp_path):
+    ablated.model_copy(update={"adapters": ("org/first",)}).write(tmp_path / "saved")
+    found = PolicySpec.of(ModelSpec(model=str(tmp_path / "saved"), adapter="org/second"))
+    assert (found.model.adapter, found.adapters) == (None, ("org/first", "org/second"))
+
+
 def test_a_bare_model_is_a_policy():
     assert (
         PolicySpec.of("org/name")

@@ -107,6 +107,9 @@ def test_a_rule_acts_as_done_by_hand(rule, system, tokenizer):
     for prompt, answer, logits in zip(PROMPTS, answers, found, strict=False):
         expected = [logits_by_hand(policy, prompt, answer[:n]) for n in range(len(answer))]
         torch.testing.assert_close(logits, torch.stack(expected), atol=2e-4, rtol=2e-4)
+    nothing, again = policy.reply_logits(policy.encode(PROMPTS[:2]), [[], answers[1]])
+    assert len(nothing) == 0
+    torch.testing.assert_close(again, found[1], atol=2e-4, rtol=2e-4)
     following = policy.next_token_logits(policy.encode(PROMPTS), answers[0][:2])
     expected = torch.stack([logits_by_hand(policy, p, answers[0][:2]) for p in PROMPTS])
     torch.testing.assert_close(following, expected, atol=2e-4, rtol=2e-4)

@@ -14,7 +14,7 @@ from discernment.judges import JudgeSpec
 from discernment.models.model_spec import ModelSpec
 from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec, RuleSpec
-from discernment.policies.vllm import VllmPolicy
+from discernment.policies.vllm import VllmPolicy, _own_ends
 from discernment.prompts import PromptSet
 from discernment.runs.run import evaluate_policy
 from endpoint import PolicyServer, running
@@ -125,6 +125,15 @@ def test_the_server_is_told_all_that_the_replies_depend_on(vllm, model_folder, t
     assert all(
         {ends.end_of_turn, ends.tokenizer.eos_token_id} <= set(body["stop_token_ids"]) for body in asked
     )
+
+
+def test_the_ends_are_those_of_the_policy_where_there_is_no_generation_configuration(model_folder):
+    folder = model_folder()
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"eos_token_id": [2, 7]}))
+    spec = ModelSpec(model=str(folder))
+    assert set(_own_ends(spec)) == set(Policy.load(spec)._own_ends()) == {2, 7}
 
 
 def test_a_prompt_that_does_not_fit_is_handled_as_by_transformers(vllm, model_folder, tmp_path):

@@ -157,7 +157,11 @@ class _JudgeOfTheRest(BatchJudge):
     def __init__(self, judge: Judge, judged: Sequence[Sample]) -> None:
         self.asked = judge
         self.name = judge.name
-        self.known = {(s.prompt, s.completion): Judgement(s.verdict, s.unscored_reason) for s in judged}
+        self.known = {
+            (s.prompt, reply.completion): Judgement(reply.verdict, reply.unscored_reason)
+            for s in judged
+            for reply in s.replies
+        }
 
     @property
     def fingerprint(self) -> str:
@@ -195,20 +199,28 @@ def find_flips(first: Sequence[Sample], second: Sequence[Sample]) -> Flips:
     ]
     return Flips(
         prompts=len(pairs),
-        changed=sum(a.completion != b.completion for a, b in pairs),
-        flips=[
-            Flip(
-                benchmark=a.benchmark,
-                prompt_id=a.prompt_id,
-                prompt=a.whole,
+        changed=sum(_texts(a) != _texts(b) for a, b in pairs),
+        flips=[flip for a, b in pairs if (flip := _flip(a, b)) is not None],
+        rejection_change=max(changes, default=None),
+    )
+
+
+def _texts(sample: Sample) -> list[str]:
+    return [reply.completion for reply in sample.replies]
+
+
+def _flip(first: Sample, second: Sample) -> Flip | None:
+    """The first reply to a prompt whose verdict changed, if one's did."""
+    for a, b in zip(first.replies, second.replies, strict=True):
+        if a.verdict is not b.verdict:
+            return Flip(
+                benchmark=first.benchmark,
+                prompt_id=first.prompt_id,
+                prompt=first.whole,
                 verdicts=(a.verdict, b.verdict),
                 completions=(a.completion, b.completion),
             )
-            for a, b in pairs
-            if a.verdict is not b.verdict
-        ],
-        rejection_change=max(changes, default=None),
-    )
+    return None
 
 
 def _shuffled(prompts: PromptSet, seed: int) -> PromptSet:

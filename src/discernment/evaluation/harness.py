@@ -156,6 +156,11 @@ class _RawText(ChatFormat):
         return self._encode(self.render(prompt))
 
 
+def _cut(encoded: Encoded, room: int) -> Encoded:
+    """The last tokens of each context, as the harness cuts what is too long."""
+    return Encoded(*(ids[-room:] for ids in (encoded, *encoded.others))) if room > 0 else encoded
+
+
 def _rule_model() -> type[HFLM]:
     """`HFLM` that asks a policy where it would ask the bare model."""
     from lm_eval.models.huggingface import HFLM
@@ -185,12 +190,10 @@ def _rule_model() -> type[HFLM]:
             count = 1 + len(self.policy.encode(["x"])[0].others)
             found = []
             for names, context, reply in requests:
-                question = (
-                    names[0].rstrip() if names[0] else ""
-                )  # none where a text is scored from its beginning
+                # None where a text is scored from its beginning, and for the windows of a long one.
+                question = names[0].rstrip() if names and names[0] else ""
                 encoded = self.policy.encode([question])[0] if question else Encoded(*[context] * count)
-                room = self.max_length + 1 - len(reply)
-                found.append(Encoded(*(ids[-room:] for ids in (encoded, *encoded.others))))
+                found.append(_cut(encoded, self.max_length + 1 - len(reply)))
             return found
 
         def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
@@ -198,7 +201,8 @@ def _rule_model() -> type[HFLM]:
 
         def _reply(self, question: str, options: Mapping[str, Any]) -> str:
             cap = int(options.get("max_gen_toks", self.max_gen_toks))
-            [reply] = self.policy.generate(self.policy.encode([question]), cap)
+            [encoded] = self.policy.encode([question])
+            [reply] = self.policy.generate([_cut(encoded, self.max_length - cap)], cap)
             text = str(self.tok_decode(reply.ids))
             for stop in handle_stop_sequences(options.get("until"), eos=self.tok_decode(self.eot_token_id)):
                 text = text.partition(stop)[0] if stop else text

@@ -32,7 +32,13 @@ from discernment.frozen import Frozen
 from discernment.prompts import Label
 from discernment.statistics.auroc import weighted_auroc
 from discernment.statistics.equal_safety import Scores
-from discernment.statistics.intervals import RESAMPLES, Floats, WeightedStatistic
+from discernment.statistics.intervals import (
+    ANY_DIFFERENCE,
+    FEWEST_CLUSTERS,
+    RESAMPLES,
+    Floats,
+    WeightedStatistic,
+)
 from discernment.statistics.operating_curve import OperatingCurve
 from discernment.statistics.safety_levels import SAFETY_LEVELS, clusters_of_parts, level_statistic
 from discernment.statistics.seeds import (
@@ -352,13 +358,16 @@ def compare_over_seeds(runs: Sequence[tuple[Group, Group]]) -> SeedDifference | 
         runs: For each seed, the prompts as the method and as the one that it is compared with answered them.
 
     Returns:
-        The difference; None if there are fewer than two seeds or fewer than two clusters of such prompts.
+        The difference; None if there are fewer than two seeds or fewer than two clusters of such prompts. With fewer than
+        `FEWEST_CLUSTERS` nothing is claimed for other prompts: the interval over both is the whole range.
     """
     if len(runs) < 2:
         return None
     sides = common_samples([group for pair in runs for group in pair], is_scored)
     clusters = cluster_ids(sides[0])
-    if len(np.unique(clusters)) < 2:
+    count = len(np.unique(clusters))
+    if count < 2:
         return None
     right = outcomes(sides)
-    return seed_difference(right[0::2] - right[1::2], clusters=clusters)
+    found = seed_difference(right[0::2] - right[1::2], clusters=clusters)
+    return found if count >= FEWEST_CLUSTERS else replace(found, over_both=ANY_DIFFERENCE)

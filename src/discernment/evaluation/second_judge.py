@@ -12,7 +12,7 @@ from discernment.evaluation.sample import Sample
 from discernment.files import read_rows, write_json_lines
 from discernment.frozen import Frozen
 from discernment.judges import Judge
-from discernment.judges.verdict import Verdict, judge_in_turn
+from discernment.judges.verdict import Judgement, Verdict, judge_in_turn
 
 FILE = "verdicts.jsonl"
 
@@ -88,6 +88,8 @@ def judge_again(
 ) -> list[SecondVerdict]:
     """Have a second judge judge every reply, and write `out/verdicts.jsonl`.
 
+    What has no reply, since its prompt was never asked, stays unscored for the same reason.
+
     Args:
         samples: The samples of an evaluation.
         judge: The second judge.
@@ -96,7 +98,13 @@ def judge_again(
     """
     replies = [reply for sample in samples for reply in _replies(sample)]
     tell = partial(progress, "second judgements") if progress is not None else lambda done, of: None
-    said = judge_in_turn(judge, [(sample.prompt, completion) for sample, _, completion, _ in replies], tell)
+    asked = [
+        n for n, (sample, _, completion, _) in enumerate(replies) if completion or not sample.unscored_reason
+    ]
+    said = [Judgement(Verdict.UNSCORED, sample.unscored_reason) for sample, *_ in replies]
+    exchanges = [(replies[n][0].prompt, replies[n][2]) for n in asked]
+    for n, judgement in zip(asked, judge_in_turn(judge, exchanges, tell), strict=True):
+        said[n] = judgement
     found = [
         SecondVerdict(
             benchmark=sample.benchmark,

@@ -46,6 +46,11 @@ class KernelJob:
         layers = find_layers(policy.model, policy.layer_path)
         for layer in [*taps, *(options.layers or ())]:
             layers.check(layer)
+        if options.rows == "exact" and hasattr(policy.model.get_output_embeddings(), "base_layer"):
+            raise ModelError(
+                "Exact rows know nothing of an adapter beside the head; merge the adapter, or take `rows: shared` or "
+                "`rows: probes`."
+            )
         self.path, self.depth = layers.path, len(layers.layers)
         self.positions = [max(1, len(reply)) for reply in replies]
         self.backward = BackwardPass(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from discernment.frozen import Frozen
 
@@ -33,6 +33,14 @@ class KernelOptions(Frozen):
     layers: tuple[int, int] | None = Field(
         None, description="Only the parameters of layers a to b, counted from 1; no embeddings, norm or head."
     )
+
+    @field_validator("layers")
+    @classmethod
+    def _in_order(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
+        if value is not None and not 1 <= value[0] <= value[1]:
+            raise ValueError("layers are counted from 1, and the last does not stand before the first")
+        return value
+
     head: bool = Field(True, description="Count the parameters of the head in.")
     by_layer: bool = Field(False, description="Break the kernel down by layer.")
     batch_size: int = Field(16, ge=1)

@@ -124,7 +124,7 @@ def together(
     known = torch.tensor(sorted(i for i in ends if i is not None), device=inputs["input_ids"].device)
     begun, replies = inputs["input_ids"].shape[1], [list[int]() for _ in range(prompts)]
     running, step = list(range(prompts)), 0
-    config = GenerationConfig(eos_token_id=known.tolist(), pad_token_id=pad_id, return_dict_in_generate=True)
+    ending: Any = {"eos_token_id": known.tolist(), "pad_token_id": pad_id, "return_dict_in_generate": True}
     while running and step < most:
         start, now = begun + step, list(running)
 
@@ -138,8 +138,7 @@ def together(
         output = kind.generate(
             model,
             **inputs,
-            generation_config=config,
-            max_new_tokens=most - step,
+            generation_config=GenerationConfig(max_new_tokens=most - step, **ending),
             logits_processor=[chosen] if choose is not None else [],
             stopping_criteria=[thin] if leave else [],
         )

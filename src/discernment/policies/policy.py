@@ -235,11 +235,15 @@ class Policy:
         whole = [row + list(reply) for row, reply in zip(rows, [*replies] * contexts, strict=True)]
         # All replies end in the same place: only their positions go through the head.
         logits = self._last_logits(sequences, whole, max(map(len, replies)) + 1)[:, :-1]
-        found = [logits[n :: len(sequences), -len(reply) :] for n, reply in enumerate(replies)]
+        found = [
+            logits[n :: len(sequences), logits.shape[1] - len(reply) :] for n, reply in enumerate(replies)
+        ]
         if not isinstance(self.rule, DecodingRule):
             return [of_prompt[0] for of_prompt in found]
         return [
             torch.cat([self.combine(of_prompt[:, step], 1, step) for step in range(of_prompt.shape[1])])
+            if of_prompt.shape[1]
+            else of_prompt[0]
             for of_prompt in found
         ]
 

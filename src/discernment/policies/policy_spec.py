@@ -101,8 +101,10 @@ class PolicySpec(Frozen):
         return cls.model_validate(given)
 
     def with_model(self, **changes: Any) -> PolicySpec:
-        """The same policy with other options of its model."""
-        return self.model_copy(update={"model": self.model.model_copy(update=changes)})
+        """The same policy with other options of its model; an `adapter` among them goes on top of its own."""
+        more = (named,) if (named := changes.pop("adapter", None)) else ()
+        model = self.model.model_copy(update=changes)
+        return self.model_copy(update={"model": model, "adapters": (*self.adapters, *more)})
 
     @property
     def folder(self) -> Path:

@@ -205,13 +205,14 @@ def _room_for(adapter: str) -> int:
 
 
 def _own_ends(spec: ModelSpec) -> list[int]:
-    """The end tokens of the model's own generation configuration, if it has one."""
+    """The end tokens of the model's own generation configuration; without one, those of its configuration."""
     from transformers import GenerationConfig
 
     try:
-        own = GenerationConfig.from_pretrained(resolve(spec), revision=spec.revision or "main").eos_token_id
+        found = GenerationConfig.from_pretrained(resolve(spec), revision=spec.revision or "main")
     except OSError:
-        return []
+        found = GenerationConfig.from_model_config(load_config(spec))
+    own = found.eos_token_id
     return own if isinstance(own, list) else [own] if own is not None else []
 
 
