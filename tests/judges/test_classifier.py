@@ -169,7 +169,11 @@ def test_labelled_files(tmp_path) -> None:
     # A text may be cut within a letter that takes two surrogates.
     path.write_text('{"prompt": "p", "completion": "c \\ud83d", "label": "unscored"}\n')
     [read] = read_labelled(str(path))
-    assert (read.verdict, read.completion, len(read.key)) == (Verdict.UNSCORED, "c ?", 16)
+    assert (read.verdict, read.completion, len(read.key)) == (
+        Verdict.UNSCORED,
+        "c \N{REPLACEMENT CHARACTER}",
+        16,
+    )
     path.write_text("\n")
     with pytest.raises(DataError, match="holds no labelled completions"):
         read_labelled(str(path))

@@ -193,6 +193,16 @@ def test_all_benchmarks_together_come_first_and_single_ones_of_the_first_method_
     assert "By benchmark" not in second
 
 
+def test_a_kind_of_prompts_of_one_benchmark_is_claimed_beside_what_is_pooled():
+    rows = [row("equal_safety", gain, benchmark=name) for name, gain in {**GAINS, "all": 0.07}.items()]
+    rows.append(row("equal_safety", 0.2, benchmark="five", label=Label.BENIGN))
+    (sentence,) = findings(results(rows))
+    assert (
+        "the benign prompts of five (+20.0 points, 95 % interval +17.0 to +23.0). By benchmark: more of one"
+        in sentence
+    )
+
+
 def test_benchmarks_with_several_kinds_of_prompts_name_the_kind():
     rows = [
         row("equal_safety", gain, benchmark=name, label=label)

@@ -7,7 +7,7 @@ from filelock import FileLock
 
 from discernment.errors import RecipeError, RunError
 from discernment.evaluation.over_seeds import SeedResults
-from discernment.files import read_json
+from discernment.files import read_json, write_json
 from discernment.policies.policy import Policy
 from discernment.prompts import Label
 from discernment.reporting.run_files import read_run
@@ -100,6 +100,8 @@ def test_a_run_for_each_seed_and_one_base_model(content, tmp_path):
     assert (moved / "seeds.json").read_bytes() == written
 
     # Another recipe in the same directory takes what it can use, and leaves no result that is not its own.
+    report_seeds(moved, reference="stl")
+    assert list(moved.glob("seeds-against-stl.*"))
     alone = parse_recipe({k: v for k, v in content.items() if k != "seeds"} | {"methods": ["base"]}, "tiny")
     assert run_recipe(alone, moved).stages_run == 0
     assert not list(moved.glob("seed*"))
@@ -132,9 +134,17 @@ def test_the_page_again_and_against_another_method(content, tmp_path):
     assert f"`base` {MINUS} `stl`" in (directory / "tables/seeds-against-stl.md").read_text("utf-8")
     with pytest.raises(RecipeError, match=r"no method 'dcr' in .*run; there are base, stl"):
         report_seeds(directory, reference="dcr")
-    (directory / "seeds.json").write_text("{}")
-    with pytest.raises(RunError, match="give `discern run` again"):
-        report_seeds(directory)
+    for path in directory.glob("stages/evaluate-*/samples.jsonl"):
+        path.rename(path.with_suffix(".away"))
+    with pytest.raises(RunError, match="seed-1 has no samples of 'base'; give `discern run"):
+        report_seeds(directory, reference="stl")
+    assert report_seeds(directory).is_file()
+    numbers = read_json(directory / "seeds.json")
+    numbers["comparisons"][0]["values"].pop()
+    for broken in ({}, numbers):
+        write_json(directory / "seeds.json", broken)
+        with pytest.raises(RunError, match="give `discern run` again"):
+            report_seeds(directory)
 
 
 def test_kernel_similarity_and_ability_of_every_seed(content, tmp_path):

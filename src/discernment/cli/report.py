@@ -1,5 +1,6 @@
 """`discern report`: the HTML report of a run, again."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -35,9 +36,9 @@ def report(
         say(f"Page: {report_seeds(run_directory, out, reference=reference)}")
         return
     if reference is not None:
+        command = shlex.join(["discern", "compare", str(run_directory), "--reference", reference])
         raise RecipeError(
-            f"{run_directory} has no several seeds; compare its methods with another one by "
-            f"`discern compare {run_directory} --reference {reference}`."
+            f"{run_directory} is no run with several seeds, which `--reference` is for; with one seed, `{command}` does it."
         )
     from discernment.reporting.pages.run import write_report
 

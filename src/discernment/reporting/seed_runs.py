@@ -1,5 +1,6 @@
 """A run with several seeds: its page and its tables, made again or with another method to compare with."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,11 +10,12 @@ from discernment.errors import RecipeError, RunError
 from discernment.evaluation.over_seeds import SeedResults
 from discernment.files import read_json, write_json, write_text
 from discernment.reporting.pages.seeds import write_seeds
-from discernment.reporting.run_files import Manifest, read_run
+from discernment.reporting.run_files import Manifest, read_manifest, read_run
 from discernment.reporting.tables.csv_files import write_field, write_over_seeds
 from discernment.reporting.tables.field import field_over_seeds
 from discernment.reporting.tables.seeds_markdown import seeds_markdown
-from discernment.runs.directory import RECIPE, SEEDS, folder_of
+from discernment.runs.directory import AGAINST, RECIPE, SEEDS, folder_of
+from discernment.runs.mending import how_to_mend
 from discernment.runs.recipe import Recipe, read_recipe
 from discernment.runs.seeds import together
 
@@ -36,24 +38,37 @@ def report_seeds(directory: Path, out: Path | None = None, *, reference: str | N
         RecipeError: If there is no such method.
         RunError: If a file of the run is missing or damaged.
     """
-    try:
-        results = SeedResults.model_validate(read_json(directory / SEEDS))
-    except ValidationError as error:
-        raise RunError(
-            f"{directory / SEEDS} is not what a run of this version leaves; give `discern run` again."
-        ) from error
-    runs = {seed: read_run(directory / folder_of(seed)) for seed in results.seeds}
-    manifests = [run.manifest for run in runs.values() if run.manifest is not None]
+    results = _read(directory / SEEDS)
+    folders = {seed: directory / folder_of(seed) for seed in results.seeds}
+    manifests = [found for folder in folders.values() if (found := read_manifest(folder)) is not None]
     if reference is None or reference == results.reference:
         return write_seed_files(results, directory, manifests, out)
     if reference not in results.methods:
         raise RecipeError(
             f"There is no method {reference!r} in {directory}; there are {', '.join(results.methods)}."
         )
+    runs = {seed: read_run(folder) for seed, folder in folders.items()}
+    for seed, run in runs.items():
+        if missing := [method for method in results.methods if method not in run.samples]:
+            raise RunError(f"{folders[seed]} has no samples of {missing[0]!r}; {how_to_mend(directory)}.")
     anew = together(_against(read_recipe(directory / RECIPE), reference), runs)
-    name = f"seeds-against-{reference}"
+    name = AGAINST + re.sub(r"[^\w.-]", "_", reference)
     write_json(directory / f"{name}.json", anew.model_dump(mode="json"))
     return write_seed_files(anew, directory, manifests, out, name)
+
+
+def _read(path: Path) -> SeedResults:
+    broken = RunError(f"{path} is not what a run of this version leaves; give `discern run` again.")
+    try:
+        results = SeedResults.model_validate(read_json(path))
+    except ValidationError as error:
+        raise broken from error
+    compared = [*results.comparisons, *results.safety_levels, *results.frontiers]
+    lists = [row.values for row in compared] + [row.values_against for row in compared]
+    lists += [row.values for row in results.measures]
+    if any(len(values) != len(results.seeds) for values in lists):
+        raise broken
+    return results
 
 
 def write_seed_files(
@@ -67,7 +82,8 @@ def write_seed_files(
 
     Args:
         results: What the seeds found.
-        directory: Gets `NAME.html`, `tables/NAME.csv`, `tables/NAME.md` and, of many methods, `tables/field.csv`.
+        directory: Gets `NAME.html`, `tables/NAME.csv`, `tables/NAME.md` and, of many methods, `tables/field.csv`
+            (`field-against-METHOD.csv` where it is not the recipe's reference).
         manifests: Those of the seeds' runs.
         page: The page, if it is to lie elsewhere.
         name: What the files are called.
@@ -79,7 +95,7 @@ def write_seed_files(
     write_over_seeds(tables / f"{name}.csv", results)
     write_text(tables / f"{name}.md", seeds_markdown(results))
     if columns := field_over_seeds(results, manifests):
-        write_field(tables / "field.csv", columns)
+        write_field(tables / f"{name.replace('seeds', 'field', 1)}.csv", columns)
     return write_seeds(results, page or directory / f"{name}.html", manifests)
 
 

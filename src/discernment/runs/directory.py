@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 RECIPE = "recipe.yaml"
 SEEDS = "seeds.json"
+AGAINST = "seeds-against-"
+"""What the names of files begin with that compare a run's methods with another one than the recipe's."""
 OUTCOMES = (
     *("manifest.json", "results.json", "proposition.json", "tracked.json"),
     *("report.html", SEEDS, "seeds.html", "left_out.json"),
@@ -117,6 +119,8 @@ def forget_other_recipe(directory: Path, recipe: Recipe, runs: Container[str] = 
     if (directory / RECIPE).is_file() and not holds_recipe(directory, recipe):
         for name in OUTCOMES:
             (directory / name).unlink(missing_ok=True)
+        for path in directory.glob(f"{AGAINST}*"):
+            path.unlink()
         shutil.rmtree(directory / "tables", ignore_errors=True)
         for link in directory.glob("*/stages"):
             if link.is_symlink() and link.parent.name not in runs:

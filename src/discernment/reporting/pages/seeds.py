@@ -110,7 +110,9 @@ def _rows(
     """The rows that are claimed of a method, and those of single benchmarks that add something to them."""
     each = [row for row in headline(results, quantity) if row.method == method]
     together = [row for row in pooled(results, quantity) if row.method == method]
-    return (together, each) if together else (each, [])
+    of_several = {row.label for row in together}
+    alone = [row for row in each if row.label not in of_several]
+    return [*together, *alone], [row for row in each if row.label in of_several]
 
 
 def _by_benchmark(rows: Sequence[SeedComparison], words: Sequence[str]) -> str:

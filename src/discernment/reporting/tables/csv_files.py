@@ -51,7 +51,17 @@ def write_over_seeds(path: Path, results: SeedResults) -> None:
 
     `seeds_low` and `seeds_high` are for other seeds on these prompts, `low` and `high` for other seeds on other prompts.
     """
-    places = ("quantity", "method", "against", "benchmark", "label", "toxic", "level")
+    places = (
+        "quantity",
+        "method",
+        "against",
+        "benchmark",
+        "label",
+        "toxic",
+        "level",
+        "level_low",
+        "level_high",
+    )
     interval = ("difference", "seeds_low", "seeds_high", "low", "high", "n")
     seeds = [f"{of} seed {seed}" for of in ("method", "against") for seed in results.seeds]
     compared = [*results.comparisons, *results.safety_levels, *results.frontiers]
@@ -64,7 +74,7 @@ def write_over_seeds(path: Path, results: SeedResults) -> None:
         known = (measured.difference, measured.low, measured.high)
         rows.append(
             [
-                *(measured.measure, measured.method, results.reference, None, label, None, None),
+                *(measured.measure, measured.method, results.reference, None, label, *[None] * 4),
                 *measured.values,
                 *([None] * len(results.seeds)),
                 *(*known, None, None, None),

@@ -100,10 +100,13 @@ def _measured(results: SeedResults, what: str, rows: Sequence[SeedMeasure]) -> s
 def _mean(values: Sequence[float] | None, form: str) -> str:
     if values is None:
         return text.MISSING
-    mean, low, high = (
-        form.format(v).rstrip("%").replace("-", text.MINUS) for v in (fmean(values), min(values), max(values))
-    )
+    mean, low, high = (_rounded(value, form) for value in (fmean(values), min(values), max(values)))
     return f"{mean} ({low} to {high})"
+
+
+def _rounded(value: float, form: str) -> str:
+    shown = form.format(value).rstrip("%")
+    return shown.removeprefix("-") if float(shown) == 0 else shown.replace("-", text.MINUS)
 
 
 def _difference(difference: str, interval: str, *, shown: bool) -> str:
@@ -116,4 +119,4 @@ def _row(cells: Sequence[str]) -> str:
 
 def _cell(name: str) -> str:
     """A name that neither ends its cell nor its line."""
-    return " ".join(text.visible(name).replace("\\", "\\\\").replace("|", "\\|").replace("`", "'").split())
+    return " ".join(text.visible(name).replace("|", "\\|").replace("`", "'").split())
