@@ -82,7 +82,6 @@ def _report_run(summary: RunSummary, *, redact: bool, as_json: bool) -> None:
 def _report_seeds(summary: SeedsSummary, *, redact: bool, as_json: bool) -> None:
     """Write the report of each seed's run; print what they found together, and write its page."""
     from discernment.reporting.pages.seeds import findings
-    from discernment.reporting.run_files import read_manifest
     from discernment.reporting.seed_runs import write_seed_files
     from discernment.reporting.tables.seeds import seeds_table
 
@@ -95,9 +94,7 @@ def _report_seeds(summary: SeedsSummary, *, redact: bool, as_json: bool) -> None
         show(seeds_table(summary.results))
         for finding in findings(summary.results):
             say(finding)
-    found = [read_manifest(run.directory) for run in summary.runs.values()]
-    manifests = [manifest for manifest in found if manifest is not None]
-    page = write_seed_files(summary.results, summary.directory, manifests)
+    page = write_seed_files(summary.results, summary.directory)
     notice(f"Tables: {summary.directory / 'tables'}")
     notice(f"Page: {page}")
 

@@ -1,7 +1,6 @@
 """A run with several seeds: its page and its tables, made again or with another method to compare with."""
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -10,7 +9,7 @@ from discernment.errors import RecipeError, RunError
 from discernment.evaluation.over_seeds import SeedResults
 from discernment.files import read_json, write_json, write_text
 from discernment.reporting.pages.seeds import write_seeds
-from discernment.reporting.run_files import Manifest, read_manifest, read_run
+from discernment.reporting.run_files import read_manifest, read_run
 from discernment.reporting.tables.csv_files import write_field, write_over_seeds
 from discernment.reporting.tables.field import field_over_seeds
 from discernment.reporting.tables.seeds_markdown import seeds_markdown
@@ -39,22 +38,22 @@ def report_seeds(directory: Path, out: Path | None = None, *, reference: str | N
         RunError: If a file of the run is missing or damaged.
     """
     results = _read(directory / SEEDS)
-    folders = {seed: directory / folder_of(seed) for seed in results.seeds}
-    manifests = [found for folder in folders.values() if (found := read_manifest(folder)) is not None]
     if reference is None or reference == results.reference:
-        return write_seed_files(results, directory, manifests, out)
+        return write_seed_files(results, directory, out)
     if reference not in results.methods:
         raise RecipeError(
             f"There is no method {reference!r} in {directory}; there are {', '.join(results.methods)}."
         )
-    runs = {seed: read_run(folder) for seed, folder in folders.items()}
+    runs = {seed: read_run(directory / folder_of(seed)) for seed in results.seeds}
     for seed, run in runs.items():
         if missing := [method for method in results.methods if method not in run.samples]:
-            raise RunError(f"{folders[seed]} has no samples of {missing[0]!r}; {how_to_mend(directory)}.")
+            raise RunError(
+                f"{directory / folder_of(seed)} has no samples of {missing[0]!r}; {how_to_mend(directory)}."
+            )
     anew = together(_against(read_recipe(directory / RECIPE), reference), runs)
     name = AGAINST + re.sub(r"[^\w.-]", "_", reference)
     write_json(directory / f"{name}.json", anew.model_dump(mode="json"))
-    return write_seed_files(anew, directory, manifests, out, name)
+    return write_seed_files(anew, directory, out, name)
 
 
 def _read(path: Path) -> SeedResults:
@@ -74,7 +73,6 @@ def _read(path: Path) -> SeedResults:
 def write_seed_files(
     results: SeedResults,
     directory: Path,
-    manifests: Sequence[Manifest],
     page: Path | None = None,
     name: str = "seeds",
 ) -> Path:
@@ -82,9 +80,8 @@ def write_seed_files(
 
     Args:
         results: What the seeds found.
-        directory: Gets `NAME.html`, `tables/NAME.csv`, `tables/NAME.md` and, of many methods, `tables/field.csv`
+        directory: The run's, with that of each seed; gets `NAME.html`, `tables/NAME.csv`, `tables/NAME.md` and, of many methods, `tables/field.csv`
             (`field-against-METHOD.csv` where it is not the recipe's reference).
-        manifests: Those of the seeds' runs.
         page: The page, if it is to lie elsewhere.
         name: What the files are called.
 
@@ -92,6 +89,8 @@ def write_seed_files(
         The page.
     """
     tables = directory / "tables"
+    read = (read_manifest(directory / folder_of(seed)) for seed in results.seeds)
+    manifests = [manifest for manifest in read if manifest is not None]
     write_over_seeds(tables / f"{name}.csv", results)
     write_text(tables / f"{name}.md", seeds_markdown(results))
     if columns := field_over_seeds(results, manifests):

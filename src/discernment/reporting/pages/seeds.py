@@ -72,9 +72,8 @@ def findings(results: SeedResults) -> list[str]:
     if not others:
         return [f"There is no other method to compare {results.reference} with."]
     return [
-        f"{_at_equal_safety(results, method, detailed)} {_in_auroc(results, method, detailed)}"
-        for method in others
-        for detailed in [method == others[0]]
+        f"{_at_equal_safety(results, method, number == 0)} {_in_auroc(results, method, number == 0)}"
+        for number, method in enumerate(others)
     ]
 
 

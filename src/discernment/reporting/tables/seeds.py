@@ -47,16 +47,21 @@ def _place(row: SeedComparison) -> tuple[Label, str, str | None, float | None]:
 
 def headline(results: SeedResults, quantity: Quantity) -> list[SeedComparison]:
     """The harmless prompts of each benchmark against all toxic ones."""
-    return [row for row in _against_all(results, quantity) if row.benchmark != POOLED]
+    return [row for row in _harmless(results, quantity) if row.benchmark != POOLED]
 
 
 def pooled(results: SeedResults, quantity: Quantity) -> list[SeedComparison]:
     """The harmless prompts of all benchmarks against all toxic ones; none where there is one benchmark."""
-    return [row for row in _against_all(results, quantity) if row.benchmark == POOLED]
+    return [row for row in _harmless(results, quantity) if row.benchmark == POOLED]
 
 
-def _against_all(results: SeedResults, quantity: Quantity) -> list[SeedComparison]:
-    rows = [row for row in rows_of(results, quantity) if row.label is not Label.TOXIC]
+def _harmless(results: SeedResults, quantity: Quantity) -> list[SeedComparison]:
+    return [row for row in against_all(results, quantity) if row.label is not Label.TOXIC]
+
+
+def against_all(results: SeedResults, quantity: Quantity) -> list[SeedComparison]:
+    """The comparisons of a quantity that are set against all toxic prompts, or against none."""
+    rows = rows_of(results, quantity)
     toxic = {row.toxic for row in rows}
     widest = POOLED if POOLED in toxic else next(iter(toxic), None)
     return [row for row in rows if row.toxic == widest]

@@ -3,16 +3,15 @@
 from collections.abc import Sequence
 from statistics import fmean
 
-from discernment.evaluation.groups import POOLED
 from discernment.evaluation.over_seeds import SeedComparison, SeedMeasure, SeedResults
 from discernment.reporting import text
 from discernment.reporting.tables.seeds import (
     HEADINGS,
+    against_all,
     difference_in_words,
     interval_in_words,
     measure_in_words,
     place_in_words,
-    rows_of,
 )
 
 
@@ -29,12 +28,9 @@ def seeds_markdown(results: SeedResults) -> str:
         "seeds on other prompts, bold where it does not hold 0; of what was measured beside the replies for other seeds alone.",
     ]
     for quantity, heading in HEADINGS.items():
-        rows = rows_of(results, quantity)
-        toxic = {row.toxic for row in rows}
         places: dict[str, list[SeedComparison]] = {}
-        for row in rows:
-            if len(toxic) == 1 or row.toxic == POOLED:
-                places.setdefault(place_in_words(row), []).append(row)
+        for row in against_all(results, quantity):
+            places.setdefault(place_in_words(row), []).append(row)
         if places:
             lines = [_line(results, place, here) for place, here in places.items()]
             parts += [f"## {heading}", "\n".join([*_head(results), *lines])]
