@@ -63,7 +63,7 @@ def stand_ins(folder):
                 "prompt": f"{prompt.text} ({name})",
                 "label": label,
                 "category": categories[n % len(categories)],
-                "response": REFUSES if label is Label.TOXIC else prompt.response,
+                entry.response or "response": REFUSES if label is Label.TOXIC else prompt.response,
                 "source": name,
             }
             for label, prompts in starter.items()
