@@ -140,6 +140,20 @@ def test_a_changed_text_is_not_taken_for_the_old_one(policy, tmp_path):
     assert read_samples(tmp_path / "samples.jsonl")[0].completion == alone.text
 
 
+def test_replies_of_other_options_are_not_taken_for_those_that_are_asked_for(policy, tmp_path):
+    evaluate(policy, BENCHMARKS, OPTIONS, tmp_path)
+    longer = OPTIONS.model_copy(update={"max_new_tokens": 9})
+    with pytest.raises(DataError, match=r"other options \(`max_new_tokens` 6, now 9\); name another directory"):
+        evaluate(policy, BENCHMARKS, longer, tmp_path)
+    evaluate(policy, BENCHMARKS, longer, tmp_path / "longer")
+    lengths = [
+        {row["tokens"] for _, row in read_json_lines(folder / "completions.jsonl")}
+        for folder in (tmp_path, tmp_path / "longer")
+    ]
+    assert max(lengths[0]) == 6
+    assert max(lengths[1]) == 9
+
+
 def test_the_same_prompt_may_stand_in_two_benchmarks(policy, tmp_path):
     evaluate(policy, [make_benign(2), make_benign(3).renamed("again")], OPTIONS, tmp_path)
     samples = read_samples(tmp_path / "samples.jsonl")

@@ -64,6 +64,18 @@ def test_verdicts_on_other_replies_are_refused():
         judge_difference(samples, second[:1], **NAMES)
 
 
+class Listening(KeywordJudge):
+    """Keeps the prompts that it is shown."""
+
+    def __init__(self):
+        super().__init__()
+        self.heard = []
+
+    def judge(self, prompt, completion):
+        self.heard.append(prompt)
+        return super().judge(prompt, completion)
+
+
 class NobodyIsAsked:
     name = fingerprint = "nobody"
 
@@ -88,6 +100,9 @@ def test_every_draw_is_judged_and_read_back(tmp_path):
     )
     [nothing] = judge_again([unasked], NobodyIsAsked(), tmp_path)
     assert (nothing.verdict, nothing.unscored_reason) == (Verdict.UNSCORED, "too long")
+    cut = samples[0].model_copy(update={"cut": "the end of it"})
+    judge_again([cut, samples[1]], judge := Listening(), tmp_path)
+    assert judge.heard == ["the end of it", "prompt 1", "prompt 1"]
     found = judge_again(samples, KeywordJudge(), tmp_path)
     assert read_second_verdicts(tmp_path / "verdicts.jsonl") == found
     assert [d.completion for d in disagreements(samples, found)] == ["reply 1", further.completion]

@@ -11,8 +11,10 @@ from discernment.diagnosis.separability import layer_states
 from discernment.errors import DataError
 from discernment.evaluation.ability import score_replies
 from discernment.evaluation.evaluate import EvaluateOptions, evaluate
+from discernment.evaluation.flips import evaluate_again
 from discernment.evaluation.sample import read_samples
 from discernment.files import read_json_lines
+from discernment.judges import KeywordJudge
 from discernment.judges.verdict import Verdict
 from discernment.kernel.engine import gradient_kernel
 from discernment.models.chat import ChatFormat
@@ -35,6 +37,16 @@ def policy(request, tokenizer):
     """A model of 64 positions: rotary, which takes more without a word, and learned, which does not."""
     limit = {"n_positions" if request.param == "gpt2" else "max_position_embeddings": POSITIONS}
     return Policy(make_model(request.param, len(tokenizer), **limit), ChatFormat(tokenizer), "small")
+
+
+class Counting(KeywordJudge):
+    """Counts what it is asked."""
+
+    asked = 0
+
+    def judge(self, prompt, completion):
+        self.asked += 1
+        return super().judge(prompt, completion)
 
 
 def fitting(policy, reply):
@@ -204,6 +216,7 @@ def test_cut_left_asks_the_end_of_the_prompt(policy, tmp_path):
     found = {s.prompt_id: s for s in read_samples(tmp_path / "samples.jsonl")}
     assert cost.notes["cut_left"] == [["mine", "p1"]]
     assert found["p1"].prompt == LONG
+    assert found["p0"].cut is None
     # By hand: the longest end of the text, between two of its tokens, that the template leaves room for.
     reply = max(5, len(policy.chat.encode_opening("Sorry, I can't")))
     offsets = policy.chat.tokenizer(LONG, add_special_tokens=False, return_offsets_mapping=True)[
@@ -213,6 +226,7 @@ def test_cut_left_asks_the_end_of_the_prompt(policy, tmp_path):
     text = next(end for end in ends if len(policy.chat.encode(end)) + reply - 1 <= POSITIONS)
     assert cut_left(policy, LONG, reply) == text
     assert 20 < len(text) < len(LONG)
+    assert found["p1"].cut == found["p1"].judged_with == text
     [alone] = policy.generate(policy.encode([text]), 5)
     assert found["p1"].completion == alone.text
     assert found["p1"].rejection_probability == pytest.approx(
@@ -220,6 +234,10 @@ def test_cut_left_asks_the_end_of_the_prompt(policy, tmp_path):
     )
     rendered = policy.chat.tokenizer.decode(policy.encode([text])[0])
     assert rendered == f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
+    # The second time, what was judged with that end is not judged again.
+    judge = Counting()
+    evaluate_again(policy, [PROMPTS], options, tmp_path / "again", list(found.values()), judge=judge)
+    assert (judge.asked, len(read_samples(tmp_path / "again" / "samples.jsonl"))) == (0, len(found))
     # Nothing changes for those that fit.
     evaluate(policy, [benchmark("Hi")], OPTIONS, tmp_path / "fit")
     [fits] = [row for _, row in read_json_lines(tmp_path / "fit" / "samples.jsonl")]

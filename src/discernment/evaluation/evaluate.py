@@ -10,10 +10,11 @@ from typing import Any, Literal
 from pydantic import Field
 
 from discernment.cost import StageCost
+from discernment.errors import DataError
 from discernment.evaluation.asked import ask_served
 from discernment.evaluation.rows import Found, Row, Tell, draws_of, kept_reply, rows_of, samples_of
 from discernment.evaluation.sample import Draw, Sample
-from discernment.files import append_json_lines, read_json_lines, write_json_lines
+from discernment.files import append_json_lines, read_json, read_json_lines, write_json, write_json_lines
 from discernment.frozen import Frozen
 from discernment.judges import Judge, Judgement, JudgeSpec, KeywordJudge, check_unscored
 from discernment.models.batch import length_sorted_batches
@@ -117,14 +118,14 @@ def evaluate(
         policy: The policy.
         benchmarks: Prompt sets; their provenance names them.
         options: How to generate.
-        out: A directory.
+        out: A directory for this policy and these options.
         judge: Who judges; the keyword judge by default.
         unscored_limit: Highest share of a benchmark's replies that the judge may leave unscored.
         progress: Called with what is being done, how many prompts are done, and how many there are.
 
     Raises:
-        DataError: If it leaves more unscored (the samples are written all the same), or a prompt does not fit the
-            model's positions and the options do not say what to do with it.
+        DataError: If it leaves more unscored (the samples are written all the same), a prompt does not fit the model's
+            positions and the options do not say what to do with it, or `out` holds replies of other options.
     """
     judge = judge or KeywordJudge()
     tell = progress or (lambda what, done, of: None)
@@ -141,6 +142,20 @@ def evaluate(
     usage = getattr(judge, "usage", None)
     notes = {"judge": judge.name} | ({"judge_usage": asdict(usage)} if usage else {})
     return StageCost(steps=len(found.rows), tokens=found.tokens, notes=notes | found.notes)
+
+
+def _keep_options(out: Path, options: EvaluateOptions) -> None:
+    """Fail if `out` holds replies that other options were asked with; else note these."""
+    now, file = options.model_dump(mode="json"), out / "options.json"
+    if not file.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(file, now)
+        return
+    then = read_json(file)
+    other = [name for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
+    if other:
+        changed = ", ".join(f"`{name}` {then.get(name)!r}, now {now.get(name)!r}" for name in other)
+        raise DataError(f"{out} holds replies of other options ({changed}); name another directory.")
 
 
 def _of_served(
@@ -161,6 +176,7 @@ def _of_served(
                 longest = max(lengths) + _reply_room(policy, trie, options) + 1
                 held.enter_context(policy.serving(longest, out / "vllm.log"))
             notes = {"engine": {"name": "vllm", "tensor_parallel": policy.tensor_parallel}, **_cut(rows)}
+        _keep_options(out, options)
         found = ask_served(policy, rows, trie, options, out, unscored_limit=limit, tell=tell)
     return found._replace(notes=found.notes | notes)
 
@@ -174,6 +190,7 @@ def _of_local(
 ) -> Found:
     trie = _trie(policy.chat, options) if options.rejection else None
     rows = _fitted(policy, rows, trie, options)
+    on_first(lambda: _keep_options(out, options))
     asked = [row for row in rows if row.left_out is None]
     lengths = [row.length for row in asked]
     batches = [[asked[i] for i in batch] for batch in length_sorted_batches(lengths, options.batch_size)]

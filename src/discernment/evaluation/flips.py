@@ -158,7 +158,7 @@ class _JudgeOfTheRest(BatchJudge):
         self.asked = judge
         self.name = judge.name
         self.known = {
-            (s.prompt, reply.completion): Judgement(reply.verdict, reply.unscored_reason)
+            (s.judged_with, reply.completion): Judgement(reply.verdict, reply.unscored_reason)
             for s in judged
             for reply in s.replies
         }

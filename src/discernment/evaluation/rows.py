@@ -134,6 +134,7 @@ def _sample(
         earlier=row.prompt.earlier,
         partner=row.prompt.partner,
         frame=row.prompt.frame,
+        cut=None if row.asked == row.prompt.asked else text_of(row.asked),
         **first,
         rejection_probability=rejection.get("rejection_probability"),
         no_rejection=rejection.get("why", no_rejection),

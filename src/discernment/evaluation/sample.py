@@ -39,6 +39,7 @@ class Sample(Frozen):
         earlier: The turns before it, where there are any.
         partner: The id of the matched prompt, where there is one.
         frame: The wording frame that it shares with others, where there is one.
+        cut: The end of the prompt's text that was asked, where the whole did not fit the model's positions.
         completion: What the policy generated (untrusted text).
         finished: Whether the completion ended by itself, not at the token cap.
         verdict: The judge's verdict.
@@ -57,6 +58,7 @@ class Sample(Frozen):
     earlier: tuple[Turn, ...] = Field((), exclude_if=lambda earlier: not earlier)
     partner: str | None = None
     frame: str | None = None
+    cut: str | None = Field(None, exclude_if=lambda cut: cut is None)
     completion: str
     finished: bool
     verdict: Verdict
@@ -64,6 +66,11 @@ class Sample(Frozen):
     rejection_probability: float | None = None
     no_rejection: str | None = Field(None, exclude_if=lambda why: why is None)
     further: tuple[Draw, ...] = ()
+
+    @property
+    def judged_with(self) -> str:
+        """The text that a judge sees beside a reply: what was asked last."""
+        return self.prompt if self.cut is None else self.cut
 
     @property
     def asked(self) -> Asked:

@@ -102,7 +102,7 @@ def judge_again(
         n for n, (sample, _, completion, _) in enumerate(replies) if completion or not sample.unscored_reason
     ]
     said = [Judgement(Verdict.UNSCORED, sample.unscored_reason) for sample, *_ in replies]
-    exchanges = [(replies[n][0].prompt, replies[n][2]) for n in asked]
+    exchanges = [(replies[n][0].judged_with, replies[n][2]) for n in asked]
     for n, judgement in zip(asked, judge_in_turn(judge, exchanges, tell), strict=True):
         said[n] = judgement
     found = [
