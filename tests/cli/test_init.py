@@ -187,6 +187,14 @@ def test_what_the_options_say_of_files(discern, questions):
 MISTAKES = {
     "no data": (["--label", "a.csv=toxic"], "--label, --label-map, --column and --skip are for the files of --data"),
     "no label": (["--data", "mine", "--label", "a.csv=nasty"], "--label 'a.csv=nasty': 'nasty' is no label; say one of"),
+    "two ways": (
+        ["--data", "mine", "--label", "a.csv=toxic", "--label-map", "a.csv:bad=benign"],
+        "--label gives all rows of a.csv one label, and --label-map or --column says that they have different ones",
+    ),
+    "two columns": (
+        ["--data", "mine", "--label", "a.csv=toxic", "--column", "a.csv:label=kind"],
+        "--label gives all rows of a.csv one label",
+    ),
     "no value": (["--data", "mine", "--label-map", "a.csv=toxic"], "--label-map 'a.csv=toxic' must be FILE:VALUE=LABEL."),
     "no role": (["--data", "mine", "--column", "a.csv:word=b"], "--column 'a.csv:word=b': 'word' is no role"),
     "nothing usable": (["--data", "full"], r"full holds no prompt file, only thesis.tex \(no table of prompts\)"),

@@ -143,7 +143,9 @@ def test_a_changed_text_is_not_taken_for_the_old_one(policy, tmp_path):
 def test_replies_of_other_options_are_not_taken_for_those_that_are_asked_for(policy, tmp_path):
     evaluate(policy, BENCHMARKS, OPTIONS, tmp_path)
     longer = OPTIONS.model_copy(update={"max_new_tokens": 9})
-    with pytest.raises(DataError, match=r"other options \(`max_new_tokens` 6, now 9\); name another directory"):
+    with pytest.raises(
+        DataError, match=r"other options \(`max_new_tokens` 6, now 9\); name another directory"
+    ):
         evaluate(policy, BENCHMARKS, longer, tmp_path)
     evaluate(policy, BENCHMARKS, longer, tmp_path / "longer")
     lengths = [

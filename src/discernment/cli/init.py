@@ -130,7 +130,7 @@ def _said(label: Sequence[str], label_map: Sequence[str], column: Sequence[str],
     """What the options say of files.
 
     Raises:
-        RecipeError: If one is not written as it must be.
+        RecipeError: If one is not written as it must be, or two contradict each other.
     """
     from discernment.prompts import Label
     from discernment.prompts.columns import label_key
@@ -160,6 +160,12 @@ def _said(label: Sequence[str], label_map: Sequence[str], column: Sequence[str],
             raise RecipeError(f"--column {text!r}: {role!r} is no role; say text, label, response or split.")
         before = of_file.get(file, Given())
         of_file[file] = before._replace(columns={**before.columns, role: value})
+    for file, given in of_file.items():
+        if given.label is not None and (given.meanings or "label" in given.columns):
+            raise RecipeError(
+                f"--label gives all rows of {file} one label, and --label-map or --column says that they have different ones; "
+                "leave one out."
+            )
     return Said(of_file, skip)
 
 
