@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from discernment.models.chat import ChatFormat
 from discernment.models.model_spec import ModelSpec
 from discernment.policies.policy_spec import PolicySpec
+from discernment.prompts import Label
 from discernment.runs.planning.estimate import smaller, work_of
 from discernment.runs.planning.plan import Looker, look_through, make_plan
 from discernment.runs.planning.rate import measure_rate
@@ -19,7 +20,9 @@ from discernment.runs.planning.trace import LiveBytes
 from discernment.runs.recipe import Recipe
 from discernment.runs.run import run_recipe
 from discernment.training.contrastive import RefineOptions
+from discernment.training.derta import DertaOptions, derta_rows
 from discernment.training.options import LoraOptions
+from discernment.training.replies import ReplyOptions
 from discernment.training.supervised import AlignOptions
 from good_recipe import GOOD
 from tiny import make_benign, make_model, make_prompts
@@ -231,3 +234,21 @@ def test_measuring_the_rate_leaves_the_threads_as_they_were(model_folder):
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_harmful_replies_count_as_if_they_went_to_their_cap(model_folder, tokenizer):
+    spec, chat = ModelSpec(model=str(model_folder()), device="cpu"), ChatFormat(tokenizer)
+    examples = make_prompts(12).with_label(Label.TOXIC)
+    options = AlignOptions(batch_size=4, max_length=512)
+    text = "Write a short letter to the editor about the weather. " * 4
+    cap = len(chat.encode_reply(examples[0].asked, text))
+    own = DertaOptions(plain_every=None, harmful=ReplyOptions(max_tokens=cap))
+    inputs = {"start": PolicySpec.of(spec), "examples": examples, "options": options}
+    plain, decoupled = (work_of(given, spec, chat).of(options) for given in (inputs, {**inputs, "own": own}))
+    made = derta_rows(examples, {p.id: text for p in examples}, chat, options, own).rows["input_ids"]
+    before = [len(chat.encode(p.asked)) + len(chat.encode_reply(p.asked, p.response)) for p in examples]
+    assert len(made) == 2 * len(before)
+    assert decoupled.operations / plain.operations == pytest.approx(
+        sum(map(len, made)) / sum(before), rel=0.15
+    )
+    assert decoupled.activations > 1.5 * plain.activations

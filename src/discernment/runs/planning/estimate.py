@@ -26,6 +26,7 @@ from discernment.runs.planning.steps import (
     refine_step,
 )
 from discernment.training.contrastive import RefineOptions
+from discernment.training.derta import DertaOptions
 from discernment.training.held import LIMIT
 from discernment.training.options import LoraOptions, OptimizerOptions
 from discernment.training.preference import PreferenceOptions
@@ -153,12 +154,17 @@ def _of_alignment(
     options: AlignOptions, inputs: Mapping[str, Any], spec: ModelSpec, chat: ChatFormat
 ) -> Estimate:
     sides = 2 if isinstance(options, PreferenceOptions) else 1
+    own = inputs.get("own")
     rows = []
     for example in inputs["examples"]:
         asked = len(chat.encode(example.asked))
         reply = len(chat.encode_reply(example.asked, example.response)) if example.response else 0
-        length = min(asked + reply, options.max_length)
-        rows.append((length, length - asked))
+        replies = [reply]
+        if isinstance(own, DertaOptions) and example.label.should_refuse:
+            # As if all harmful replies went to their cap; a refusal begins within one, on average in its middle.
+            replies = [reply + own.harmful.max_tokens // 2, own.harmful.max_tokens]
+        lengths = [min(asked + tokens, options.max_length) for tokens in replies]
+        rows += [(length, length - asked) for length in lengths]
     rows.sort(reverse=True)
     top = rows[: options.batch_size]
     batch = Batch(options.batch_size * sides, top[0][0], 0, sides * sum(max(0, reply) for _, reply in top))
