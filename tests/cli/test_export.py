@@ -248,14 +248,14 @@ def test_one_evaluation_alone(run, discern):
 def test_what_cannot_be_exported_is_one_sentence(run, discern):
     Path("full").mkdir()
     Path("full/thesis.tex").touch()
-    Path("seeds").mkdir()
-    Path("seeds/seeds.json").write_text("{}")
+    Path("seeds/seed-3").mkdir(parents=True)
+    Path("seeds/seed-3/recipe.yaml").touch()
     for arguments, said in (
         ("run --to csv --out full", "full holds something already; remove it or name another folder"),
         ("run --to csv --method dcr", "There is no method 'dcr' in run; there are base, stl."),
         ("run/dcr --to csv", "The run run has no evaluation of 'dcr'; it has base, stl."),
         ("full --to csv", "full holds neither an evaluation nor a run"),
-        ("seeds --to csv", "seeds holds a run for each seed; name one of them, such as seeds/seed-0."),
+        ("seeds --to csv", "seeds holds a run for each seed; name one of them, such as seeds/seed-3."),
         ("run --to hub", "`--to hub` needs the repository"),
         ("run --to csv --dry-run", "--dry-run is for `--to hub`; leave it out."),
     ):

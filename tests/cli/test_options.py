@@ -74,3 +74,21 @@ def test_where_results_go_has_a_name(tmp_path, monkeypatch, out) -> None:
     found = out_option("Results.").callback(Path(out))
     assert found.name == "here"
     assert found.resolve() == tmp_path / "here"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "chat mine/dcr", "publish mine/dcr me/name --dry-run", "judges audit mine --json", "diagnose mine/stl --out why",
+        "align mine/stl --out more", "evaluate mine/dcr --out replies", "export mine --to csv",
+    ],
+)  # fmt: skip
+def test_of_a_run_of_several_seeds_one_is_to_be_named(command, discern, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine/seed-4").mkdir(parents=True)
+    Path("mine/seed-4/recipe.yaml").touch()
+    code, _, error = discern(*command.split())
+    assert (code, error) == (
+        2, "discern: mine holds a run for each seed; name one of them, such as mine/seed-4.\n"
+    )  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]

@@ -64,6 +64,7 @@ def test_all_stages_are_named_and_none_is_run(recipe, tmp_path):
     layers = sum(p.numel() for p in network.model.layers[:2].parameters())
     assert plan.stages[3].trained == layers
     assert plan.stages[1].trained == sum(p.numel() for p in network.parameters())
+    assert [stage.trained for stage in plan.stages if stage.name == "evaluate"] == [0, 0, 0]
 
 
 def test_of_several_runs_the_first_is_looked_at(recipe, tmp_path):

@@ -220,14 +220,18 @@ def parse_policy(name: str, system: str | None, options: Sequence[str] | None) -
     Raises:
         DataError: If the run has no such method, or the folder's policy cannot be read.
         RecipeError: If an option is unknown or out of range.
+        RunError: If the run is one of several seeds, which has policies for each.
     """
     from discernment.policies.policy_spec import PolicySpec, RuleSpec
+    from discernment.runs.directory import check_one_run
     from discernment.runs.manifest import policy_of
 
     of_rule = [option for option in options or () if option.startswith("rule.")]
     given = {"model": name} | ({} if system is None else {"system": system})
     model = parse_options(ModelSpec, [o for o in options or () if o not in of_rule], given)
     run, _, method = name.rpartition("/")
+    if run:
+        check_one_run(Path(run))
     if run and (Path(run) / "manifest.json").is_file():
         said = model.model_dump(exclude={"model"}, exclude_unset=True)
         policy = policy_of(Path(run), method).with_model(**said)

@@ -18,6 +18,7 @@ from discernment.evaluation.second_judge import FILE as SECOND
 from discernment.evaluation.second_judge import SecondVerdict, read_second_verdicts
 from discernment.files import read_json, read_json_lines
 from discernment.prompts import Label
+from discernment.runs.directory import check_one_run
 from discernment.runs.mending import how_to_mend, what_is_wrong
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -169,6 +170,7 @@ def read_run(directory: Path, *, audit: bool = True) -> RunFiles:
     Raises:
         RunError: If there are no results, or a file is damaged; the message names the file and what makes it again.
     """
+    check_one_run(directory)
     if not (directory / "results.json").is_file():
         raise RunError(
             f"{directory} has no results.json to report on; "

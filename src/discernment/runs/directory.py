@@ -30,6 +30,17 @@ def folder_of(seed: object) -> str:
     return f"seed-{seed}"
 
 
+def check_one_run(directory: Path) -> None:
+    """Make sure that a directory is not that of several seeds, each of which has a run of its own in it.
+
+    Raises:
+        RunError: If it is.
+    """
+    runs = sorted(path.parent for path in directory.glob(f"{folder_of('*')}/{RECIPE}"))
+    if runs and not (directory / "manifest.json").is_file():
+        raise RunError(f"{directory} holds a run for each seed; name one of them, such as {runs[0]}.")
+
+
 @contextmanager
 def claim(directory: Path, kind: str, *, whole: bool = True) -> Iterator[None]:
     """Make a directory and keep other processes out of it.

@@ -15,7 +15,7 @@ from discernment.errors import DataError, RunError
 from discernment.files import read_json, write_json
 from discernment.models.model_spec import ModelSpec
 from discernment.policies.policy_spec import PolicySpec
-from discernment.runs.directory import holds_recipe
+from discernment.runs.directory import check_one_run, holds_recipe
 from discernment.runs.mending import how_to_mend, what_is_wrong
 from discernment.runs.preparation import Prepared
 from discernment.runs.recipe import MethodEntry, Recipe, stands_on
@@ -51,6 +51,7 @@ def policy_of(directory: Path, method: str) -> PolicySpec:
 
     Raises:
         DataError: If the run has no such method, or its manifest cannot be read.
+        RunError: If the directory is that of several seeds.
     """
     methods = methods_of(directory)
     if method not in methods:
@@ -73,7 +74,9 @@ def methods_of(directory: Path) -> dict[str, dict[str, Any]]:
 
     Raises:
         DataError: If it is missing or damaged.
+        RunError: If the directory is that of several seeds.
     """
+    check_one_run(directory)
     try:
         found = read_json(directory / FILE)
     except DataError as error:

@@ -14,7 +14,7 @@ from discernment.evaluation.sample import Sample, read_samples
 from discernment.files import plain_yaml, read_json
 from discernment.reporting.run_files import RunFiles, read_run
 from discernment.reporting.text import REDACTED
-from discernment.runs.directory import SEEDS, folder_of
+from discernment.runs.directory import check_one_run
 from discernment.runs.evaluations import SAMPLES, find_evaluations
 from discernment.runs.mending import how_to_mend, what_is_wrong
 
@@ -88,9 +88,7 @@ def gather(argument: Path, methods: Sequence[str] = (), *, redact: bool = False)
         RecipeError: If there is no such method.
         RunError: If the run is not finished, or a file of it is damaged.
     """
-    if (argument / SEEDS).is_file() and not (argument / SAMPLES).is_file():
-        one = min(argument.glob(folder_of("*")), default=argument / folder_of(0))
-        raise RunError(f"{argument} holds a run for each seed; name one of them, such as {one}.")
+    check_one_run(argument)
     found = {evaluation.name: evaluation for evaluation in find_evaluations(argument)}
     if unknown := [name for name in methods if name not in found]:
         raise RecipeError(f"There is no method {unknown[0]!r} in {argument}; there are {', '.join(found)}.")

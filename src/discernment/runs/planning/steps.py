@@ -163,7 +163,7 @@ def align_step(spec: ModelSpec, options: AlignOptions, batch: Batch) -> StepCost
 
 def reading(spec: ModelSpec, batch: Batch) -> StepCost:
     """A pass that reads prompts, keeps their keys and values, and makes logits of the last places of each."""
-    model: Any = skeleton(spec, training=False).eval()
+    model: Any = skeleton(spec, training=False).eval().requires_grad_(requires_grad=False)
     logits = max(1, batch.predicted // batch.rows)
     with without_data():
         fill(model, choose_device(spec))
