@@ -114,6 +114,10 @@ def test_adapters_are_those_of_stage_2_unless_the_method_says_otherwise():
         for own in (None, kind(beta=1), kind(lora=None), kind(lora=LoraOptions(rank=3)))
     ]
     assert found == [lora, lora, None, LoraOptions(rank=3)] * 2
+    for method, kind in ((Dpo(), DpoOptions), (Porover(), PoroverOptions)):
+        assert build(method, kind(train_embeddings=True, lora=None), AlignOptions(lora=lora))
+        with pytest.raises(RecipeError, match="add `lora: null` to these options"):
+            build(method, kind(train_embeddings=True), AlignOptions(lora=lora))
 
 
 def test_no_harmful_reply_is_learned_as_a_reply(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 from transformers import AutoModelForCausalLM
 
 from discernment.errors import ModelError
@@ -19,10 +19,10 @@ IDS = torch.tensor([[5, 6, 7, 8, 9]])
 SOME = {"batch_size": 8, "learning_rate": 1e-2}
 
 
-def train(stage, start, out, keep):
+def train(stage, start, out, keep, layer=2):
     lora = {"rank": 4, "keep": keep}
     if stage == "refine":
-        refine(start, make_prompts(8), RefineOptions(layer=2, steps=2, lora=lora, **SOME), out)
+        refine(start, make_prompts(8), RefineOptions(layer=layer, steps=2, lora=lora, **SOME), out)
     else:
         align(start, make_prompts(8), AlignOptions(lora=lora, **SOME), out)
     return PolicySpec.read(out)
@@ -52,6 +52,21 @@ def test_a_kept_adapter_gives_the_merged_models_logits_anywhere(stage, family, m
     assert float((merged - plain).abs().max()) > 1e-3
     named = ModelSpec(model=str(base), adapter=str(tmp_path / "elsewhere"))
     torch.testing.assert_close(logits(Policy.load(named).model), merged, atol=2e-5, rtol=1e-4)
+
+
+def test_an_adapter_of_many_modules_names_those_of_its_layers_alone(model_folder, tmp_path, recwarn):
+    base = model_folder("llama")
+    depth = len(AutoModelForCausalLM.from_pretrained(base).model.layers)
+    train("refine", str(base), tmp_path / "out", "adapter", layer=3)
+    targets = PeftConfig.from_pretrained(tmp_path / "out/adapter").target_modules
+    # Seven linear modules a layer; from twenty on PEFT shortens their names.
+    assert len(targets) == 21
+    assert {name.split(".")[2] for name in targets} == {"0", "1", "2"}
+    assert depth > 3
+    loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "out/adapter")
+    adapted = {name.split(".")[4] for name, _ in loaded.named_parameters() if "lora_A" in name}
+    assert adapted == {"0", "1", "2"}
+    assert not [str(w.message) for w in recwarn if "missing adapter keys" in str(w.message)]
 
 
 @pytest.mark.parametrize(

@@ -119,10 +119,11 @@ def test_a_step_of_ascent_and_one_of_descent_by_hand(start):
     sure = g.abs() > 1e-6
     assert sure.sum() > 1000
     for sign in (ASCENT, DESCENT):
-        made, losses = loaded.make(sign, 1.0, **everything)
+        made, course = loaded.make(sign, 1.0, **everything)
         assert made.places.tolist() == list(range(len(g)))
         torch.testing.assert_close(made.values[sure], sign * expected[sure], atol=2e-6, rtol=1e-2)
-        assert len(losses) == 1
+        assert (len(course.losses), course.steps) == (1, 1)
+        assert course.tokens == int(mask.sum())
 
 
 def test_entries_are_kept_with_probability_p(start):
@@ -196,6 +197,12 @@ def test_the_stage_changes_so_many_weights_of_the_layers_and_nothing_else(start,
     assert min(changed) > 100
     assert cost.notes["changed"] == {"safety": changed[0], "over_safety": changed[1]}
     assert (cost.notes["weights"], cost.notes["harmful_replies"], cost.steps) == (size, len(TOXIC), 8)
+    # Two patches of two passes each over six replies, four and two a step; and two looks at the questions.
+    rows, questions = (
+        [len(x) for x in part]
+        for part in ((r["input_ids"] for r in loaded.trained.rows), loaded.trained.questions)
+    )
+    assert cost.tokens == 2 * 2 * sum(rows) + 2 * sum(questions)
     differing = {name: int((after[name] != before[name]).sum()) for name in before}
     names = {id(w): name for name, w in loaded.policy.model.named_parameters()}
     patched = {names[id(w)] for w in loaded.weights}
@@ -249,9 +256,17 @@ def test_nothing_of_the_model_that_harm_was_learned_by_is_written(start, replies
 
 def test_ascent_ends_where_replies_are_no_likelier_than_chance(start):
     loaded = Loaded(start)
-    _, losses = loaded.make(ASCENT, 0.2, steps=100, learning_rate=1e-2)
-    assert len(losses) < 60
-    assert losses[-1] > np.log(loaded.policy.model.config.vocab_size) > max(losses[:-1])
+    _, course = loaded.make(ASCENT, 0.2, steps=100, learning_rate=1e-2)
+    assert course.steps == len(course.losses) - 1 < 60
+    assert course.losses[-1] > np.log(loaded.policy.model.config.vocab_size) > max(course.losses[:-1])
+
+
+def test_where_there_is_nothing_to_unlearn_no_patch_is_made(start, replies, tmp_path, monkeypatch):
+    # The loss of these replies is above that of tokens drawn from so few.
+    monkeypatch.setattr("discernment.training.patch_course._vocabulary", lambda model: 2)
+    with pytest.raises(TrainingError, match="no likelier to the model than tokens drawn by chance"):
+        run(start, replies, tmp_path / "out")
+    assert not (tmp_path / "out/model").exists()
 
 
 @pytest.mark.parametrize(

@@ -195,6 +195,39 @@ def test_the_parts_of_the_loss_are_those_of_the_whole_step(model_folder, tmp_pat
         assert row["loss"] == pytest.approx(row["contrast"] + 2.0 * row["retention"], rel=1e-4)
 
 
+@pytest.mark.parametrize("accumulation", [1, 4, 5])
+@pytest.mark.parametrize("retained", [None, make_benign(9)], ids=["contrast", "retained"])
+def test_each_step_has_all_its_batches_and_their_tokens_are_counted(
+    accumulation, retained, model_folder, tmp_path, monkeypatch
+):
+    batches = []
+    compute = trainer_module.ContrastiveTrainer.compute_loss
+
+    def counted(self, model, inputs, *args, **kwargs):
+        batches.append(int(inputs["attention_mask"].sum()))
+        return compute(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(trainer_module.ContrastiveTrainer, "compute_loss", counted)
+    # Three batches see all 24 prompts once.
+    kept = {"retention": 1.0, "retention_batch": 3} if retained else {}
+    options = RefineOptions(**{**OPTIONS, "steps": 5, "gradient_accumulation": accumulation, **kept})
+    spec = ModelSpec(model=str(model_folder()))
+    cost = refine(spec, make_prompts(12), options, tmp_path / "out", retained=retained)
+    assert (cost.steps, len(batches)) == (5, 5 * accumulation)
+    assert cost.tokens == sum(batches)
+
+
+def test_what_would_do_nothing_is_refused(model_folder, tmp_path):
+    spec, prompts = ModelSpec(model=str(model_folder())), make_prompts()
+    with pytest.raises(TrainingError, match="Retained prompts do nothing without `retention`"):
+        refine(spec, prompts, RefineOptions(**OPTIONS), tmp_path / "out", retained=make_benign())
+    weighted = RefineOptions(**OPTIONS, label_weights={Label.BENIGN: 2})
+    with pytest.raises(
+        TrainingError, match="`label_weights` names benign, and the contrast has no such prompts"
+    ):
+        refine(spec, prompts, weighted, tmp_path / "out")
+
+
 def test_retention_is_the_relative_squared_movement():
     reference = torch.tensor([[[3.0, 4.0], [0.0, 2.0]], [[1.0, 0.0], [9.0, 9.0]]])
     moved = reference + torch.tensor([[[0.0, 5.0], [0.0, 1.0]], [[1.0, 0.0], [100.0, 100.0]]])

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from discernment.errors import RecipeError
 from discernment.methods.method import Materials, Method, MethodOptions, Stage, watched
 from discernment.methods.sides import seemingly_toxic
 from discernment.methods.stl import safety_mix
@@ -68,6 +69,15 @@ class Dpo(Method):
 def on_pairs(
     toxic: PromptSet, seemingly: PromptSet, own: PreferenceOptions, options: MethodOptions
 ) -> Mapping[str, Any]:
-    """What `prefer` is given beside the replies: adapters are those of stage 2 where the method says nothing of them."""
+    """What `prefer` is given beside the replies: adapters are those of stage 2 where the method says nothing of them.
+
+    Raises:
+        RecipeError: If adapters are those of stage 2 and the method's own options train the embeddings.
+    """
     lora = own.lora if "lora" in own.model_fields_set else options.align.lora
+    if lora is not None and own.train_embeddings:
+        raise RecipeError(
+            "The method's options have `train_embeddings: true`, and stage 2 has adapters, which leave the embeddings as they are; "
+            "add `lora: null` to these options, or leave out `train_embeddings`."
+        )
     return {"examples": toxic, "seemingly": seemingly, "options": own.model_copy(update={"lora": lora})}

@@ -60,7 +60,10 @@ def add_adapter(
         target_modules=targets,
         task_type="CAUSAL_LM",
     )
-    return add_beside(network, config)
+    wrapped = add_beside(network, config)
+    # PEFT shortens many names to their last parts, as far as these are unambiguous in what it sees of the model.
+    wrapped.peft_config[NEW].target_modules = set(targets)
+    return wrapped
 
 
 def _linear(layer: torch.nn.Module) -> list[str]:

@@ -4,6 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
+from itertools import chain, count, islice
 from typing import Any
 
 import torch
@@ -35,9 +36,12 @@ class EpochSampler(Sampler[int]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
+        return iter(self.rows_of(self.epoch))
+
+    def rows_of(self, epoch: int) -> Sequence[int]:
+        """The row numbers of an epoch, in order."""
         # Spread seeds apart, so that epoch 1 of seed 0 is not epoch 0 of seed 1.
-        generator = torch.Generator().manual_seed(1_000_003 * self.seed + self.epoch)
-        return iter(self.order(generator))
+        return self.order(torch.Generator().manual_seed(1_000_003 * self.seed + epoch))
 
     def __len__(self) -> int:
         return self.length
@@ -58,12 +62,14 @@ class BalancedBatches(EpochSampler):
         weights: How many prompts of each label come into a block, in proportion; 1 for a label that is not named.
         extra: Row numbers that take turns at the end of every block, outside the balance.
         extra_size: How many of them a block gets.
+        accumulation: Blocks a step. An epoch is a whole number of steps: the training loop ends one with the epoch.
 
     Attributes:
         block_size: Rows a block, the extra ones included.
 
     Raises:
-        TrainingError: If there is only one label, or a block has no room for two prompts of each.
+        TrainingError: If there is only one label, a weight is of a label that no prompt has, or a block has no room for
+            two prompts of each.
     """
 
     def __init__(
@@ -76,6 +82,7 @@ class BalancedBatches(EpochSampler):
         weights: Mapping[Label, float] | None = None,
         extra: Sequence[int] = (),
         extra_size: int = 0,
+        accumulation: int = 1,
     ) -> None:
         self.batch_size = batch_size
         self.matched = matched
@@ -87,6 +94,11 @@ class BalancedBatches(EpochSampler):
             raise TrainingError(
                 f"The contrast needs prompts of two labels and has only {' and '.join(self.labels) or 'none'}; "
                 "name more sets."
+            )
+        if lacking := [label for label in weights or {} if label not in self.rows]:
+            raise TrainingError(
+                f"`label_weights` names {' and '.join(lacking)}, and the contrast has no such prompts; leave it out or name sets "
+                "that have some."
             )
         # As they are written: a sum of tenths is no whole number in floating point.
         self.weights = {label: Fraction(str((weights or {}).get(label, 1))) for label in self.labels}
@@ -101,7 +113,12 @@ class BalancedBatches(EpochSampler):
         self.extra = {"extra": list(extra)}
         self.extra_size = extra_size if extra else 0
         self.block_size = batch_size + self.extra_size
-        super().__init__(self._epoch, math.ceil(len(prompts) / batch_size) * self.block_size, seed)
+        steps = math.ceil(math.ceil(len(prompts) / batch_size) / accumulation)
+        super().__init__(self._epoch, steps * accumulation * self.block_size, seed)
+
+    def drawn(self, blocks: int) -> Iterator[int]:
+        """Row numbers of the first blocks of a training, over as many epochs as they take."""
+        return islice(chain.from_iterable(map(self.rows_of, count())), blocks * self.block_size)
 
     def _epoch(self, generator: torch.Generator) -> list[int]:
         draws = {label: _take_turns(self.rows[label], generator) for label in self.labels}

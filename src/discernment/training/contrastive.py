@@ -161,7 +161,7 @@ def refine(
         dynamics: How they are watched.
 
     Raises:
-        TrainingError: If the contrast has one label only, `layer: auto` finds no layer behind `first_layer`, the loss is
+        TrainingError: If the contrast has one label only, there are retained prompts and `options.retention` is 0, `layer: auto` finds no layer behind `first_layer`, the loss is
             not finite, or `average_last` is asked for with FSDP.
         ModelError: If the model cannot be loaded or cut, the layer is out of range, or the policy has a rule.
         DataError: If no prompt among the probes is toxic, or one has more tokens than the model has positions.
@@ -171,6 +171,10 @@ def refine(
     from discernment.training.history import watch
 
     start = PolicySpec.of(start).without_rule("Refinement")
+    if retained is not None and not options.retention:
+        raise TrainingError(
+            "Retained prompts do nothing without `retention`; set it above 0, or leave them out."
+        )
     policy = Policy.load(start, training=True)
     check_leaving(policy.model, options.lora, out)
     _check_all_fit(policy, prompts, validation, retained)
@@ -194,9 +198,11 @@ def refine(
         leave_policy(start, network, policy.chat, options.lora, out)
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
     steps, best = trainer.state.global_step, trainer.state.best_global_step
-    rows = options.gradient_accumulation * trainer.sampler.block_size
+    drawn = trainer.sampler.drawn(steps * options.gradient_accumulation)
     notes |= {"layer": layer, **looks.notes, "kept_step": steps if best is None else best}
-    return StageCost(steps=steps, tokens=round(steps * rows * trainer.rows.mean_length), notes=notes)
+    return StageCost(
+        steps=steps, tokens=sum(len(trainer.rows[row]["input_ids"]) for row in drawn), notes=notes
+    )
 
 
 def _train(trainer: ContrastiveTrainer, cut: CutModel, pad_id: int, out: Path) -> bool:

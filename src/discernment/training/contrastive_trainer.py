@@ -202,6 +202,7 @@ def make_trainer(
         weights=options.label_weights,
         extra=range(len(prompts), len(rows)),
         extra_size=options.retention_batch,
+        accumulation=options.gradient_accumulation,
     )
     device = choose_device(spec)
     settings = trainer_arguments(options, out, options.steps, device, mixed=trains_mixed(spec))

@@ -9,7 +9,6 @@ it is added: W + alpha P_safety + beta P_over-safety.
 The over-safety patch by itself undoes an alignment. It is made in memory and never written, nor is a model with it alone.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
@@ -20,9 +19,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from discernment.cost import StageCost
-from discernment.errors import ModelError, TrainingError
+from discernment.errors import ModelError
 from discernment.frozen import Frozen
-from discernment.models.batch import pad
 from discernment.models.layers import find_layers
 from discernment.models.precision import trains_mixed
 from discernment.models.quantised import is_quantised
@@ -31,8 +29,8 @@ from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import PromptSet
 from discernment.training.adapters import check_leaving, leave_policy
-from discernment.training.attention import quick_attention
-from discernment.training.examples import IGNORED, encode_examples
+from discernment.training.examples import encode_examples
+from discernment.training.patch_course import Course, Trained, mean_loss, train_weights
 from discernment.training.replies import ReplyOptions, with_replies
 
 ASCENT, DESCENT = -1.0, 1.0
@@ -98,22 +96,6 @@ class Patch(NamedTuple):
         return Patch(self.places[chosen], self.values[chosen])
 
 
-class Trained(NamedTuple):
-    """What a model is trained on to make patches.
-
-    Attributes:
-        rows: Token ids and completion mask of prompts with harmful replies, as `encode_examples` gives them.
-        questions: Token ids of the prompts.
-        pad_id: The padding token.
-        mixed: Whether to compute in bfloat16.
-    """
-
-    rows: Sequence[dict[str, list[int]]]
-    questions: Sequence[Sequence[int]]
-    pad_id: int
-    mixed: bool
-
-
 def patch(
     start: PolicySpec,
     prompts: PromptSet,
@@ -133,7 +115,8 @@ def patch(
         out: The stage's directory; gets `model/` and `policy.json`.
 
     Raises:
-        TrainingError: If there is no harmful reply, or a loss is not finite.
+        TrainingError: If there is no harmful reply, a loss is not finite, or the harmful replies are no likelier than tokens
+            drawn by chance.
         ModelError: If the model cannot be loaded, is quantised, or its layers are not found, or the policy has a rule.
         DataError: If an example has more tokens than the model has positions.
         DiskError: If there is no room for the model; that is seen before the first step.
@@ -151,19 +134,20 @@ def patch(
     trained = Trained(rows, policy.encode(examples.asked), policy.pad_id, trains_mixed(start.model))
     weights = patched_weights(policy.model, policy.layer_path)
     notes: dict[str, Any] = {"harmful_replies": len(examples)}
-    found, steps = [], 0
+    found, steps, tokens = [], 0, 0
     for name, sign, rate in (("safety", ASCENT, options.a), ("over_safety", DESCENT, options.b)):
         if sign is DESCENT and options.patches == "safety":
             continue
-        made, losses = make_patch(policy.model, weights, trained, sign, rate, options)
+        made, course = make_patch(policy.model, weights, trained, sign, rate, options)
         found.append(made)
-        steps += len(losses)
-        notes[f"{name}_losses"] = [round(losses[0], 4), round(losses[-1], 4)]
+        steps += course.steps
+        tokens += course.tokens + sum(map(len, trained.questions))  # which the scores are of
+        notes[f"{name}_losses"] = [round(course.losses[0], 4), round(course.losses[-1], 4)]
     changed = merge(weights, found[0], found[-1], options.patches, options.alpha, options.beta)
     leave_policy(start, policy.model, policy.chat, None, out)
     return StageCost(
         steps=steps,
-        tokens=sum(len(row["input_ids"]) for row in rows),
+        tokens=tokens,
         notes={
             **notes,
             "weights": sum(w.numel() for w in weights),
@@ -193,7 +177,7 @@ def make_patch(
     sign: float,
     rate: float,
     options: PatchingOptions,
-) -> tuple[Patch, list[float]]:
+) -> tuple[Patch, Course]:
     """Train the weights, keep what matters most of how they moved, and put them back.
 
     The scores are those of the model with all that was kept at random.
@@ -207,11 +191,14 @@ def make_patch(
         options: How to train, and how much is kept at random.
 
     Returns:
-        The patch, and the loss at each step.
+        The patch, and how the training went.
+
+    Raises:
+        TrainingError: If a loss is not finite, or ascent ends before its first step.
     """
     with torch.no_grad():
         start = torch.cat([w.flatten().float().cpu() for w in weights])
-    losses = _train(model, weights, trained, sign, options)
+    course = train_weights(model, weights, trained, sign, options)
     draw = torch.Generator().manual_seed(options.seed * 2 + int(sign > 0))
     kept = torch.cat([torch.rand(w.numel(), generator=draw) < options.p for w in weights])
     with torch.no_grad():
@@ -225,7 +212,7 @@ def make_patch(
     with torch.no_grad():
         for weight, before in zip(weights, _parts(start, weights), strict=True):
             weight.copy_(before)
-    return Patch(places, values), losses
+    return Patch(places, values), course
 
 
 def snip_scores(model: nn.Module, weights: Sequence[nn.Parameter], trained: Trained) -> Tensor:
@@ -243,7 +230,7 @@ def snip_scores(model: nn.Module, weights: Sequence[nn.Parameter], trained: Trai
     parts = _parts(scores, weights)
     for question in trained.questions:
         ids = torch.tensor([list(question)])
-        loss = _loss(model, ids, torch.ones_like(ids), ids, mixed=trained.mixed)
+        loss = mean_loss(model, ids, torch.ones_like(ids), ids, mixed=trained.mixed)
         gradients = torch.autograd.grad(loss, list(weights), allow_unused=True)
         with torch.no_grad():
             for part, weight, gradient in zip(parts, weights, gradients, strict=True):
@@ -305,62 +292,6 @@ def merge(
             _add(weights, chosen, scale)
         counts.append(len(chosen.places) if scale > 0 else 0)
     return counts[0], counts[1]
-
-
-def _train(
-    model: nn.Module,
-    weights: Sequence[nn.Parameter],
-    trained: Trained,
-    sign: float,
-    options: PatchingOptions,
-) -> list[float]:
-    """Train on the replies; ascent ends early where they are no likelier than tokens drawn by chance."""
-    optimizer = torch.optim.AdamW(weights, lr=options.learning_rate, weight_decay=0.0)
-    losses: list[float] = []
-    batches = _batches(len(trained.rows), options)
-    while len(losses) < options.steps:
-        rows = [trained.rows[n] for n in next(batches)]
-        ids, mask = pad([row["input_ids"] for row in rows], trained.pad_id, "right")
-        learned, _ = pad([row["completion_mask"] for row in rows], 0, "right")
-        loss = _loss(model, ids, mask, torch.where(learned == 1, ids, IGNORED), mixed=trained.mixed)
-        losses.append(float(loss.detach()))
-        if not math.isfinite(losses[-1]):
-            raise TrainingError(
-                "The loss of a patch is not finite; lower `learning_rate` or `steps` of safe_patching."
-            )
-        if sign < 0 and losses[-1] > math.log(_vocabulary(model)):
-            break
-        optimizer.zero_grad()
-        (sign * loss).backward()
-        nn.utils.clip_grad_norm_(weights, options.max_gradient_norm)
-        optimizer.step()
-    optimizer.zero_grad()
-    return losses
-
-
-def _batches(count: int, options: PatchingOptions) -> Iterator[list[int]]:
-    """Row numbers of each step, in an order that is drawn anew in each pass."""
-    draw = torch.Generator().manual_seed(options.seed)
-    while True:
-        yield from (part.tolist() for part in torch.randperm(count, generator=draw).split(options.batch_size))
-
-
-def _loss(model: nn.Module, ids: Tensor, mask: Tensor, labels: Tensor, *, mixed: bool) -> Tensor:
-    """Mean negative log-likelihood of the tokens that `labels` names."""
-    device = next(model.parameters()).device
-    precision = torch.autocast(device.type, torch.bfloat16, enabled=mixed)
-    with quick_attention(ids.to(device), mixed=mixed), precision:
-        logits: Tensor = model(
-            input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False
-        ).logits
-    return nn.functional.cross_entropy(
-        logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten().to(device), ignore_index=IGNORED
-    )
-
-
-def _vocabulary(model: nn.Module) -> int:
-    config: Any = model.config
-    return int(config.get_text_config().vocab_size)
 
 
 def _parts(flat: Tensor, weights: Sequence[nn.Parameter]) -> list[Tensor]:
