@@ -4,6 +4,11 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+MEASURED_IN = frozenset(
+    ("evaluate", "attack", "flips", "judge", "ability", "tasks", "diagnose", "proposition")
+)
+"""Stages that measure a method; the others make it."""
+
 
 class StageCost(BaseModel):
     """What a training stage did and used.

@@ -120,5 +120,17 @@ def test_user_mistakes() -> None:
     ):
         with pytest.raises(error, match=words):
             compare([Path(a) for a in arguments])
+    run_files = {path: path.read_bytes() for path in Path("one").rglob("*") if path.is_file()}
+    for out, words in (
+        ("one", "one holds the manifest.json of a run or an evaluation; name another place"),
+        ("alone", "alone holds the stage.json of a run or an evaluation"),
+        ("one/manifest.json", "one/manifest.json is a file of a run or an evaluation"),
+        ("alone/stage.json", "alone/stage.json is a file of a run or an evaluation"),
+    ):
+        with pytest.raises(RecipeError, match=words):
+            compare([Path("alone")], None, Path(out))
+    assert run_files == {path: path.read_bytes() for path in Path("one").rglob("*") if path.is_file()}
+    for out in ("fine", "fine", "one/mine.json", "one/mine.json"):  # its own files may be made again
+        compare([Path("alone")], None, Path(out))
     with pytest.raises(RecipeError, match="no evaluation called 'x'; there are alone"):
         compare([Path("alone")], "x")

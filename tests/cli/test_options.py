@@ -92,3 +92,23 @@ def test_of_a_run_of_several_seeds_one_is_to_be_named(command, discern, tmp_path
         2, "discern: mine holds a run for each seed; name one of them, such as mine/seed-4.\n"
     )  # fmt: skip
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("evaluate tiny -M model=other --out x", "The option 'model=other' says 'model' a second time"),
+        ("chat tiny --system calm -M system=rude", "The option 'system=rude' says 'system' a second time"),
+        ("refine tiny --layer 2 -O layer=3 --out x", "The option 'layer=3' says 'layer' a second time"),
+        ("init tiny -M quantization=4bit", "`init` finds out by itself whether the weights have to be held in few bits"),
+        ("chat tiny --max-new-tokens 0", "should be greater than or equal to 1"),
+        ("report run --out there.json", "there.json is there already and is no page"),
+        ("publish run/stl/ me/name", "There is no file run/manifest.json"),
+    ],
+)  # fmt: skip
+def test_what_contradicts_is_one_sentence(command, said, discern, files):
+    Path("there.json").write_text("{}")
+    code, _, error = discern(*command.split())
+    assert code == 2
+    assert said in " ".join(error.replace("│", " ").split())
+    assert Path("there.json").read_text() == "{}"

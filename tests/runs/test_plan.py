@@ -8,6 +8,7 @@ import torch
 from pydantic import ValidationError
 from torch.utils.flop_counter import FlopCounterMode
 
+from discernment.evaluation.evaluate import EvaluateOptions
 from discernment.models.chat import ChatFormat
 from discernment.models.model_spec import ModelSpec
 from discernment.policies.policy_spec import PolicySpec
@@ -95,6 +96,56 @@ def test_done_stages_are_found_and_those_behind_them_too(recipe, tmp_path):
     done = [(name, owners) for name, owners, _, final in looker.seen.values() if final is not None]
     assert done == [("evaluate", ["base"]), ("align", ["stl"]), ("evaluate", ["stl"])]
     assert len(looker.seen) == 6
+
+
+def test_a_damaged_evaluation_is_to_be_done_again_with_what_looks_at_it(recipe, tmp_path):
+    flips = recipe.evaluate.model_copy(update={"flips": 1, "batch_size": 2})
+    asked = recipe.model_copy(update={"methods": recipe.methods[:1], "evaluate": flips})
+    run_recipe(asked, tmp_path / "run")
+    assert [(s.name, s.done) for s in make_plan(asked, tmp_path / "run").stages] == [
+        ("evaluate", True), ("flips", True),
+    ]  # fmt: skip
+    (samples,) = (tmp_path / "run/stages").glob("evaluate-*/samples.jsonl")
+    samples.write_text("".join(samples.read_text().splitlines(keepends=True)[1:]))
+    first, *_ = make_plan(asked, tmp_path / "run").stages
+    assert (first.name, first.done) == ("evaluate", False)
+
+
+def test_stages_that_differ_in_their_prompts_alone_are_two(recipe, tmp_path):
+    (general,) = recipe.data.general
+    other = {"general": {**general.model_dump(mode="json", exclude_defaults=True), "seed": 5}}
+    content = recipe.model_dump(mode="json", exclude_defaults=True)
+    content["methods"] = [{"method": "dcr"}, {"method": "dcr", "name": "other", "data": other}]
+    planned = make_plan(Recipe.model_validate(content), tmp_path / "run").stages
+    assert [(s.name, s.methods) for s in planned if s.name == "align"] == [
+        ("align", ["dcr"]),
+        ("align", ["other"]),
+    ]
+    once, again = (
+        run_recipe(Recipe.model_validate(content), tmp_path / "run"),
+        make_plan(Recipe.model_validate(content), tmp_path / "run"),
+    )
+    assert once.results.methods == ["dcr", "other"]
+    assert [(s.name, s.methods) for s in again.stages] == [(s.name, s.methods) for s in planned]
+
+
+def test_every_draw_takes_time_and_judging_again_takes_none_of_a_model(model_folder, tokenizer):
+    spec, chat = ModelSpec(model=str(model_folder()), device="cpu"), ChatFormat(tokenizer)
+    inputs = {"policy": PolicySpec.of(spec), "benchmarks": [make_prompts(8)]}
+
+    def operations(**options):
+        given = {**inputs, "options": EvaluateOptions(rejection=False, **options)}
+        work = work_of(given, spec, chat)
+        return work.of(work.options).operations
+
+    once, two, eight = (operations(max_new_tokens=16, sampling={"n": n}) for n in (1, 2, 8))
+    assert once == operations(max_new_tokens=16)
+    assert eight - once == pytest.approx(7 * (two - once))
+    assert two > 1.2 * once
+    assert work_of({**inputs, "options": EvaluateOptions(), "replies": "x"}, spec, chat) is None
+    again = work_of({**inputs, "options": EvaluateOptions(batch_size=2), "batch_size": 16}, spec, chat)
+    few = work_of({**inputs, "options": EvaluateOptions(batch_size=2)}, spec, chat)
+    assert again.of(again.options).activations > 4 * few.of(few.options).activations
 
 
 def test_means_over_the_last_steps_count(recipe, tmp_path):

@@ -124,6 +124,16 @@ def test_a_recipe_says_what_every_method_is_to_do():
         ),
         ("diagnose", {"probes": {"set": "a", "splt": "b"}}, "`diagnose.probes.0.splt` .* `split`?"),
         ("name", "a/b", "`name`: String should match pattern"),
+        *(
+            ("methods", [{"method": "stl", "name": name}], "`methods.0.name`: a name is said as RUN/NAME")
+            for name in ("../x", "a/b", "a\\b", "..", "a\nb")
+        ),
+        ("align", {"seed": 3}, "with `seeds`, `seed` in align would be the same for all of them"),
+        (
+            "methods",
+            [{"method": "dcr", "refine": {"seed": 3}}],
+            "with `seeds`, `seed` in refine of 'dcr' would",
+        ),
         (
             "model",
             {"model": "some/model", "dtype": "float8"},
@@ -132,8 +142,9 @@ def test_a_recipe_says_what_every_method_is_to_do():
     ],
 )
 def test_the_first_thing_that_is_wrong_is_named(path, value, message):
+    content = changed(path, value) | ({"seeds": [1, 2]} if "`seeds`" in message else {})
     with pytest.raises(RecipeError, match=message) as caught:
-        parse_recipe(changed(path, value), "r")
+        parse_recipe(content, "r")
     assert "\n" not in str(caught.value)
 
 
@@ -237,6 +248,7 @@ OUR_RECIPES = sorted(
     path for path in (Path(__file__).parents[2] / "recipes").rglob("*.yaml") if path.parent.name != "sweeps"
 )
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
+NAMES = TEXT.filter(lambda t: t.isprintable() and not {*t} & {"/", "\\"} and t not in (".", ".."))
 SOURCE = st.one_of(
     TEXT,
     st.fixed_dictionaries(
@@ -263,7 +275,7 @@ RECIPES = st.fixed_dictionaries(
             | st.fixed_dictionaries(
                 {
                     "method": st.just("dcr"),
-                    "name": TEXT,
+                    "name": NAMES,
                     "refine": st.fixed_dictionaries({"layer": st.integers(1, 9)}),
                 }
             ),

@@ -11,6 +11,7 @@ from discernment.files import read_json
 from discernment.models.model_spec import ModelSpec
 from discernment.policies.policy_spec import PolicySpec, RuleSpec
 from discernment.prompts import PromptSet, Provenance
+from discernment.runs import stages
 from discernment.runs.stages import Alike, Quiet, StageRunner, run_into, share_stages
 from discernment.training.options import LoraOptions
 from tiny import make_benign, make_prompts
@@ -209,6 +210,36 @@ def test_a_directory_of_ones_own(tmp_path, base):
     assert heard.stages == [("align", "", False), ("align", "", True)]
     with pytest.raises(RunError, match=r"mine holds something else already; name another"):
         run_into(out, "align", train, {**inputs, "prompts": make_prompts(3)}, heard)
+
+
+def test_what_another_function_left_is_not_taken_for_a_result(tmp_path, base, monkeypatch):
+    def other(out, start):
+        return StageCost(steps=7, tokens=1)
+
+    def interrupted(out, start):
+        (out / "half").touch()
+        raise KeyboardInterrupt
+
+    out, inputs = tmp_path / "mine", {"start": base}
+    assert run_into(out, "align", train, inputs, Quiet())
+    with pytest.raises(RunError, match="holds something else already"):
+        run_into(out, "align", other, inputs, Quiet())
+    monkeypatch.setattr(stages, "FORM", stages.FORM + 1)  # as when stages come to mean something else
+    with pytest.raises(RunError, match="holds something else already"):
+        run_into(out, "align", train, inputs, Quiet())
+    with pytest.raises(KeyboardInterrupt):
+        run_into(tmp_path / "new", "align", interrupted, inputs, Quiet())
+    with pytest.raises(RunError, match="interrupted stage with other inputs"):
+        run_into(tmp_path / "new", "align", other, inputs, Quiet())
+
+
+def test_another_spelling_of_the_directory_changes_nothing(tmp_path, base):
+    (tmp_path / "run").mkdir()
+    for directory in (tmp_path / "run", tmp_path / "run/../run"):
+        runner = StageRunner(directory / "stages", Quiet())
+        aligned = runner("align", train, start=base)
+        runner("again", train, start=aligned)
+    assert (runner.ran, len([*(tmp_path / "run/stages").iterdir()])) == (0, 2)
 
 
 def test_a_directory_of_ones_own_is_worked_in_by_one_process(tmp_path, base):

@@ -24,7 +24,7 @@ def chat(
     ],
     system: System = None,
     model_option: ModelOptions = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Token cap of a reply.")] = 128,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Token cap of a reply.")] = 128,
 ) -> None:
     """Talk to a model; each reply comes with its rejection probability."""
     prepare_process()

@@ -55,6 +55,11 @@ def init(
     prepare_process()
     given = {"model": model} | ({} if system is None else {"system": system})
     spec = parse_options(ModelSpec, model_option, given)
+    if spec.quantization is not None:
+        raise RecipeError(
+            "`init` finds out by itself whether the weights have to be held in few bits; leave `quantization` out, and write it "
+            "into the recipe if you want it all the same."
+        )
     name = _name(model)
     out = out or Path(f"{name}.yaml")
     if data is None and (label or label_map or column or skip):

@@ -141,6 +141,25 @@ def check_kept(written: Iterable[Path], read: Iterable[str]) -> None:
             raise RecipeError(f"{path} is read, and would be replaced; name another place with --out.")
 
 
+def check_no_results(out: Path) -> None:
+    """Whether a file or folder for a comparison leaves what a run or a stage wrote as it is.
+
+    Raises:
+        RecipeError: If it is one of their files, or a folder that has some.
+    """
+    from discernment.runs.directory import OUTCOMES
+    from discernment.runs.stage_record import FILE
+
+    own = {*OUTCOMES, FILE} - {"results.json"}  # which a comparison leaves, too
+    if out.is_dir() and (found := sorted(own & {path.name for path in out.iterdir()})):
+        raise RecipeError(
+            f"{out} holds the {found[0]} of a run or an evaluation; name another place with --out."
+        )
+    taken = own | ({"results.json"} if out.with_name("manifest.json").is_file() else set())
+    if out.is_file() and out.name in taken:
+        raise RecipeError(f"{out} is a file of a run or an evaluation; name another place with --out.")
+
+
 def load_set(text: str, reading: Reading | None = None) -> PromptSet:
     """The prompts of `NAME` or `NAME:SPLIT`."""
     return load_source(parse_set(text, reading))
@@ -229,7 +248,7 @@ def parse_policy(name: str, system: str | None, options: Sequence[str] | None) -
     of_rule = [option for option in options or () if option.startswith("rule.")]
     given = {"model": name} | ({} if system is None else {"system": system})
     model = parse_options(ModelSpec, [o for o in options or () if o not in of_rule], given)
-    run, _, method = name.rpartition("/")
+    run, _, method = name.rstrip("/").rpartition("/")
     if run:
         check_one_run(Path(run))
     if run and (Path(run) / "manifest.json").is_file():
@@ -247,14 +266,23 @@ def parse_options(
 ) -> OptionsT:
     """Read `KEY=VALUE` pairs into options; a dot goes down, e.g. `loss.name=supcon`.
 
+    Args:
+        kind: The options.
+        pairs: The pairs; of two with the same key the last one counts.
+        given: What arguments and options of their own say already.
+
     Raises:
-        RecipeError: If a pair has no value, or an option is unknown or out of range.
+        RecipeError: If a pair has no value or says what is given, or an option is unknown or out of range.
     """
     options: dict[str, Any] = dict(given or {})
     for pair in pairs or ():
         key, equals, value = pair.partition("=")
         if not equals:
             raise RecipeError(f"The option {pair!r} has no value; write KEY=VALUE.")
+        if key in (given or {}):
+            raise RecipeError(
+                f"The option {pair!r} says {key!r} a second time, beside an argument or an option of its own; say it once."
+            )
         *groups, last = key.split(".")
         place = options
         for group in groups:

@@ -26,7 +26,7 @@ def publish(
     from discernment.runs.manifest import policy_of
     from discernment.runs.publishing import collect, send
 
-    run, _, name = method.rpartition("/")
+    run, _, name = method.rstrip("/").rpartition("/")
     if not run:
         raise RunError(f"{method!r} names no run; write RUN/METHOD, e.g. runs/quickstart/{method}.")
     policy = policy_of(Path(run), name)

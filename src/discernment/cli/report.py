@@ -30,6 +30,10 @@ def report(
     """
     from discernment.runs.directory import SEEDS
 
+    if out is not None and out.exists() and out.suffix not in (".html", ".htm"):
+        raise RecipeError(
+            f"{out} is there already and is no page; name a file that ends in .html with --out."
+        )
     if (run_directory / SEEDS).is_file():
         from discernment.reporting.seed_runs import report_seeds
 

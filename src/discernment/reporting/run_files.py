@@ -183,6 +183,16 @@ def read_run(directory: Path, *, audit: bool = True) -> RunFiles:
     return replace(run, audit=_read_audit(run)) if audit else run
 
 
+def check_finished(run: RunFiles) -> None:
+    """Make sure that what lies beside each other in a run's directory is of one and the same run of it.
+
+    Raises:
+        RunError: If the run was begun again and has not come to its end.
+    """
+    if run.manifest is not None and run.manifest.status != "complete":
+        raise RunError(f"{run.directory} is not complete; {how_to_mend(run.directory)}.")
+
+
 def _read_audit(run: RunFiles) -> list[AuditedRate]:
     path = run.directory / RATES
     if not path.is_file():

@@ -9,7 +9,7 @@ from discernment.errors import RecipeError, RunError
 from discernment.evaluation.over_seeds import SeedResults
 from discernment.files import read_json, write_json, write_text
 from discernment.reporting.pages.seeds import write_seeds
-from discernment.reporting.run_files import read_manifest, read_run
+from discernment.reporting.run_files import check_finished, read_manifest, read_run
 from discernment.reporting.tables.csv_files import write_field, write_over_seeds
 from discernment.reporting.tables.field import field_over_seeds
 from discernment.reporting.tables.seeds_markdown import seeds_markdown
@@ -46,6 +46,7 @@ def report_seeds(directory: Path, out: Path | None = None, *, reference: str | N
         )
     runs = {seed: read_run(directory / folder_of(seed)) for seed in results.seeds}
     for seed, run in runs.items():
+        check_finished(run)
         if missing := [method for method in results.methods if method not in run.samples]:
             raise RunError(
                 f"{directory / folder_of(seed)} has no samples of {missing[0]!r}; {how_to_mend(directory)}."

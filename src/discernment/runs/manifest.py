@@ -1,7 +1,6 @@
 """The manifest of a run: what was done with what, and what came out, for the report and for other verbs."""
 
 import logging
-import os
 import platform
 from datetime import UTC, datetime
 from importlib import metadata
@@ -99,9 +98,8 @@ def _whole(policy: PolicySpec, directory: Path) -> PolicySpec:
     """
     paths = [policy.model.model, *policy.adapters, policy.rule and policy.rule.tensors]
     stages = {Path(path).parent for path in paths if path}
-    for stage in sorted(
-        stage for stage in stages if stage.parent == Path(os.path.normpath(directory / "stages"))
-    ):
+    own = (directory / "stages").resolve()  # seeds share one
+    for stage in sorted(stage for stage in stages if stage.parent.resolve() == own):
         if damage := find_damage(stage):
             raise DataError(f"{stage} is damaged ({in_words(damage)}); {how_to_mend(directory)}.")
     return policy

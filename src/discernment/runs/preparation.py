@@ -1,7 +1,7 @@
 """Reading everything that a recipe names, and finding mistakes before the first stage, not an hour later."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from discernment.diagnosis.dynamics import DynamicsOptions, Probes
 from discernment.diagnosis.proposition import halves
 from discernment.errors import ModelError, RecipeError
 from discernment.evaluation.attacks import Attacked, attack_benchmarks
-from discernment.files import read_json
+from discernment.files import content_hash, read_json
 from discernment.methods.method import Materials, Stage, find_method
 from discernment.models.adapter_files import find_file
 from discernment.models.loading import resolve
@@ -59,6 +59,16 @@ class Prepared:
     proposition: PromptSet | None
     seen_in_training: dict[str, int]
     stages: Sequence[str] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of what is read: the base model, the prompts of each method, and the benchmarks."""
+        materials = {
+            method: [getattr(own, part.name) for part in fields(own)]
+            for method, own in self.materials.items()
+        }
+        prompts = {name: [s and s.fingerprint for s in sets] for name, sets in materials.items()}
+        return content_hash([self.base.fingerprint(), prompts, [b.fingerprint for b in self.benchmarks]])
 
 
 def prepare(recipe: Recipe) -> Prepared:

@@ -62,6 +62,15 @@ class MethodEntry(Frozen):
             return {"on" if key is True else key: given for key, given in value.items()}
         return {"method": value} if isinstance(value, str) else value
 
+    @field_validator("name")
+    @classmethod
+    def _can_be_addressed(cls, name: str) -> str:
+        if "/" in name or "\\" in name or name in (".", "..") or not name.isprintable():
+            raise ValueError(
+                "a name is said as RUN/NAME, so it has no slash, no line break, and is more than dots"
+            )
+        return name
+
     @property
     def label(self) -> str:
         """What tables call it."""
@@ -136,6 +145,8 @@ class Recipe(Frozen):
             raise ValueError("`seeds` names two or more different seeds; for a single one write `seed`")
         if self.seeds and "seed" in self.model_fields_set:
             raise ValueError("name `seed` or `seeds`, not both")
+        if self.seeds and (own := self._own_seed()):
+            raise ValueError(f"with `seeds`, {own} would be the same for all of them; leave it out")
         labels = [m.label for m in self.methods]
         twice = [label for label, count in Counter(labels).items() if count > 1]
         if twice:
@@ -153,6 +164,14 @@ class Recipe(Frozen):
                 f"`evaluate.reference` is {self.evaluate.reference!r}, which is not among the methods"
             )
         return self
+
+    def _own_seed(self) -> str | None:
+        """Where a stage or a method has a seed of its own."""
+        parts = {"refine": self.refine, "align": self.align}
+        for method in self.methods:
+            own = {"refine": method.refine, "align": method.align, "options": method.options}
+            parts |= {f"{name} of {method.label!r}": options for name, options in own.items()}
+        return next((f"`seed` in {where}" for where, options in parts.items() if "seed" in options), None)
 
     @property
     def reference(self) -> str:

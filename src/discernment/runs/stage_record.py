@@ -44,6 +44,8 @@ class StageRecord(BaseModel):
         inputs: What the stage depends on, in short.
         notes: Facts that the stage itself reports.
         files: What the stage left, by path in its directory; None in records of older versions.
+        key: What its function and its inputs come to, where the directory's name does not say it; None in records of
+            older versions.
     """
 
     id: str
@@ -55,6 +57,7 @@ class StageRecord(BaseModel):
     inputs: dict[str, Any]
     notes: dict[str, Any] = Field(default_factory=dict)
     files: dict[str, FileFacts] | None = None
+    key: str | None = Field(None, exclude_if=lambda key: key is None)
 
     @field_validator("files")
     @classmethod

@@ -111,7 +111,7 @@ class StageRunner:
         verify: bool = False,
         trackers: Sequence[str] | None = None,
     ) -> None:
-        self.directory = directory
+        self.directory = Path(os.path.normpath(directory))  # as in policies that lie in it
         self.reporter = reporter
         self.verify = verify
         self.trackers = trackers
@@ -267,6 +267,7 @@ def _work(
     arguments: dict[str, Any],
     described: Any,
     claim: Claim | None = None,
+    key: str | None = None,
 ) -> None:
     part = final.with_name(f"{final.name}.part")
     try:
@@ -281,6 +282,7 @@ def _work(
                 seconds=round(meter.seconds, 2),
                 peak_memory_bytes=meter.peak_memory_bytes,
                 inputs=described,
+                key=key,
                 **cost.model_dump(),
             )
             record.write(part)
@@ -310,8 +312,7 @@ def run_into(
     """Run one stage into a directory that the user names.
 
     Returns:
-        Whether there was anything to do: the same stage may have been done there before. Then all its files are read,
-        to see whether they are what it left.
+        Whether there was anything to do; where the same was done before, all its files are read to see if they are whole.
 
     Raises:
         RunError: If `out` holds something else, or another process works there.
@@ -320,27 +321,28 @@ def run_into(
     if out.is_symlink():  # what is put in its place would leave what it points to
         out = out.resolve()
     with alone(out):
-        runner = StageRunner(out.parent, reporter)
-        described = runner.describe(inputs)
-        if (out / stage_record.FILE).is_file() and _is_done(out, described):
+        described = StageRunner(out.parent, reporter).describe(inputs)
+        key = _folder_name(name, work, described)
+        if (out / stage_record.FILE).is_file() and _is_done(out, described, key):
             reporter.stage(name, "", reused=True)
             return False
         if out.is_file() or (out.exists() and any(out.iterdir())):
             raise RunError(f"The directory {out} holds something else already; name another with --out.")
         part = out.with_name(f"{out.name}.part")
         note = part / "inputs.json"
-        if note.is_file() and _read(note) != described and any(path != note for path in part.iterdir()):
+        noted = {"stage": key, "inputs": described}
+        if note.is_file() and _read(note) != noted and any(path != note for path in part.iterdir()):
             raise RunError(
                 f"The directory {part} holds an interrupted stage with other inputs; remove it or name another."
             )
-        write_json(note, described)
+        write_json(note, noted)
         reporter.stage(name, "", reused=False)
         with tracked(None, out.absolute().parent / FOLDER, out.absolute().name):
-            _work(name, out, work, {**inputs, **(extra or {})}, described)
+            _work(name, out, work, {**inputs, **(extra or {})}, described, key=key)
         return True
 
 
-def _is_done(out: Path, described: Mapping[str, Any]) -> bool:
+def _is_done(out: Path, described: Mapping[str, Any], key: str) -> bool:
     """Whether a directory of the user's holds this stage; a damaged one becomes an unfinished one.
 
     Raises:
@@ -353,7 +355,7 @@ def _is_done(out: Path, described: Mapping[str, Any]) -> bool:
             f"{out / stage_record.FILE} cannot be read, so nothing tells what {out} holds; remove the directory, or name "
             "another with --out."
         ) from error
-    if record.inputs != described:
+    if record.inputs != described or record.key not in (None, key):
         return False
     damage, added = record.damage(out, verify=True), record.added(out)
     if damage and added - BESIDE:

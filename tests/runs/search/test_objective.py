@@ -70,7 +70,8 @@ MANIFEST = {
     },
     "methods": {
         "stl": {"stages": ["align-2", "evaluate-1"]},
-        "dcr": {"stages": ["refine-1", "align-1", "evaluate-1", "ability-1"]},
+        # The evaluation may come first, where another method shares the stages before it.
+        "dcr": {"stages": ["refine-1", "evaluate-1", "align-1", "ability-1"]},
     },
 }
 

@@ -271,6 +271,19 @@ def test_mistakes_are_found_before_the_first_trial(write, tmp_path, monkeypatch)
         run_sweep(write(**cheap), directory)
 
 
+def test_trials_on_other_prompts_are_not_set_beside_those_that_there_are(write, tmp_path):
+    sweep, benign = write(), tmp_path / "benign.jsonl"
+    run_sweep(sweep, tmp_path / "out", trials=1)
+    before = benign.read_text()
+    benign.write_text(
+        before + before.replace('"id": "', '"id": "other-').replace('"prompt": "', '"prompt": "Other: ')
+    )
+    with pytest.raises(RunError, match="The prompts or the model have changed since the trials"):
+        run_sweep(sweep, tmp_path / "out", trials=2)
+    benign.write_text(before)
+    assert len(run_sweep(sweep, tmp_path / "out", trials=2).trials) == 2
+
+
 def test_a_damaged_journal_is_moved_away_and_nothing_is_lost(write, tmp_path):
     sweep = write(
         {**write.recipe, "methods": ["base"]},

@@ -12,7 +12,7 @@ from discernment.evaluation.metrics import Ranking, Score
 from discernment.evaluation.results import Results, summarize
 from discernment.evaluation.sample import Sample, read_samples
 from discernment.files import plain_yaml, read_json
-from discernment.reporting.run_files import RunFiles, read_run
+from discernment.reporting.run_files import RunFiles, check_finished, read_run
 from discernment.reporting.text import REDACTED
 from discernment.runs.directory import check_one_run
 from discernment.runs.evaluations import SAMPLES, find_evaluations
@@ -135,6 +135,7 @@ def _alone(name: str, path: Path) -> Gathered:
 def _of_run(run: RunFiles, methods: Sequence[str]) -> Gathered:
     manifest = run.manifest
     assert manifest is not None  # by which the methods were found
+    check_finished(run)
     missing = [method for method in methods if method not in run.samples]
     if missing:
         raise RunError(

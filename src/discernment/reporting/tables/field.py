@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
+from discernment.cost import MEASURED_IN
 from discernment.evaluation.groups import POOLED
 from discernment.evaluation.over_seeds import Measure, SeedComparison, SeedResults
 from discernment.evaluation.results import Results
@@ -19,8 +20,6 @@ from discernment.reporting.tables.measures import level_in_words
 
 FEWEST_METHODS = 5
 """With fewer, the other tables are seen at one glance."""
-MEASURED_IN = {"evaluate", "attack", "flips", "judge", "ability", "tasks", "diagnose", "proposition"}
-"""Stages that measure a method; the others make it."""
 FORMS = {
     "percent": text.percent,
     "points": text.points,

@@ -85,6 +85,8 @@ def work_of(inputs: Mapping[str, Any], spec: ModelSpec, chat: ChatFormat) -> Wor
     """
     options = inputs.get("options")
     policy = inputs.get("policy")
+    if "replies" in inputs:  # of an evaluation, which are judged again
+        return None
     if spec.quantization is not None or (isinstance(policy, PolicySpec) and policy.model.is_served):
         return None
     if isinstance(options, RefineOptions):
@@ -92,7 +94,9 @@ def work_of(inputs: Mapping[str, Any], spec: ModelSpec, chat: ChatFormat) -> Wor
     if isinstance(options, AlignOptions) and isinstance(inputs.get("examples"), PromptSet):
         return Work(options, lambda o: _of_alignment(o, inputs, spec, chat))
     if isinstance(options, EvaluateOptions) and "benchmarks" in inputs and options.engine != "vllm":
-        return Work(options, lambda o: _of_evaluation(o, inputs, spec, chat))
+        # Evaluated again for flips, in batches of another size.
+        again = {"batch_size": inputs["batch_size"]} if "batch_size" in inputs else {}
+        return Work(options.model_copy(update=again), lambda o: _of_evaluation(o, inputs, spec, chat))
     return None
 
 
@@ -194,7 +198,8 @@ def _of_evaluation(
     behind = max(nodes - 1, options.max_new_tokens)
     step = _once(reading, spec, Batch(read, lengths[0] + behind, shared, read * nodes))
     passes = math.ceil(len(rows) / at_once) * _mean(lengths) / lengths[0]
-    replies = GENERATED * 2.0 * step.parameters * len(rows) * contexts * options.max_new_tokens
+    draws = options.sampling.n if options.sampling else 1
+    replies = GENERATED * 2.0 * step.parameters * len(rows) * contexts * options.max_new_tokens * draws
     return _estimate(step, passes * step.operations + replies, 0)
 
 

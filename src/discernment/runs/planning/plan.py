@@ -9,6 +9,7 @@ from typing import Any
 from discernment.cost import StageCost
 from discernment.errors import DiscernmentError
 from discernment.evaluation.sample import Sample, read_samples
+from discernment.files import content_hash
 from discernment.frozen import Frozen
 from discernment.models.loading import load_chat
 from discernment.models.precision import choose_device, free_memory
@@ -79,10 +80,12 @@ class Looker(StageRunner):
     Attributes:
         seen: Each stage with the methods that need it, its inputs and where it lies; None where that depends on a stage that is
             not done.
+        replied: Whether the replies of the evaluation are there, which measures look at.
     """
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory, Quiet())
+        self.replied = False
         self.seen: dict[str, tuple[str, list[str], Mapping[str, Any], Path | None]] = {}
 
     def __call__(
@@ -110,7 +113,7 @@ class Looker(StageRunner):
             self.records[final.name] = StageRecord.read(final)
         else:
             final = None
-        key = final.name if final else f"{name} {work.__module__} {sorted(inputs.items(), key=str)!r}"
+        key = final.name if final else self._key(name, work, inputs)
         known = self.seen.setdefault(key, (name, [], inputs, final))
         if self.owner not in known[1]:
             known[1].append(self.owner)
@@ -124,9 +127,17 @@ class Looker(StageRunner):
         """
         name, work, inputs = given[:3]
         found = self.run(name, work, inputs)
-        if not found.is_dir():
+        if not (found.is_dir() and self.replied):
             raise NotDoneError
         return found
+
+    def _key(self, name: str, work: Callable[..., StageCost], inputs: Mapping[str, Any]) -> str:
+        """What tells a stage from others while what it depends on is not done."""
+        told = {
+            key: repr(value) if self._is_missing(value) else self.describe({key: value})[key]
+            for key, value in inputs.items()
+        }
+        return content_hash([name, work.__module__, work.__qualname__, told])
 
     def _is_missing(self, value: Any) -> bool:
         if isinstance(value, list | tuple):
@@ -218,6 +229,7 @@ def look_through(recipe: Recipe, looker: Looker) -> None:
             found = looker.run(asked.stage, evaluate_policy, asked.inputs)
             if not asked.attack and found.is_dir():
                 samples = read_samples(found / "samples.jsonl")
+        looker.replied = bool(samples)
         for measure in prepared.measures:
             try:
                 measure.take(policy, samples, looker)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import takewhile
 from typing import Any, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
+from discernment.cost import MEASURED_IN
 from discernment.errors import DataError
 from discernment.evaluation.groups import POOLED
 from discernment.evaluation.metrics import EqualSafety, Ranking
@@ -115,9 +115,9 @@ def objective_value(results: Results, manifest: Mapping[str, Any], objective: Ob
 
 
 def _training_seconds(manifest: Mapping[str, Any], method: str) -> float:
-    """What the stages before the evaluation took, whichever run did them."""
+    """What the stages took that make the method, whichever run did them."""
     stages = [manifest["stages"][key] for key in manifest["methods"][method]["stages"]]
-    return float(sum(s["seconds"] for s in takewhile(lambda s: s["name"] != "evaluate", stages)))
+    return float(sum(s["seconds"] for s in stages if s["name"] not in MEASURED_IN))
 
 
 def _rate(results: Results, objective: Objective, label: Label) -> float | None:

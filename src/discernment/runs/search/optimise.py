@@ -126,12 +126,13 @@ class _Search:
         self.directory = directory
         self.reporter = reporter
         self.here = threading.Lock()
+        read = []
         for values in sweep.samples():
             recipe = sweep.recipe_at(values, sweep.name, sweep.every_seed[0])
             if not sweep.allow_test:
                 _keep_off_test(recipe)
-            prepare(recipe)
-        self.study = _open(sweep, directory)
+            read.append(prepare(recipe).fingerprint)
+        self.study = _open(sweep, directory, content_hash(read))
 
     def run(self, planned: int, on_trial: OnTrial | None, fleet: Fleet | None = None) -> SweepResults:
         """Do the trials that there are not yet; those of a fleet are told as they end."""
@@ -277,8 +278,14 @@ class _Search:
                 path.unlink()
 
 
-def _open(sweep: Sweep, directory: Path) -> Study:
-    """The study in a directory, new or as it was left."""
+def _open(sweep: Sweep, directory: Path, read: str) -> Study:
+    """The study in a directory, new or as it was left.
+
+    Args:
+        sweep: The sweep.
+        directory: Its directory.
+        read: A hash of the prompts and the model that its trials read.
+    """
     import optuna
     from optuna.storages.journal import JournalFileBackend, JournalStorage
     from optuna.trial import TrialState
@@ -300,7 +307,13 @@ def _open(sweep: Sweep, directory: Path) -> Study:
     fingerprint = content_hash(content)
     if study.user_attrs.get("sweep", fingerprint) != fingerprint:
         raise RunError(f"The directory {directory} holds trials of another sweep; name another with --out.")
+    if study.user_attrs.get("read", read) != read:
+        raise RunError(
+            f"The prompts or the model have changed since the trials in {directory}, so that new ones would not compare with them; "
+            "name another directory with --out."
+        )
     study.set_user_attr("sweep", fingerprint)
+    study.set_user_attr("read", read)
     for trial in _in_state(study, "RUNNING"):
         study.tell(trial.number, state=TrialState.FAIL)  # interrupted; `ask` proposes the same again
     while _in_state(study, "WAITING"):  # interrupted before it was asked for
