@@ -45,6 +45,8 @@ def by_place(rows, methods):
         (STUDY, "seeds.json", "stl"),
         (STUDY / "fresh", "seeds.json", "stl"),
         (STUDY / "fresh", "against-stl_aug.json", "stl_aug"),
+        (STUDY / "gemma", "seeds.json", "stl"),
+        (STUDY / "gemma", "against-stl_aug.json", "stl_aug"),
     ],
 )
 def test_the_study_is_what_its_prompts_say(folder, numbers, reference):
