@@ -99,6 +99,29 @@ def test_adapters_and_embeddings_are_not_trained_together():
         AlignOptions(**OPTIONS, lora=LoraOptions(), train_embeddings=True)
 
 
+@pytest.mark.parametrize("when", ["first", "last"])
+def test_a_look_that_was_interrupted_is_taken_again(model_folder, tmp_path, monkeypatch, when):
+    spec, options = ModelSpec(model=str(model_folder())), AlignOptions(**OPTIONS, checkpoint_every=2)
+    # Two steps an epoch, so that each checkpoint ends one.
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    align(spec, make_prompts(4), options, whole, make_benign(4))
+    look, looks = supervised_trainer.SupervisedTrainer.evaluate, []
+
+    def interrupted(self, *args, **kwargs):
+        looks.append(self.state.global_step)
+        if len(looks) == (1 if when == "first" else 2):
+            raise KeyboardInterrupt
+        return look(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(supervised_trainer.SupervisedTrainer, "evaluate", interrupted)
+        align(spec, make_prompts(4), options, broken, make_benign(4))
+    align(spec, make_prompts(4), options, broken, make_benign(4))
+    histories = [[row for _, row in read_json_lines(out / "history.jsonl")] for out in (whole, broken)]
+    assert [row["step"] for row in histories[0] if "validation_loss" in row] == [2, 4]
+    assert histories[0] == histories[1]
+
+
 def test_an_interrupted_stage_ends_with_the_same_bytes(model_folder, tmp_path, monkeypatch):
     spec = ModelSpec(model=str(model_folder()))
     options = AlignOptions(**OPTIONS, checkpoint_every=2)

@@ -11,6 +11,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from discernment.files import read_json, read_json_lines
 from discernment.models.quantised import activate, is_quantised
 from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec
@@ -109,9 +110,20 @@ def train_and_leave(
         DiskError: If there is no room for what is left.
     """
     checkpoint = on_first(latest_checkpoint, out, sharded=is_sharded(trainer))
+    # A checkpoint of an epoch's last step is written before that epoch's look at the validation prompts.
+    at_once = trainer.args.eval_strategy == "epoch" and checkpoint is not None
+    trainer.args.eval_on_start = at_once and on_first(_lacks_a_look, checkpoint, out)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     gather_model(trainer)
     trained = trainer.accelerator.unwrap_model(trainer.model)
     if is_first():
         leave_policy(start, trained, policy.chat, lora, out)
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
+
+
+def _lacks_a_look(checkpoint: Path, out: Path) -> bool:
+    """Whether a checkpoint ends an epoch whose validation loss was not written before the interruption."""
+    state, history = read_json(checkpoint / "trainer_state.json"), out / "history.jsonl"
+    rows = read_json_lines(history, allow_torn_end=True) if history.exists() else ()
+    looked = any("validation_loss" in row and row["step"] == state["global_step"] for _, row in rows)
+    return float(state["epoch"]).is_integer() and not looked
