@@ -96,7 +96,7 @@ def test_seconds_grow_with_the_tokens_and_shrink_with_the_speed(wide):
         for prompts in (WORK.examples, WORK.augmented)
     )
     contrasted = sum(len(chat.encode(p.asked)) for p in WORK.contrast) / len(WORK.contrast)
-    aligned = 3 * (short + long) + (1 + 1) * short
+    aligned = 3 * (short + long) + (1 + 1) * long
     refined = 3 / 2 * 10 * 8 * contrasted
     tree = len(OpeningTrie.from_openings(load_openings("en"), chat).nodes)
     (prompts,) = ASKED.benchmarks

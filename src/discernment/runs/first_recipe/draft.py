@@ -264,7 +264,11 @@ def _methods(sheet: Sheet, choices: Choices) -> None:
     sheet.item("base", "The model as it is: does it refuse too much?")
     sheet.item("stl", "Ordinary safety fine-tuning, which brings over-refusal along.")
     sheet.item("stl_aug", "The same with answered seemingly toxic prompts in the mix: the plain remedy.")
-    sheet.item("dcr", "Contrastive refinement first: the remedy that this package is about.")
+    sheet.item(
+        {"method": "dcr", "options": {"augmented": True}},
+        "Contrastive refinement first: the remedy that this package is about. Its stage 2 has the answers of stl_aug, too, which did "
+        "better on sources that no training had seen (docs/study.md).",
+    )
     if choices.aligned:
         refused = f"the model is aligned already (mean rejection probability of toxic prompts {choices.tried.refused:.2f})"  # type: ignore[union-attr]
         sheet.item("prompted", f"Without training, a system message that asks for answers: {refused}.")

@@ -62,7 +62,7 @@ class Work(NamedTuple):
 
     Attributes:
         examples: The examples of `stl`.
-        augmented: Those of `stl_aug`.
+        augmented: Those of `stl_aug` and `dcr`.
         contrast: The prompts of stage 1.
         max_length: Tokens of an example; longer ones are cut.
         batch: Contrasted prompts a step.
@@ -197,7 +197,7 @@ def seconds(
     alignments = [
         _align(spec, chat, way, work.examples, work),
         _align(spec, chat, way, work.augmented, work),
-        _align(spec, chat, way, work.examples, work, held=0 if layer == facts.layers else layer),
+        _align(spec, chat, way, work.augmented, work, held=0 if layer == facts.layers else layer),
     ]
     others = [_refine(spec, chat, way, work, layer), *[_estimate(spec, chat, reading)] * asked.methods]
     rate = 2 * (facts.parameters - facts.vocabulary * facts.hidden) * speed

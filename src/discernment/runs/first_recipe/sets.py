@@ -38,7 +38,7 @@ class Sizes(NamedTuple):
     Attributes:
         general: Benign examples of stage 2.
         safety: Toxic examples of stage 2, with refusals.
-        augmentation: Seemingly toxic examples of `stl_aug`.
+        augmentation: Seemingly toxic examples of `stl_aug` and `dcr`.
         steps: Steps of stage 1.
         share: Of the test prompts.
     """
@@ -93,7 +93,7 @@ KINDS: Mapping[str, _Kind] = {
     "safety": _Kind(Label.TOXIC, "toxic prompts with refusals", {"set": "starter/toxic", "split": "train"}),
     "augmentation": _Kind(
         Label.SEEMINGLY_TOXIC,
-        "seemingly toxic prompts with answers, for `stl_aug`",
+        "seemingly toxic prompts with answers, for `stl_aug` and `dcr`",
         {"set": "starter/pairs", "split": "train", "label": "seemingly_toxic"},
     ),
 }
