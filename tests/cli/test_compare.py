@@ -120,7 +120,11 @@ def test_user_mistakes() -> None:
     ):
         with pytest.raises(error, match=words):
             compare([Path(a) for a in arguments])
-    run_files = {path: path.read_bytes() for path in Path("one").rglob("*") if path.is_file()}
+
+    def files() -> dict[Path, bytes]:
+        return {p: p.read_bytes() for name in ("one", "alone") for p in Path(name).rglob("*") if p.is_file()}
+
+    before = files()
     for out, words in (
         ("one", "one holds the manifest.json of a run or an evaluation; name another place"),
         ("alone", "alone holds the stage.json of a run or an evaluation"),
@@ -129,7 +133,7 @@ def test_user_mistakes() -> None:
     ):
         with pytest.raises(RecipeError, match=words):
             compare([Path("alone")], None, Path(out))
-    assert run_files == {path: path.read_bytes() for path in Path("one").rglob("*") if path.is_file()}
+    assert files() == before
     for out in ("fine", "fine", "one/mine.json", "one/mine.json"):  # its own files may be made again
         compare([Path("alone")], None, Path(out))
     with pytest.raises(RecipeError, match="no evaluation called 'x'; there are alone"):

@@ -20,6 +20,7 @@ from discernment.evaluation.sample import read_samples
 from discernment.files import read_json, read_json_lines, write_json_lines
 from discernment.runs.recipe import read_recipe
 from discernment.runs.run import run_recipe
+from discernment.runs.stages import share_stages
 from tiny import make_benign, make_prompts, save_model
 
 DRAWS = 2
@@ -249,7 +250,7 @@ def test_what_cannot_be_exported_is_one_sentence(run, discern):
     Path("full").mkdir()
     Path("full/thesis.tex").touch()
     Path("seeds/seed-3").mkdir(parents=True)
-    Path("seeds/seed-3/recipe.yaml").touch()
+    share_stages(Path("seeds/seed-3"), Path("seeds/stages"))
     for arguments, said in (
         ("run --to csv --out full", "full holds something already; remove it or name another folder"),
         ("run --to csv --method dcr", "There is no method 'dcr' in run; there are base, stl."),

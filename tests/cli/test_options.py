@@ -7,6 +7,7 @@ import pytest
 from discernment.cli.options import out_option, parse_options, parse_policy
 from discernment.errors import DataError, RecipeError
 from discernment.files import write_json
+from discernment.runs.stages import share_stages
 from discernment.training.supervised import AlignOptions
 
 
@@ -86,12 +87,23 @@ def test_where_results_go_has_a_name(tmp_path, monkeypatch, out) -> None:
 def test_of_a_run_of_several_seeds_one_is_to_be_named(command, discern, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("mine/seed-4").mkdir(parents=True)
-    Path("mine/seed-4/recipe.yaml").touch()
+    share_stages(Path("mine/seed-4"), Path("mine/stages"))
     code, _, error = discern(*command.split())
     assert (code, error) == (
         2, "discern: mine holds a run for each seed; name one of them, such as mine/seed-4.\n"
     )  # fmt: skip
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_run_that_is_called_like_a_seeds_stands_in_nobodys_way(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("out/seed-1/stages").mkdir(parents=True)
+    Path("out/seed-1/recipe.yaml").touch()
+    for name in ("out/model", "some/model"):
+        assert parse_policy(name, None, None).model.model == name
+    share_stages(Path("out/seed-2"), Path("out/stages"))
+    Path("out/model").mkdir()  # what a single verb left there
+    assert parse_policy("out/model", None, None).model.model == "out/model"
 
 
 @pytest.mark.parametrize(

@@ -115,17 +115,21 @@ def test_stages_that_differ_in_their_prompts_alone_are_two(recipe, tmp_path):
     (general,) = recipe.data.general
     other = {"general": {**general.model_dump(mode="json", exclude_defaults=True), "seed": 5}}
     content = recipe.model_dump(mode="json", exclude_defaults=True)
-    content["methods"] = [{"method": "dcr"}, {"method": "dcr", "name": "other", "data": other}]
+    content["methods"] = [
+        "dcr",
+        {"method": "dcr", "name": "other", "data": other},
+        {"method": "dcr", "name": "same"},
+    ]
     planned = make_plan(Recipe.model_validate(content), tmp_path / "run").stages
     assert [(s.name, s.methods) for s in planned if s.name == "align"] == [
-        ("align", ["dcr"]),
+        ("align", ["dcr", "same"]),
         ("align", ["other"]),
     ]
     once, again = (
         run_recipe(Recipe.model_validate(content), tmp_path / "run"),
         make_plan(Recipe.model_validate(content), tmp_path / "run"),
     )
-    assert once.results.methods == ["dcr", "other"]
+    assert once.results.methods == ["dcr", "other", "same"]
     assert [(s.name, s.methods) for s in again.stages] == [(s.name, s.methods) for s in planned]
 
 

@@ -233,9 +233,24 @@ def test_what_another_function_left_is_not_taken_for_a_result(tmp_path, base, mo
         run_into(tmp_path / "new", "align", other, inputs, Quiet())
 
 
+def test_what_older_versions_left_is_taken_where_the_inputs_are_the_same(tmp_path, base):
+    out, inputs = tmp_path / "mine", {"start": base}
+    assert run_into(out, "align", train, inputs, Quiet())
+    record = read_json(out / "stage.json")
+    assert record.pop("key").startswith("align-")
+    (out / "stage.json").write_text(json.dumps(record))
+    assert not run_into(out, "align", train, inputs, Quiet())
+    (tmp_path / "new.part").mkdir()
+    (tmp_path / "new.part/inputs.json").write_text(json.dumps(record["inputs"]))
+    (tmp_path / "new.part/checkpoint").touch()
+    assert run_into(tmp_path / "new", "align", train, inputs, Quiet())
+    assert (tmp_path / "new/checkpoint").is_file()
+
+
 def test_another_spelling_of_the_directory_changes_nothing(tmp_path, base):
     (tmp_path / "run").mkdir()
-    for directory in (tmp_path / "run", tmp_path / "run/../run"):
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    for directory in (tmp_path / "run", tmp_path / "run/../run", tmp_path / "link"):
         runner = StageRunner(directory / "stages", Quiet())
         aligned = runner("align", train, start=base)
         runner("again", train, start=aligned)

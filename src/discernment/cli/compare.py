@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from discernment.cli.console import notice, show_results
-from discernment.cli.options import AsJson, Redact, check_no_results, out_option
+from discernment.cli.options import AsJson, Redact, check_not_a_run, out_option
 from discernment.errors import DataError, RecipeError
 from discernment.files import content_hash, read_json, write_json
 
@@ -37,7 +37,7 @@ def compare(
     from discernment.reporting.pages.comparison import write_comparison
 
     if out is not None:
-        check_no_results(out)
+        check_not_a_run(out)
     samples = _shared(_read(evaluations))
     if reference is not None and reference not in samples:
         raise RecipeError(f"There is no evaluation called {reference!r}; there are {', '.join(samples)}.")

@@ -141,7 +141,7 @@ def check_kept(written: Iterable[Path], read: Iterable[str]) -> None:
             raise RecipeError(f"{path} is read, and would be replaced; name another place with --out.")
 
 
-def check_no_results(out: Path) -> None:
+def check_not_a_run(out: Path) -> None:
     """Whether a file or folder for a comparison leaves what a run or a stage wrote as it is.
 
     Raises:
@@ -249,7 +249,7 @@ def parse_policy(name: str, system: str | None, options: Sequence[str] | None) -
     given = {"model": name} | ({} if system is None else {"system": system})
     model = parse_options(ModelSpec, [o for o in options or () if o not in of_rule], given)
     run, _, method = name.rstrip("/").rpartition("/")
-    if run:
+    if run and not Path(name).is_dir():
         check_one_run(Path(run))
     if run and (Path(run) / "manifest.json").is_file():
         said = model.model_dump(exclude={"model"}, exclude_unset=True)

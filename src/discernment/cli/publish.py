@@ -22,7 +22,7 @@ def publish(
     """Publish a method of a run with a model card that says what was measured, and what was not."""
     prepare_process()
     from discernment.reporting.model_card import model_card
-    from discernment.reporting.run_files import read_run
+    from discernment.reporting.run_files import check_finished, read_run
     from discernment.runs.manifest import policy_of
     from discernment.runs.publishing import collect, send
 
@@ -30,7 +30,9 @@ def publish(
     if not run:
         raise RunError(f"{method!r} names no run; write RUN/METHOD, e.g. runs/quickstart/{method}.")
     policy = policy_of(Path(run), name)
-    card = model_card(read_run(Path(run)), name, policy)
+    read = read_run(Path(run))
+    check_finished(read)
+    card = model_card(read, name, policy)
     folder = collect(policy, card, out or Path(run) / "publish" / name)
     if dry_run:
         say(f"Folder: {folder}. Without --dry-run it is sent to {repository}.")

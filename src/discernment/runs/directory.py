@@ -36,7 +36,12 @@ def check_one_run(directory: Path) -> None:
     Raises:
         RunError: If it is.
     """
-    runs = sorted(path.parent for path in directory.glob(f"{folder_of('*')}/{RECIPE}"))
+    shared = (directory / "stages").resolve()
+    runs = sorted(
+        path.parent
+        for path in directory.glob(f"{folder_of('*')}/stages")
+        if path.is_symlink() and path.resolve() == shared
+    )
     if runs and not (directory / "manifest.json").is_file():
         raise RunError(f"{directory} holds a run for each seed; name one of them, such as {runs[0]}.")
 

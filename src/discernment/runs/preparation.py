@@ -26,6 +26,7 @@ from discernment.ranks import check_alone, is_shared
 from discernment.runs.built_in import sets_of
 from discernment.runs.measures import MEASURES, Measure
 from discernment.runs.recipe import MethodEntry, Recipe
+from discernment.training.contrastive import RefineOptions
 from discernment.training.options import OptimizerOptions
 from discernment.training.supervised import AlignOptions
 from discernment.training.trackers import check_trackers
@@ -60,15 +61,20 @@ class Prepared:
     seen_in_training: dict[str, int]
     stages: Sequence[str] = ()
 
-    @property
-    def fingerprint(self) -> str:
-        """A hash of what is read: the base model, the prompts of each method, and the benchmarks."""
+    def fingerprint(self, of_model: Callable[[ModelSpec], str]) -> str:
+        """A hash of what is read: the base model, the prompts of each method, and the benchmarks.
+
+        Args:
+            of_model: Gives a hash of a model.
+        """
         materials = {
             method: [getattr(own, part.name) for part in fields(own)]
             for method, own in self.materials.items()
         }
         prompts = {name: [s and s.fingerprint for s in sets] for name, sets in materials.items()}
-        return content_hash([self.base.fingerprint(), prompts, [b.fingerprint for b in self.benchmarks]])
+        return content_hash(
+            [self.base.fingerprint(of_model), prompts, [b.fingerprint for b in self.benchmarks]]
+        )
 
 
 def prepare(recipe: Recipe) -> Prepared:
@@ -185,6 +191,13 @@ class _DryStage:
             options.share()
         if isinstance(layer := getattr(options, "layer", None), int):
             self._check_depth("layer", layer)
+        if isinstance(options, RefineOptions):
+            labels = {prompt.label for prompt in inputs["prompts"]}
+            if lacking := sorted(options.label_weights.keys() - labels):
+                raise RecipeError(
+                    f"`label_weights` of {self.owner} names {' and '.join(lacking)}, and its contrast has no such prompts; leave it "
+                    "out or name sets that have some."
+                )
         if isinstance(options, AlignOptions):
             self._check_depth("frozen_layers", options.held)
             if self.depth is not None and options.trains_nothing(self.depth):

@@ -93,8 +93,7 @@ class StageRunner:
     shares a stage shares its result. A stage works in `<name>-<key>.part`, which is renamed at the end; what an
     interrupted one left there (checkpoints, replies) is what it goes on from.
 
-    A finished stage is looked at before it is taken: what has lost a file since, or has one that is cut off, is made
-    again from what is whole of it.
+    A finished stage is looked at before it is taken: what is damaged is made again from what is whole of it.
 
     Args:
         directory: Where the stages' directories lie.
@@ -111,7 +110,8 @@ class StageRunner:
         verify: bool = False,
         trackers: Sequence[str] | None = None,
     ) -> None:
-        self.directory = Path(os.path.normpath(directory))  # as in policies that lie in it
+        self.directory = directory
+        self._resolved = directory.resolve()  # policies name it in their own way
         self.reporter = reporter
         self.verify = verify
         self.trackers = trackers
@@ -153,10 +153,9 @@ class StageRunner:
             reused = final.name in self.records or self._is_whole(final)
             self.reporter.stage(name, self.owner, reused=reused)
             if not reused:
-                other = self._like(alike, name, work, described) if alike is not None else None
-                if alike is not None and other is not None:
+                if alike is not None and (other := self._like(alike, name, work, described)) is not None:
                     _go_on_from(other, alike.files, final)
-                curves = self.directory.resolve().parent / FOLDER  # where runs share stages, beside these
+                curves = self._resolved.parent / FOLDER  # where runs share stages, beside these
                 with tracked(self.trackers, curves, f"{self.owner} {final.name}".strip()):
                     _work(name, final, work, {**inputs, **(extra or {})}, described, claim)
                 self.ran += 1
@@ -224,7 +223,7 @@ class StageRunner:
             return {"policy": value.fingerprint(self._fingerprint)}
         if isinstance(value, PromptSet):
             return {"name": value.provenance.name, "prompts": len(value), "sha256": value.fingerprint}
-        if isinstance(value, Path) and value.parent == self.directory:
+        if isinstance(value, Path) and value.parent.resolve() == self._resolved:
             return {"stage": value.name}  # which says all that it came from
         if hasattr(value, "fingerprint"):
             return value.fingerprint
@@ -236,7 +235,7 @@ class StageRunner:
 
     def _fingerprint(self, spec: ModelSpec) -> str:
         stage = Path(spec.model).parent
-        if stage.parent == self.directory and stage.name in self.records:
+        if stage.name in self.records and stage.parent.resolve() == self._resolved:
             # Its name says all that it came from; hashing its weights would say no more.
             return content_hash([stage.name, spec.model_dump(mode="json", exclude={"model", "device"})])
         if spec not in self._fingerprints:
@@ -331,7 +330,8 @@ def run_into(
         part = out.with_name(f"{out.name}.part")
         note = part / "inputs.json"
         noted = {"stage": key, "inputs": described}
-        if note.is_file() and _read(note) != noted and any(path != note for path in part.iterdir()):
+        same = not note.is_file() or _read(note) in (noted, described)  # the latter by older versions
+        if not same and any(path != note for path in part.iterdir()):
             raise RunError(
                 f"The directory {part} holds an interrupted stage with other inputs; remove it or name another."
             )

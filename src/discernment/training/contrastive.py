@@ -161,8 +161,9 @@ def refine(
         dynamics: How they are watched.
 
     Raises:
-        TrainingError: If the contrast has one label only, there are retained prompts and `options.retention` is 0, `layer: auto` finds no layer behind `first_layer`, the loss is
-            not finite, or `average_last` is asked for with FSDP.
+        TrainingError: If the contrast has one label only or none of a label that is weighted, there are retained prompts and
+            no `options.retention`, `layer: auto` finds no layer behind `first_layer`, the loss is not finite, or
+            `average_last` is asked for with FSDP.
         ModelError: If the model cannot be loaded or cut, the layer is out of range, or the policy has a rule.
         DataError: If no prompt among the probes is toxic, or one has more tokens than the model has positions.
         DiskError: If there is no room for what is left; that is seen before the first step.

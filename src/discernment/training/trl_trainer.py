@@ -111,8 +111,8 @@ def train_and_leave(
     """
     checkpoint = on_first(latest_checkpoint, out, sharded=is_sharded(trainer))
     # A checkpoint of an epoch's last step is written before that epoch's look at the validation prompts.
-    at_once = trainer.args.eval_strategy == "epoch" and checkpoint is not None
-    trainer.args.eval_on_start = at_once and on_first(_lacks_a_look, checkpoint, out)
+    if trainer.args.eval_strategy == "epoch" and checkpoint is not None:
+        trainer.args.eval_on_start = on_first(_lacks_a_look, checkpoint, out)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     gather_model(trainer)
     trained = trainer.accelerator.unwrap_model(trainer.model)

@@ -278,7 +278,7 @@ def test_trials_on_other_prompts_are_not_set_beside_those_that_there_are(write, 
     benign.write_text(
         before + before.replace('"id": "', '"id": "other-').replace('"prompt": "', '"prompt": "Other: ')
     )
-    with pytest.raises(RunError, match="The prompts or the model have changed since the trials"):
+    with pytest.raises(RunError, match="The prompts, the model or the judge have changed since the trials"):
         run_sweep(sweep, tmp_path / "out", trials=2)
     benign.write_text(before)
     assert len(run_sweep(sweep, tmp_path / "out", trials=2).trials) == 2

@@ -117,7 +117,7 @@ class Looker(StageRunner):
         known = self.seen.setdefault(key, (name, [], inputs, final))
         if self.owner not in known[1]:
             known[1].append(self.owner)
-        return final or self.directory / f"{MISSING}{len(self.seen)}"
+        return final or self.directory / f"{MISSING}{key[:12]}"
 
     def look(self, *given: Any, **extra: Any) -> Path:
         """Note a stage whose result is wanted at once.

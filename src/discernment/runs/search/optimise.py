@@ -11,6 +11,7 @@ import statistics
 import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,6 +27,8 @@ from discernment.files import (
     write_json,
     write_text,
 )
+from discernment.models.loading import model_fingerprint
+from discernment.models.model_spec import ModelSpec
 from discernment.prompts import Split
 from discernment.runs.directory import claim
 from discernment.runs.fleet.dispatch import Fleet
@@ -126,12 +129,13 @@ class _Search:
         self.directory = directory
         self.reporter = reporter
         self.here = threading.Lock()
-        read = []
+        read: list[str] = []
+        of_model = cache(_model_anywhere)
         for values in sweep.samples():
             recipe = sweep.recipe_at(values, sweep.name, sweep.every_seed[0])
             if not sweep.allow_test:
                 _keep_off_test(recipe)
-            read.append(prepare(recipe).fingerprint)
+            read += [prepare(recipe).fingerprint(of_model), recipe.evaluate.judge.fingerprint]
         self.study = _open(sweep, directory, content_hash(read))
 
     def run(self, planned: int, on_trial: OnTrial | None, fleet: Fleet | None = None) -> SweepResults:
@@ -284,7 +288,7 @@ def _open(sweep: Sweep, directory: Path, read: str) -> Study:
     Args:
         sweep: The sweep.
         directory: Its directory.
-        read: A hash of the prompts and the model that its trials read.
+        read: A hash of what its trials read: prompts, models, judges.
     """
     import optuna
     from optuna.storages.journal import JournalFileBackend, JournalStorage
@@ -309,7 +313,7 @@ def _open(sweep: Sweep, directory: Path, read: str) -> Study:
         raise RunError(f"The directory {directory} holds trials of another sweep; name another with --out.")
     if study.user_attrs.get("read", read) != read:
         raise RunError(
-            f"The prompts or the model have changed since the trials in {directory}, so that new ones would not compare with them; "
+            f"The prompts, the model or the judge have changed since the trials in {directory}, so that new ones would not compare with them; "
             "name another directory with --out."
         )
     study.set_user_attr("sweep", fingerprint)
@@ -319,6 +323,11 @@ def _open(sweep: Sweep, directory: Path, read: str) -> Study:
     while _in_state(study, "WAITING"):  # interrupted before it was asked for
         study.tell(study.ask(), state=TrialState.FAIL)
     return study
+
+
+def _model_anywhere(spec: ModelSpec) -> str:
+    """A hash of a model that does not depend on what the machine can compute in."""
+    return model_fingerprint(spec.model_copy(update={"device": "cpu", "dtype": "float32"}))
 
 
 def _check_journal(journal: Path) -> None:
