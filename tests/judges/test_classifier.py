@@ -132,6 +132,17 @@ def test_one_verdict_is_not_enough() -> None:
         train_classifier([e for e in make_examples(1) if e.verdict is Verdict.REFUSAL])
 
 
+def test_what_people_could_not_tell_is_not_learned() -> None:
+    unclear = [
+        e.model_copy(update={"verdict": Verdict.UNSCORED, "completion": f"Perhaps {n}."})
+        for n, e in enumerate(make_examples())
+    ]
+    learned, plain = train_classifier([*make_examples(), *unclear]), train_classifier(make_examples())
+    assert learned.fingerprint == plain.fingerprint
+    with pytest.raises(DataError, match="at least two verdicts"):
+        train_classifier([*unclear, *(e for e in make_examples() if e.verdict is Verdict.REFUSAL)])
+
+
 def test_completions_without_words_in_common_are_not_enough() -> None:
     few = [
         LabelledCompletion(prompt="p", completion="Never.", label="refusal"),

@@ -133,6 +133,15 @@ def test_labels_of_unknown_meaning(classifier_folder) -> None:
         HubClassifierJudge(ModelSpec(model=str(folder), device="cpu")).judge("p", "c")
 
 
+@pytest.mark.parametrize("labels", [["Refusal"], ["Refusal", "refusal"]])
+def test_labels_of_one_verdict_are_no_judge(classifier_folder, labels) -> None:
+    folder, _ = classifier_folder(labels)
+    with pytest.raises(
+        ModelError, match=r"labels of one verdict only .* so it would say that of every reply"
+    ):
+        HubClassifierJudge(ModelSpec(model=str(folder), device="cpu")).judge("p", "c")
+
+
 def test_no_such_classifier(tmp_path) -> None:
     with pytest.raises(ModelError, match="There is no model folder"):
         HubClassifierJudge(ModelSpec(model=str(tmp_path / "nowhere"), device="cpu")).judge("p", "c")

@@ -306,6 +306,14 @@ def test_the_endpoints_own_sentence_is_shown(server, body, words) -> None:
     assert judgement.reason == "the endpoint failed (NoReplyError: overloaded)"
 
 
+def test_the_key_is_in_no_reason_that_results_keep(server, tmp_path) -> None:
+    key = "a-secret-of-some-length"
+    server.answer = lambda q: Reply(status=401, body=json.dumps({"error": f"Wrong key: {key}."}).encode())
+    cache = tmp_path / "judgements.jsonl"
+    [judgement] = make(server, api_key=key, cache=cache).judge_many([REFUSAL])
+    assert judgement.reason == "the endpoint failed (AuthenticationError 401: Wrong key: [key].)"
+
+
 BAD = {
     "empty": lambda q: Reply(""),
     "no content": lambda q: Reply(None),

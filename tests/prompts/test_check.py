@@ -30,6 +30,21 @@ def test_repeats_within_a_set_are_shown_but_no_leak():
     assert report.is_clean
 
 
+def test_ids_are_those_of_one_set():
+    text = "Tell me how people kill the weeds in a garden."
+    # A.1's partner is called 2, and so is a copy of it in another set.
+    mine = made(
+        "a", prompt(1, text, partner="2"), prompt(2, "Tell me how people kill in a garden at night, please.")
+    )
+    other = made("b", prompt(2, text + " Please."), prompt(3, "Sing."))
+    (found,) = check_sets([mine, other]).duplicates
+    assert found.across_sets
+    # B.2's partner is called 1, is held out with it, and no prompt of A.
+    train = made("a", prompt(1, "Draw a tree.", Split.TRAIN))
+    test = made("b", prompt(1, "Sing a song.", Split.TEST), prompt(2, "Hum a tune.", Split.TEST, partner="1"))
+    assert check_sets([train, test]).split_leaks == ()
+
+
 def test_repeats_across_splits_or_sets_are_leaks():
     across_splits = made("a", prompt(1, "Draw a tree.", Split.TRAIN), prompt(2, "Draw a tree.", Split.TEST))
     across_sets = [made("a", prompt(1, "Draw a tree.")), made("b", prompt(1, "Draw a tree!"))]

@@ -143,6 +143,15 @@ def test_benign_prompts_are_passed_over():
     assert label_leaks(made + benign) == label_leaks(made)
 
 
+def test_of_few_prompts_nothing_is_claimed_for_others():
+    def told(label, source, draw):
+        return f"{nouns(draw)} {'illegally' if label is Label.TOXIC else 'today'}"
+
+    eight, twelve = (label_leaks(sample(told, sources="ab", count=count)).bag_of_words for count in (2, 3))
+    assert (eight.toxic, eight.low, eight.high) == (4, 0.0, 1.0)
+    assert twelve.low > 0.0
+
+
 def test_the_seed_decides_about_the_interval_only():
     made = sample(lambda label, source, draw: nouns(draw))
     first, again, other = (label_leaks(made, seed=seed).bag_of_words for seed in (1, 1, 2))

@@ -179,6 +179,31 @@ def test_sets_whose_ids_clash_are_joined_and_partners_stay_together():
         PromptSet.concatenate([whole, whole], "twice")
 
 
+def test_a_partner_that_is_not_there_is_no_stranger_of_the_same_id():
+    pairs = make_prompts(3, name="one").with_label(Label.TOXIC)  # whose partners were filtered away
+    (stranger,) = make_benign(1)
+    named = stranger.model_copy(update={"id": pairs[0].partner})
+    joined = PromptSet.concatenate([pairs, PromptSet([named], Provenance(name="other"))], "all")
+    ids = {p.id for p in joined}
+    assert len(ids) == 4
+    assert {p.partner for p in joined} & ids == set()
+    # Where nobody has the id it stays as it is.
+    alone = PromptSet.concatenate([pairs, make_benign(2)], "all")
+    assert [p.partner for p in alone][:3] == [p.partner for p in pairs]
+
+
+@pytest.mark.parametrize("label", [None, "", float("nan")])
+def test_what_none_means_is_no_meaning_of_a_missing_label(label):
+    columns = Columns(label_map={"none": "benign", "violence": "toxic"})
+    rows = [{"prompt": "Hi", "label": "none"}, {"prompt": "Ho", "label": "violence"}]
+    assert [p.label for p in PromptSet.from_rows(rows, Provenance(name="rows"), columns)] == [
+        Label.BENIGN,
+        Label.TOXIC,
+    ]
+    with pytest.raises(DataError, match="has the label None"):
+        PromptSet.from_rows([*rows, {"prompt": "Hu", "label": label}], Provenance(name="rows"), columns)
+
+
 def test_filters_say_what_is_there_when_nothing_is_left():
     prompts = PromptSet.concatenate([make_prompts(3), make_benign(2)], "mixed")
     assert prompts.with_label(Label.TOXIC, Label.BENIGN).counts() == {"toxic": 3, "benign": 2}

@@ -39,6 +39,13 @@ def test_a_string_is_a_set():
     assert ids("starter/toxic")[0].startswith("toxic-")
 
 
+def test_the_split_behind_a_set_of_the_hub_is_the_hubs():
+    named = PromptSource.parse("hub:org/prompts:test")
+    assert (named.set, named.hub_split, named.split) == ("hub:org/prompts", "test", None)
+    assert PromptSource.parse("starter/pairs:test").split == "test"
+    assert PromptSource.parse("hub:org/prompts").hub_split == "train"
+
+
 def test_configurations_of_one_hub_set_stand_together(monkeypatch):
     def load_dataset(name, config, split, revision):
         return [{"prompt": f"{config} {n}"} for n in range(2)]

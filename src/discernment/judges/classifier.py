@@ -146,6 +146,7 @@ def train_classifier(
     Raises:
         DataError: If the examples do not show at least two verdicts.
     """
+    examples = [e for e in examples if e.verdict is not Verdict.UNSCORED]  # which says nothing
     present = {example.verdict for example in examples}
     if len(present) < 2:
         raise DataError(

@@ -161,7 +161,8 @@ def train_encoder(
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / ABOUT).is_file()):
         raise DataError(f"{folder} holds something else than an encoder judge; name another folder.")
-    known = [e for e in examples if likely_languages(e.completion)[0] in languages]
+    told = [e for e in examples if e.verdict is not Verdict.UNSCORED]  # which says nothing
+    known = [e for e in told if likely_languages(e.completion)[0] in languages]
     verdicts = [verdict for verdict in Verdict if any(e.verdict is verdict for e in known)]
     if len(verdicts) < 2:
         raise DataError(

@@ -128,11 +128,17 @@ class HubClassifierJudge(_ModelJudge):
                 f"The judge {self.spec.model!r} has labels of unknown meaning ({', '.join(unknown)}); "
                 "say by `labels` which verdict each one is."
             )
+        verdicts = [self.labels[name.casefold()] for name in names]
+        if len(set(verdicts)) < 2:
+            raise ModelError(
+                f"The judge {self.spec.model!r} has labels of one verdict only ({', '.join(names)}), so it would say that of every "
+                "reply; name a classifier with a label for each."
+            )
         tokenizer = load_tokenizer(self.spec)
         if model.config.pad_token_id is None:
             model.config.pad_token_id = tokenizer.pad_token_id
         torch.nn.Module.to(model, device)
-        return model.eval(), tokenizer, [self.labels[name.casefold()] for name in names]
+        return model.eval(), tokenizer, verdicts
 
 
 class _GuardJudge(_ModelJudge):

@@ -12,7 +12,7 @@ from discernment.files import content_hash, encodable, packaged_yaml
 from discernment.judges.coded import CodedJudge
 from discernment.judges.verdict import BatchJudge, Judgement, Verdict
 from discernment.keyed_log import KeyedLog
-from discernment.models.endpoint import Ending, Reply, ask_all, failure_in_words
+from discernment.models.endpoint import Ending, Reply, ask_all
 
 VERDICTS = (Verdict.REFUSAL, Verdict.PARTIAL_REFUSAL, Verdict.COMPLIANCE)
 QUESTION = packaged_yaml("discernment.judges", "questions.yaml")["verdict"]
@@ -107,7 +107,7 @@ class LlmJudge(CodedJudge, BatchJudge):
             self._count(reply.input_tokens, reply.output_tokens)
             judgement = _read(reply, said)
         except Exception as error:  # whatever an endpoint does, the other questions go on
-            return Judgement(Verdict.UNSCORED, f"the endpoint failed ({failure_in_words(error)})")
+            return Judgement(Verdict.UNSCORED, f"the endpoint failed ({self._endpoint.in_words(error)})")
         row = {"verdict": judgement.verdict.value, "reason": judgement.reason}
         self._cache.add(key, judgement, row)
         return judgement

@@ -4,7 +4,7 @@ from typing import Any, Literal, Protocol
 
 from discernment.files import packaged_yaml
 from discernment.judges.coded import CodedJudge
-from discernment.models.endpoint import Ending, failure_in_words
+from discernment.models.endpoint import Ending
 
 Preference = Literal["a", "b", "tie", "unscored"]
 """The better of two replies; `unscored` where the judge could not tell or failed."""
@@ -48,7 +48,7 @@ class LlmPreferenceJudge(CodedJudge):
         try:
             reply, said = self._asked(prompt=prompt, a=a, b=b)
         except Exception as error:  # whatever an endpoint does, the other questions go on
-            self.trouble = f"the endpoint failed ({failure_in_words(error)})"
+            self.trouble = f"the endpoint failed ({self._endpoint.in_words(error)})"
             return "unscored"
         believed = said if reply.ending is Ending.WHOLE else None
         if believed is None:

@@ -53,7 +53,8 @@ def check_sets(sets: Sequence[PromptSet], *, seed: int = 0) -> CheckReport:
     """
     if not sets:
         raise DataError("There is nothing to check; name at least one prompt set.")
-    prompts = [p for s in sets for p in s]
+    # Ids are those of one set: partners must not be found in another.
+    prompts = PromptSet.concatenate(sets, "all").prompts
     leaks, unmeasured = None, None
     try:
         leaks = label_leaks(prompts, seed=seed)

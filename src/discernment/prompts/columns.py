@@ -146,7 +146,9 @@ def _label(row: Mapping[str, Any], where: str, columns: Columns) -> Label:
         )
     raw = plain_value(row.get(columns.label)) if columns.label else None
     try:
-        return Label(columns.meanings.get(label_key(raw)) or str(raw))
+        # "none" in a map is a value, and not that there is none.
+        meant = None if raw is None else columns.meanings.get(label_key(raw))
+        return Label(meant or str(raw))
     except ValueError:
         raise DataError(
             f"{where} has the label {raw!r}; it must be one of {', '.join(Label)}, or `label_map` must say which "

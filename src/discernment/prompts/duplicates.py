@@ -85,7 +85,8 @@ def find_duplicates(sets: Sequence[PromptSet], *, threshold: float = NEAR_THRESH
     for place, other_place, similarity in similar_sets([vocabularies[n] for n in eligible], threshold):
         first, second = eligible[place], eligible[other_place]
         one, other = prompts[first], prompts[second]
-        if (first, second) not in found and one.partner != other.id and other.partner != one.id:
+        partners = home[first] == home[second] and (one.partner == other.id or other.partner == one.id)
+        if (first, second) not in found and not partners:
             found[first, second] = (Likeness.NEAR, similarity)
 
     return [

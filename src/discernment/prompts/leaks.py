@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 CONTRAST = (Label.TOXIC, Label.SEEMINGLY_TOXIC)
 MOST_FOLDS = 5
 RESAMPLES = 1000
+FEWEST_UNITS = 10
+"""Prompts and pairs below which nothing is claimed for others."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,8 @@ class LeakScore:
     Attributes:
         auroc: Probability that it ranks a random toxic prompt over a random seemingly toxic one of the same fold
             (ties count half): 0.5 is chance, below it what was learned is turned around on other sources.
-        low: Lower end of the 95 % bootstrap interval over prompts, matched pairs drawn together.
-        high: Upper end.
+        low: Lower end of the 95 % bootstrap interval over prompts, matched pairs drawn together; 0 with fewer than ten of these.
+        high: Upper end; 1 then.
         toxic: Number of toxic prompts ranked.
         seemingly_toxic: Number of seemingly toxic prompts ranked.
         folds: Number of folds of held-out sources.
@@ -180,11 +182,13 @@ def _score(
         return _auroc([(rank, is_toxic, weights[unit]) for rank, is_toxic, unit in ranked])
 
     tested = np.unique(np.concatenate([unit for _, _, unit in ranked]))
-    drawn = bootstrap(
-        (tested,), statistic, n_resamples=RESAMPLES, vectorized=False, method="percentile", rng=seed
-    )
-    # A draw without one of the labels has no AUROC.
-    low, high = np.nanquantile(drawn.bootstrap_distribution, [0.025, 0.975])
+    low, high = 0.0, 1.0  # of so few units an interval would be far too narrow
+    if len(tested) >= FEWEST_UNITS:
+        drawn = bootstrap(
+            (tested,), statistic, n_resamples=RESAMPLES, vectorized=False, method="percentile", rng=seed
+        )
+        # A draw without one of the labels has no AUROC.
+        low, high = np.nanquantile(drawn.bootstrap_distribution, [0.025, 0.975])
     is_toxic = np.concatenate([labels for _, labels, _ in ranked])
     return LeakScore(
         auroc=statistic(tested),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -253,16 +253,20 @@ class PromptSet(Sequence[Prompt]):
             number = folders[origin.name].index(origin.folder) + 1
             return f"{origin.name}/{key}" if number == 1 else f"{origin.name}-{number}/{key}"
 
-        joined = [
-            p.model_copy(
-                update={
+        def partner(key: str | None, own: Set[str], origin: Provenance) -> str | None:
+            if key is None or key in own or not seen[key]:
+                return key and unique(key, origin)
+            return f"{origin.name}/{key}"  # of the same id stands a stranger in another set
+
+        joined = []
+        for s in sets:
+            own = {p.id for p in s}
+            for p in s:
+                known_as = {
                     "id": unique(p.id, s.provenance),
-                    "partner": p.partner and unique(p.partner, s.provenance),
+                    "partner": partner(p.partner, own, s.provenance),
                 }
-            )
-            for s in sets
-            for p in s
-        ]
+                joined.append(p.model_copy(update=known_as))
         return cls(joined, Provenance(name=name, note=" + ".join(s.provenance.name for s in sets)))
 
     # ------------------------------------------------------------------ describing

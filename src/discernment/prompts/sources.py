@@ -74,8 +74,10 @@ class PromptSource(Frozen):
 
     @classmethod
     def parse(cls, text: str) -> PromptSource:
-        """Read `NAME` or `NAME:SPLIT`, as the command line takes it."""
+        """Read `NAME` or `NAME:SPLIT`, as the command line takes it; of a set of the hub it is the hub's split."""
         name, _, split = text.rpartition(":")
+        if name.startswith(HUB_PREFIX) and split in set(Split):
+            return cls(set=name, hub_split=split)
         return cls(set=name, split=Split(split)) if name and split in set(Split) else cls(set=text)
 
     @property

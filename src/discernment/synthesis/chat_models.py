@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from discernment.files import content_hash, encodable
-from discernment.models.endpoint import Ending, Endpoint, address, failure_in_words
+from discernment.models.endpoint import Ending, Endpoint, address
 
 if TYPE_CHECKING:
     from discernment.models.model_spec import ModelSpec
@@ -109,7 +109,7 @@ class EndpointModel:
             )
             return Answer(reply.text, finished=reply.ending is Ending.WHOLE)
         except Exception as error:  # whatever an endpoint does, the other questions go on
-            return Answer("", failure=failure_in_words(error))
+            return Answer("", failure=self._endpoint.in_words(error))
 
 
 class PolicyModel:
