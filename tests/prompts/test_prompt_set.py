@@ -24,7 +24,7 @@ FIELDS = {
     "frame": st.none() | TEXT,
     "keyword": st.none() | TEXT,
     "split": st.none() | st.sampled_from(Split),
-    "response": st.none() | TEXT.filter(lambda t: t.casefold() != "nan"),  # which is a missing one
+    "response": st.none() | WORDS.filter(lambda t: t.casefold() != "nan"),  # which is a missing one
 }
 ROWS = [
     {
