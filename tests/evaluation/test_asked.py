@@ -367,7 +367,7 @@ def test_the_key_leaves_no_trace(server, tmp_path):
     (reason,) = [s.unscored_reason for s in read_samples(tmp_path / "samples.jsonl") if s.prompt == WRONG]
     assert reason == "the endpoint failed (InternalServerError 500: Incorrect key Bearer [key])"
     written = [path.read_text("utf-8") for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(written) == 2
+    assert len(written) == 3
     assert not any(KEY in text for text in [*written, str(cost)])
 
 

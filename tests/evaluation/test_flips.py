@@ -18,7 +18,7 @@ def test_a_float32_model_has_none(tiny_policy, tmp_path):
     found = count_flips(tiny_policy, BENCHMARKS, OPTIONS, tmp_path)
     assert (found.prompts, found.changed, found.flips) == (13, 0, [])
     assert 0 <= found.rejection_change < 1e-6
-    first, second = (read_samples(tmp_path / w / "samples.jsonl") for w in ("first", "second"))
+    first, second = (read_samples(tmp_path / w / "samples.jsonl") for w in ("first", "in-batches-of-1"))
     assert [s.prompt_id for s in first] != [s.prompt_id for s in second]
 
 

@@ -261,12 +261,16 @@ def test_ascent_ends_where_replies_are_no_likelier_than_chance(start):
     assert course.losses[-1] > np.log(loaded.policy.model.config.vocab_size) > max(course.losses[:-1])
 
 
-def test_where_there_is_nothing_to_unlearn_no_patch_is_made(start, replies, tmp_path, monkeypatch):
+def test_where_there_is_nothing_to_unlearn_no_patch_is_added(start, replies, tmp_path, monkeypatch, caplog):
     # The loss of these replies is above that of tokens drawn from so few.
     monkeypatch.setattr("discernment.training.patch_course._vocabulary", lambda model: 2)
-    with pytest.raises(TrainingError, match="no likelier to the model than tokens drawn by chance"):
-        run(start, replies, tmp_path / "out")
-    assert not (tmp_path / "out/model").exists()
+    cost, after = run(start, replies, tmp_path / "out")
+    before = Loaded(start).policy.model.state_dict()
+    assert cost.notes["changed"] == {"safety": 0, "over_safety": 0}
+    assert cost.steps == 0
+    assert all(torch.equal(after[name], before[name]) for name in after)
+    assert len(after) > 10
+    assert "nothing to unlearn, so no patch is added" in caplog.text
 
 
 @pytest.mark.parametrize(

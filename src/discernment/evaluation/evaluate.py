@@ -146,7 +146,8 @@ def evaluate(
 
 def _keep_options(out: Path, options: EvaluateOptions) -> None:
     """Fail if `out` holds replies that other options were asked with; else note these."""
-    now, file = options.model_dump(mode="json"), out / "options.json"
+    # Batches may be made smaller where the memory ran out.
+    now, file = options.model_dump(mode="json", exclude={"batch_size"}), out / "options.json"
     if not file.exists():
         out.mkdir(parents=True, exist_ok=True)
         write_json(file, now)

@@ -96,7 +96,8 @@ def count_flips(
         policy: The policy.
         benchmarks: Prompt sets.
         options: How to generate the first time.
-        out: A directory; the evaluations go to `out/first` and `out/second`, and are not done again if they are there.
+        out: A directory; the evaluations go to `out/first` and, by the batch size, `out/in-batches-of-N`, and are not done
+            again if they are there.
         batch_size: The batch size of the second time; the default generates each reply alone.
         seed: Fixes the order of the second time.
         judge: Who judges; the keyword judge by default.
@@ -106,8 +107,9 @@ def count_flips(
     evaluate(policy, benchmarks, options, out / "first", judge=judge)
     first = read_samples(out / "first/samples.jsonl")
     again = options.model_copy(update={"batch_size": batch_size})
-    evaluate_again(policy, benchmarks, again, out / "second", first, seed=seed, judge=judge)
-    return find_flips(first, read_samples(out / "second/samples.jsonl"))
+    second = out / f"in-batches-of-{batch_size}"
+    evaluate_again(policy, benchmarks, again, second, first, seed=seed, judge=judge)
+    return find_flips(first, read_samples(second / "samples.jsonl"))
 
 
 def evaluate_again(

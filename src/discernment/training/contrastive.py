@@ -172,10 +172,7 @@ def refine(
     from discernment.training.history import watch
 
     start = PolicySpec.of(start).without_rule("Refinement")
-    if retained is not None and not options.retention:
-        raise TrainingError(
-            "Retained prompts do nothing without `retention`; set it above 0, or leave them out."
-        )
+    _check_retained(retained, options)
     policy = Policy.load(start, training=True)
     check_leaving(policy.model, options.lora, out)
     _check_all_fit(policy, prompts, validation, retained)
@@ -198,11 +195,16 @@ def refine(
     if is_first():
         leave_policy(start, network, policy.chat, options.lora, out)
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    notes |= {"layer": layer, **looks.notes}
+    return _cost(trainer, notes)
+
+
+def _cost(trainer: ContrastiveTrainer, notes: dict[str, Any]) -> StageCost:
     steps, best = trainer.state.global_step, trainer.state.best_global_step
-    drawn = trainer.sampler.drawn(steps * options.gradient_accumulation)
-    notes |= {"layer": layer, **looks.notes, "kept_step": steps if best is None else best}
+    drawn = trainer.sampler.drawn(steps * trainer.options.gradient_accumulation)
+    tokens = sum(len(trainer.rows[row]["input_ids"]) for row in drawn)
     return StageCost(
-        steps=steps, tokens=sum(len(trainer.rows[row]["input_ids"]) for row in drawn), notes=notes
+        steps=steps, tokens=tokens, notes={**notes, "kept_step": steps if best is None else best}
     )
 
 
@@ -221,6 +223,13 @@ def _train(trainer: ContrastiveTrainer, cut: CutModel, pad_id: int, out: Path) -
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     gather_model(trainer)
     return sharded
+
+
+def _check_retained(retained: PromptSet | None, options: RefineOptions) -> None:
+    if retained is not None and not options.retention:
+        raise TrainingError(
+            "Retained prompts do nothing without `retention`; set it above 0, or leave them out."
+        )
 
 
 def _check_all_fit(policy: Policy, *sets: PromptSet | None) -> None:

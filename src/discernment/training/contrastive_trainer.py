@@ -204,17 +204,16 @@ def make_trainer(
         extra_size=options.retention_batch,
         accumulation=options.gradient_accumulation,
     )
-    device = choose_device(spec)
-    settings = trainer_arguments(options, out, options.steps, device, mixed=trains_mixed(spec))
+    settings = trainer_arguments(options, out, options.steps, choose_device(spec), mixed=trains_mixed(spec))
     # The layers do it themselves; the trainer would ask the cut model, which knows nothing of it.
     settings["gradient_checkpointing"] = False
-    callbacks: list[Any] = [HistoryCallback(out / "history.jsonl", HISTORY), TellsEpoch(sampler)]
-    callbacks += _averaging(options, cut)
+    history = HistoryCallback(out / "history.jsonl", HISTORY)
+    callbacks: list[Any] = [history, TellsEpoch(sampler), *_averaging(options, cut)]
     if validation is not None:
         settings |= {"eval_strategy": "steps", "eval_steps": options.evaluate_every, "eval_on_start": True}
         callbacks += _stopping(options, settings)
     looked_at = None if validation is None else _encode_validation(validation, chat, options)
-    draws = options.steps * options.gradient_accumulation * sampler.block_size
+    repeated = options.steps * options.gradient_accumulation * sampler.block_size > len(rows)
     return ContrastiveTrainer(
         model=cut,
         options=options,
@@ -222,7 +221,7 @@ def make_trainer(
         loss=_loss(options, policy, prompts),
         pad_id=pad_id,
         validation=looked_at,
-        held=_hold(spec, cut, policy, options, out, rows, looked_at) if draws > len(rows) else None,
+        held=_hold(spec, cut, policy, options, out, rows, looked_at) if repeated else None,
         args=TrainingArguments(**settings, max_steps=options.steps, dataloader_drop_last=True),
         rows=rows,
         eval_dataset=PromptRows([], [], []) if validation is not None else None,

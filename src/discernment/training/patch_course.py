@@ -65,7 +65,7 @@ def train_weights(
         options: How to train.
 
     Raises:
-        TrainingError: If a loss is not finite, or ascent ends before its first step.
+        TrainingError: If a loss is not finite.
     """
     optimizer = torch.optim.AdamW(weights, lr=options.learning_rate, weight_decay=0.0)
     losses: list[float] = []
@@ -90,11 +90,6 @@ def train_weights(
         optimizer.step()
         steps += 1
     optimizer.zero_grad()
-    if not steps:
-        raise TrainingError(
-            "The harmful replies are no likelier to the model than tokens drawn by chance, so that there is nothing to unlearn; "
-            "safe_patching needs a base model that writes likelier ones."
-        )
     return Course(losses, steps, tokens)
 
 

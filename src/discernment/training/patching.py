@@ -9,6 +9,7 @@ it is added: W + alpha P_safety + beta P_over-safety.
 The over-safety patch by itself undoes an alignment. It is made in memory and never written, nor is a model with it alone.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
@@ -32,6 +33,8 @@ from discernment.training.adapters import check_leaving, leave_policy
 from discernment.training.examples import encode_examples
 from discernment.training.patch_course import Course, Trained, mean_loss, train_weights
 from discernment.training.replies import ReplyOptions, with_replies
+
+logger = logging.getLogger(__name__)
 
 ASCENT, DESCENT = -1.0, 1.0
 """What the loss is multiplied by for the safety patch, and for the over-safety patch."""
@@ -115,8 +118,7 @@ def patch(
         out: The stage's directory; gets `model/` and `policy.json`.
 
     Raises:
-        TrainingError: If there is no harmful reply, a loss is not finite, or the harmful replies are no likelier than tokens
-            drawn by chance.
+        TrainingError: If there is no harmful reply, or a loss is not finite.
         ModelError: If the model cannot be loaded, is quantised, or its layers are not found, or the policy has a rule.
         DataError: If an example has more tokens than the model has positions.
         DiskError: If there is no room for the model; that is seen before the first step.
@@ -134,26 +136,41 @@ def patch(
     trained = Trained(rows, policy.encode(examples.asked), policy.pad_id, trains_mixed(start.model))
     weights = patched_weights(policy.model, policy.layer_path)
     notes: dict[str, Any] = {"harmful_replies": len(examples)}
-    found, steps, tokens = [], 0, 0
-    for name, sign, rate in (("safety", ASCENT, options.a), ("over_safety", DESCENT, options.b)):
-        if sign is DESCENT and options.patches == "safety":
-            continue
-        made, course = make_patch(policy.model, weights, trained, sign, rate, options)
-        found.append(made)
-        steps += course.steps
-        tokens += course.tokens + sum(map(len, trained.questions))  # which the scores are of
+    found, courses = _patches(policy.model, weights, trained, options)
+    for name, course in courses.items():
         notes[f"{name}_losses"] = [round(course.losses[0], 4), round(course.losses[-1], 4)]
-    changed = merge(weights, found[0], found[-1], options.patches, options.alpha, options.beta)
+    changed = (0, 0)
+    if courses["safety"].steps:  # the over-safety patch is not added by itself
+        changed = merge(weights, found[0], found[-1], options.patches, options.alpha, options.beta)
     leave_policy(start, policy.model, policy.chat, None, out)
+    looks = len(courses) * sum(map(len, trained.questions))  # which the scores are of
     return StageCost(
-        steps=steps,
-        tokens=tokens,
+        steps=sum(course.steps for course in courses.values()),
+        tokens=sum(course.tokens for course in courses.values()) + looks,
         notes={
             **notes,
             "weights": sum(w.numel() for w in weights),
             "changed": dict(zip(("safety", "over_safety"), changed, strict=True)),
         },
     )
+
+
+def _patches(
+    model: nn.Module, weights: Sequence[nn.Parameter], trained: Trained, options: PatchingOptions
+) -> tuple[list[Patch], dict[str, Course]]:
+    """The patches that are asked for, and how each came about; without anything to unlearn the first alone."""
+    found, courses = [], {}
+    for name, sign, rate in (("safety", ASCENT, options.a), ("over_safety", DESCENT, options.b)):
+        if sign is DESCENT and options.patches == "safety":
+            continue
+        made, courses[name] = make_patch(model, weights, trained, sign, rate, options)
+        found.append(made)
+        if not courses[name].steps:
+            logger.warning(
+                "The harmful replies are no likelier than tokens drawn by chance: nothing to unlearn, so no patch is added."
+            )
+            break
+    return found, courses
 
 
 def patched_weights(model: nn.Module, path: str | None = None) -> list[nn.Parameter]:
@@ -194,7 +211,7 @@ def make_patch(
         The patch, and how the training went.
 
     Raises:
-        TrainingError: If a loss is not finite, or ascent ends before its first step.
+        TrainingError: If a loss is not finite.
     """
     with torch.no_grad():
         start = torch.cat([w.flatten().float().cpu() for w in weights])
