@@ -45,6 +45,7 @@ def by_place(rows, methods):
         (STUDY, "seeds.json", "stl"),
         (STUDY / "fresh", "seeds.json", "stl"),
         (STUDY / "fresh", "against-stl_aug.json", "stl_aug"),
+        (STUDY / "control", "seeds.json", "stl_aug large"),
         (STUDY / "gemma", "seeds.json", "stl"),
         (STUDY / "gemma", "against-stl_aug.json", "stl_aug"),
     ],
