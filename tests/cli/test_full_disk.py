@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from damage import make_recipe
 from discernment.files import file_hash
@@ -29,9 +31,17 @@ def outcome(run):
 
 
 def half_written(run):
-    """What a reader could take for whole."""
+    """What a reader could take for whole; weights may be whole where the disk ended right behind them."""
     unfinished = [p for p in run.rglob("*.part") if p.parent.name != "stages"]
-    return unfinished + [p for p in run.glob("stages/*.part/**/*.safetensors") if p.is_file()]
+    return unfinished + [p for p in run.glob("stages/*.part/**/*.safetensors") if p.is_file() and is_torn(p)]
+
+
+def is_torn(weights):
+    try:
+        load_file(weights)
+    except SafetensorError:
+        return True
+    return False
 
 
 @pytest.mark.slow
