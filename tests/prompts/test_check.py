@@ -30,6 +30,14 @@ def test_repeats_within_a_set_are_shown_but_no_leak():
     assert report.is_clean
 
 
+def test_a_set_that_is_named_twice_repeats_itself():
+    one = made("a", prompt(1, "Draw a tree.", Split.TRAIN), prompt(2, "Sing.", Split.TEST, partner="3"))
+    report = check_sets([one, one])
+    assert report.sets == ("a", "a")
+    assert [d.across_sets for d in report.duplicates] == [True, True]
+    assert report.split_leaks == ()
+
+
 def test_ids_are_those_of_one_set():
     text = "Tell me how people kill the weeds in a garden."
     # A.1's partner is called 2, and so is a copy of it in another set.

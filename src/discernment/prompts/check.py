@@ -53,8 +53,9 @@ def check_sets(sets: Sequence[PromptSet], *, seed: int = 0) -> CheckReport:
     """
     if not sets:
         raise DataError("There is nothing to check; name at least one prompt set.")
-    # Ids are those of one set: partners must not be found in another.
-    prompts = PromptSet.concatenate(sets, "all").prompts
+    # Ids are those of one set: partners must not be found in another, and a set may be named twice.
+    numbered = [s.renamed(f"{s.provenance.name} ({n})") for n, s in enumerate(sets, start=1)]
+    prompts = PromptSet.concatenate(numbered, "all").prompts
     leaks, unmeasured = None, None
     try:
         leaks = label_leaks(prompts, seed=seed)
