@@ -192,12 +192,7 @@ class _DryStage:
         if isinstance(layer := getattr(options, "layer", None), int):
             self._check_depth("layer", layer)
         if isinstance(options, RefineOptions):
-            labels = {prompt.label for prompt in inputs["prompts"]}
-            if lacking := sorted(options.label_weights.keys() - labels):
-                raise RecipeError(
-                    f"`label_weights` of {self.owner} names {' and '.join(lacking)}, and its contrast has no such prompts; leave it "
-                    "out or name sets that have some."
-                )
+            options.check_prompts(inputs["prompts"], inputs.get("retained"))
         if isinstance(options, AlignOptions):
             self._check_depth("frozen_layers", options.held)
             if self.depth is not None and options.trains_nothing(self.depth):

@@ -68,8 +68,7 @@ class BalancedBatches(EpochSampler):
         block_size: Rows a block, the extra ones included.
 
     Raises:
-        TrainingError: If there is only one label, a weight is of a label that no prompt has, or a block has no room for
-            two prompts of each.
+        TrainingError: If there is only one label, or a block has no room for two prompts of each.
     """
 
     def __init__(
@@ -94,11 +93,6 @@ class BalancedBatches(EpochSampler):
             raise TrainingError(
                 f"The contrast needs prompts of two labels and has only {' and '.join(self.labels) or 'none'}; "
                 "name more sets."
-            )
-        if lacking := [label for label in weights or {} if label not in self.rows]:
-            raise TrainingError(
-                f"`label_weights` names {' and '.join(lacking)}, and the contrast has no such prompts; leave it out or name sets "
-                "that have some."
             )
         # As they are written: a sum of tenths is no whole number in floating point.
         self.weights = {label: Fraction(str((weights or {}).get(label, 1))) for label in self.labels}

@@ -7,6 +7,7 @@ those of different labels apart; everything after layer l stays as it is, byte f
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -21,7 +22,7 @@ from discernment.models.model_spec import ModelSpec
 from discernment.policies.context import check_context, names_of
 from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec
-from discernment.prompts import Label, PromptSet
+from discernment.prompts import Label, Prompt, PromptSet
 from discernment.ranks import check_alone, is_first, on_first, together
 from discernment.training.adapters import add_adapter, check_leaving, leave_policy
 from discernment.training.checkpoints import latest_checkpoint
@@ -135,6 +136,26 @@ class RefineOptions(OptimizerOptions):
             )
         return self
 
+    def check_prompts(self, prompts: Iterable[Prompt], retained: Iterable[Prompt] | None) -> None:
+        """Make sure that no option is about prompts that are not there, and no prompts are there for nothing.
+
+        Args:
+            prompts: The contrast.
+            retained: The prompts of the retention term.
+
+        Raises:
+            TrainingError: If a label that is weighted has no prompt, or the retained ones have no weight.
+        """
+        if lacking := sorted(self.label_weights.keys() - {prompt.label for prompt in prompts}):
+            raise TrainingError(
+                f"`label_weights` names {' and '.join(lacking)}, and the contrast has no such prompts; leave it out or name sets "
+                "that have some."
+            )
+        if retained is not None and not self.retention:
+            raise TrainingError(
+                "Retained prompts do nothing without `retention`; set it above 0, or leave them out."
+            )
+
 
 @together
 def refine(
@@ -172,7 +193,7 @@ def refine(
     from discernment.training.history import watch
 
     start = PolicySpec.of(start).without_rule("Refinement")
-    _check_retained(retained, options)
+    options.check_prompts(prompts, retained)
     policy = Policy.load(start, training=True)
     check_leaving(policy.model, options.lora, out)
     _check_all_fit(policy, prompts, validation, retained)
@@ -223,13 +244,6 @@ def _train(trainer: ContrastiveTrainer, cut: CutModel, pad_id: int, out: Path) -
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     gather_model(trainer)
     return sharded
-
-
-def _check_retained(retained: PromptSet | None, options: RefineOptions) -> None:
-    if retained is not None and not options.retention:
-        raise TrainingError(
-            "Retained prompts do nothing without `retention`; set it above 0, or leave them out."
-        )
 
 
 def _check_all_fit(policy: Policy, *sets: PromptSet | None) -> None:
