@@ -14,7 +14,8 @@ from discernment.runs.search.sweep import read_sweep
 
 NAMES = {
     "attacked", "dynamics", "field", "field_search", "frontiers", "held", "layers", "public", "quickstart", "quickstart_search",
-    "quickstart_seeds", "study", "study_control", "study_fresh", "study_gemma", "study_left_out", "study_search",
+    "quickstart_seeds", "study", "study_control", "study_fresh", "study_gemma", "study_left_out",
+    "study_mend", "study_search",
 }  # fmt: skip
 
 

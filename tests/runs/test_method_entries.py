@@ -42,6 +42,8 @@ def test_a_method_may_stand_on_another():
         {"method": "prompted", "name": "prompted stl", "on": "stl"},
         {"method": "surgical", "rule": {"weights": True}},
         {"method": "adacd", "on": "surgical"},
+        {"method": "dcr", "name": "mended", "on": "stl"},
+        {"method": "stl", "name": "stl twice", "on": "stl"},
     )
     assert found == {
         "stl": [("stl", "stl")],
@@ -53,6 +55,8 @@ def test_a_method_may_stand_on_another():
         "prompted stl": [("stl", "stl"), ("prompted", "prompted stl")],
         "surgical": [("stl", "stl"), ("surgical", "surgical")],
         "adacd": [("stl", "stl"), ("surgical", "surgical"), ("adacd", "adacd")],
+        "mended": [("stl", "stl"), ("dcr", "mended")],
+        "stl twice": [("stl", "stl"), ("stl", "stl twice")],
     }
     layers = [recipe.options(recipe.steps(m)[0]).refine.layer for m in recipe.methods[3:5]]
     assert layers == [3, 2]  # that of the entry, and the recipe's
@@ -100,8 +104,8 @@ def test_what_differs_for_a_method_differs_for_what_it_stands_on(tmp_path):
             "'self_cd' stands on 'dcrr', which is no method of the recipe and no known one; of the recipe: self_cd; known: ",
         ),
         (
-            [{"method": "dcr", "name": "deep", "on": "stl"}],
-            "The method 'dcr' starts from the base model, so 'deep' takes no `on`; leave it out.",
+            [{"method": "base", "name": "as it is", "on": "stl"}],
+            "The method 'base' is the base model as it is, so 'as it is' takes no `on`; leave it out.",
         ),
         ([{"method": "self_cd", "on": "self_cd"}], "'self_cd', 'self_cd' stand on each other in a circle"),
         (

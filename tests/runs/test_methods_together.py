@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from discernment.diagnosis.refinement_effect import PropositionResults
-from discernment.errors import DiscernmentError, RecipeError
+from discernment.errors import DiscernmentError, ModelError, RecipeError
 from discernment.files import read_json
 from discernment.policies.policy import Policy
 from discernment.policies.rejection import rejection_probability
@@ -149,12 +149,64 @@ def test_restarts_share_stage_1_with_a_single_one(recipe, tmp_path):
     assert run_recipe(restarted, tmp_path / "moved").stages_run == 0
 
 
+def test_an_aligned_model_may_be_refined(recipe, tmp_path):
+    asked = tmp_path / "asked.jsonl"
+    PromptSet([*make_prompts(8), *make_benign(4)], Provenance(name="asked")).to_jsonl(asked)
+    content = recipe.model_dump(mode="json", exclude_defaults=True)
+    content["methods"] = [
+        {"method": "dcr", "name": "mended", "on": "stl"},
+        {"method": "stl", "name": "stl twice", "on": "stl"},
+        {"method": "derta", "on": "stl", "options": {"harmful": {"max_tokens": 4}}},
+        "stl",
+        "dcr",
+    ]
+    content["diagnose"] = {
+        "probes": [{"set": str(tmp_path / "contrast.jsonl")}],
+        "dynamics": {"per_group": 2, "k": 2, "most_looks": 3},
+        "proposition": {"prompts": str(asked), "k": 2},
+    }
+    summary = run_recipe(parse_recipe(content, "mend"), tmp_path / "run")
+    manifest = read_json(tmp_path / "run/manifest.json")
+    stages = {
+        name: [key for key in m["stages"] if key.partition("-")[0] in ("refine", "align", "replies")]
+        for name, m in manifest["methods"].items()
+    }
+    [aligned] = stages["stl"]
+    assert [key.partition("-")[0] for key in stages["mended"]] == ["align", "refine", "align"]
+    assert [of[0] for of in (stages["mended"], stages["stl twice"], stages["derta"])] == [aligned] * 3
+    assert len({aligned, *stages["mended"], stages["stl twice"][1], *stages["dcr"]}) == 6
+    started = {key: manifest["stages"][key]["inputs"]["start"] for of in stages.values() for key in of}
+    base, refined = started[aligned], stages["mended"][1]
+    assert started[stages["dcr"][0]] == started[stages["derta"][1]] == base  # which writes the replies
+    assert started[refined] == started[stages["stl twice"][1]] == started[stages["derta"][2]] != base
+    replies = {name: [s.rejection_probability for s in of] for name, of in summary.samples.items()}
+    assert len({tuple(of) for of in replies.values()}) == len(replies) == 5
+    checks = PropositionResults.model_validate(read_json(tmp_path / "run/proposition.json")).refinements
+    found = {tuple(check.methods): (check.before.model, check.after.model) for check in checks}
+    assert found == {
+        ("mended",): (aligned, refined),
+        ("dcr",): (recipe.model.model, stages["dcr"][0]),
+    }
+
+
 @pytest.mark.parametrize("below", [{"method": "prompted"}, {"method": "ablated"}, {"method": "surgical"}])
 def test_a_second_rule_is_found_before_anything_runs(recipe, tmp_path, below):
     content = recipe.model_dump(mode="json", exclude_defaults=True)
     content["methods"] = [below, {"method": "self_cd", "on": below["method"]}]
     heard = Stop()
     with pytest.raises(RecipeError, match=f"acts by '{below['method']}'; 'self_cd' cannot be added"):
+        run_recipe(parse_recipe(content, "two"), tmp_path / "run", heard)
+    assert heard.events == []
+
+
+@pytest.mark.parametrize("method", ["stl", "dcr", "prosafeprune", "safe_patching"])
+def test_training_on_a_rule_is_found_before_anything_runs(recipe, tmp_path, method):
+    content = recipe.model_dump(mode="json", exclude_defaults=True)
+    content["methods"] = ["scans", {"method": method, "name": "on it", "on": "scans"}]
+    heard = Stop()
+    with pytest.raises(
+        ModelError, match=r"of on it starts from weights, and .* the rule 'scans'; start from"
+    ):
         run_recipe(parse_recipe(content, "two"), tmp_path / "run", heard)
     assert heard.events == []
 

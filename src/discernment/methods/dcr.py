@@ -77,7 +77,7 @@ class Dcr(Method):
         if held is None:
             held = refinement.layer if refinement.layer != "auto" else found_layer(refined[0].folder)
         combined = _combined(refined, own, refinement, stage)
-        work, more = self.fine_tuning(base, materials, own, options.align.seed, stage)
+        work, more = self.fine_tuning(options.untrained or base, materials, own, options.align.seed, stage)
         return stage(
             "align",
             work,
@@ -90,12 +90,12 @@ class Dcr(Method):
         )
 
     def fine_tuning(
-        self, base: PolicySpec, materials: Materials, own: Any, seed: int, stage: Stage
+        self, untrained: PolicySpec, materials: Materials, own: Any, seed: int, stage: Stage
     ) -> tuple[Callable[..., StageCost], dict[str, Any]]:
         """What stage 2 is done by, and what it takes beside the inputs of ordinary fine-tuning.
 
         Args:
-            base: The base model.
+            untrained: The base model.
             materials: Prompts to train on.
             own: The method's own options.
             seed: Of stage 2.

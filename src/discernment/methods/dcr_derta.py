@@ -27,9 +27,9 @@ class DcrDerta(Dcr):
     options_type: ClassVar[type[DcrOptions]] = DcrDertaOptions
 
     def fine_tuning(
-        self, base: PolicySpec, materials: Materials, own: Any, seed: int, stage: Stage
+        self, untrained: PolicySpec, materials: Materials, own: Any, seed: int, stage: Stage
     ) -> tuple[Callable[..., StageCost], dict[str, Any]]:
         """DeRTa's, with harmful replies that the base model writes."""
-        _, replies = harmful_replies(base, materials, self.name, own.harmful, seed, stage)
+        _, replies = harmful_replies(untrained, materials, self.name, own.harmful, seed, stage)
         derta = DertaOptions(**{name: getattr(own, name) for name in DertaOptions.model_fields})
         return align_decoupled, {"harmful": replies, "own": derta}

@@ -27,7 +27,8 @@ class Derta(Method):
     ) -> PolicySpec:
         """Have the harmful replies written, then align the base model."""
         own: DertaOptions = options.own or DertaOptions()
-        _, replies = harmful_replies(base, materials, self.name, own.harmful, options.align.seed, stage)
+        writer = options.untrained or base
+        _, replies = harmful_replies(writer, materials, self.name, own.harmful, options.align.seed, stage)
         return stage(
             "align",
             align_decoupled,

@@ -68,8 +68,8 @@ class MethodOptions:
         dynamics: How the probe prompts are watched through the training.
         rule: Options of the rule that the method acts by.
         own: Options of the method's own, of its `options_type`; None stands for their defaults.
-        untrained: The policy that all methods of the recipe start from, for one that stands on another method and still
-            asks it; None where it is not known.
+        untrained: The recipe's own model, which may be another than what the method stands on: by it replies are written that
+            an aligned model would refuse; None where it is not known.
     """
 
     align: AlignOptions
@@ -147,8 +147,8 @@ class Method(ABC):
 
     Attributes:
         name: What recipes call it.
-        on: The method that it stands on, for one that does not start from the base model: `build` is given the policy of
-            that one as `base`. A recipe may name another with `on`.
+        on: The method that it stands on, for one that does not start from the base model. A recipe may name another with
+            `on`, for any method; `build` is given that one's policy as `base`.
         options_type: The options of its own, which a recipe gives under `options`; without a field, it takes none.
         acts_by_rule: Whether its policy acts by a rule, whose options a recipe gives under `rule`.
     """

@@ -63,7 +63,7 @@ class Porover(Method):
             "replies",
             write_replies,
             {
-                "start": base,
+                "start": options.untrained or base,
                 "prompts": asked,
                 "options": own.overgenerated,
                 "seed": seed,

@@ -63,7 +63,12 @@ class Triggers(Method):
             mix = PromptSet.concatenate([safety, found], "safety and triggers")
             return stage("align", align, start=base, examples=mix, **common)
         left = remainders(safety, materials.need("general", self.name), own.ratio)
-        asked = {"start": base, "prompts": left, "options": own.answers, "seed": options.align.seed}
+        asked = {
+            "start": options.untrained or base,
+            "prompts": left,
+            "options": own.answers,
+            "seed": options.align.seed,
+        }
         answers = stage.run("replies", write_replies, asked)
         return stage(
             "align", align_answered, start=base, examples=safety, triggers=left, answers=answers, **common

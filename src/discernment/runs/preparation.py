@@ -172,7 +172,9 @@ class _DryStage:
             check_alone(f"The training of {self.owner}")
         self._check(inputs)
         rule: RuleSpec | None = inputs.get("rule")
-        return start if rule is None else start.with_rule(rule)
+        if rule is None:
+            return start.without_rule(f"The stage {name!r} of {self.owner}")
+        return start.with_rule(rule)
 
     def run(self, name: str, work: Callable[..., StageCost], inputs: Mapping[str, Any]) -> Path:
         """A directory that is not there."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import Field
 
@@ -13,7 +13,7 @@ from discernment.diagnosis.refinement_effect import PropositionResults, Refineme
 from discernment.files import read_json, write_json
 from discernment.kernel.kernel import KernelOptions
 from discernment.policies.policy import Policy
-from discernment.policies.policy_spec import PolicySpec
+from discernment.policies.policy_spec import FILE, PolicySpec
 from discernment.prompts import PromptSet
 from discernment.runs.measures.kernel import KernelChoice
 from discernment.runs.stages import StageRunner
@@ -33,7 +33,7 @@ class PropositionPlan(KernelChoice):
 def check_refinements(
     base: PolicySpec, prompts: PromptSet, plan: PropositionPlan, stage: StageRunner, seed: int
 ) -> PropositionResults:
-    """Measure the base model and every refined one at the layer that stage 1 trained up to.
+    """Measure every refined model, and what it was before, at the layer that stage 1 trained up to.
 
     Args:
         base: The base model.
@@ -59,9 +59,10 @@ def check_refinements(
         return PropositionCheck.model_validate(read_json(directory / "proposition.json"))
 
     refinements = []
-    for key, (layer, methods) in _aligned(stage).items():
+    for key, (layer, below, methods) in _aligned(stage).items():
+        start = base if below is None else PolicySpec.read(stage.directory / below)
         for stage.owner in methods:
-            before = check(base.model.model, base, layer)
+            before = check(below or base.model.model, start, layer)
             after = check(key, PolicySpec.read(stage.directory / key), layer)
         refinements.append(
             RefinementCheck(
@@ -74,12 +75,23 @@ def check_refinements(
     return PropositionResults(refinements=refinements)
 
 
-def _aligned(stage: StageRunner) -> dict[str, tuple[int, list[str]]]:
-    """The stages whose models are aligned after stage 1: the layer that it trained up to, and the methods.
+class _Refined(NamedTuple):
+    """A model that is aligned after stage 1: of several restarts the mean, or the chosen one.
 
-    Of several restarts that is the mean, or the chosen one.
+    Attributes:
+        layer: The layer that stage 1 trained up to.
+        below: The stage that left what stage 1 started from; None for the base model.
+        methods: Who asked for it.
     """
-    found: dict[str, tuple[int, list[str]]] = {}
+
+    layer: int
+    below: str | None
+    methods: list[str]
+
+
+def _aligned(stage: StageRunner) -> dict[str, _Refined]:
+    """The models that are aligned after stage 1, by their stage."""
+    found: dict[str, _Refined] = {}
     for owner in dict.fromkeys(owner for owners in stage.owners.values() for owner in owners):
         names = {key: stage.records[key].name for key in stage.stages_of(owner)}
         refined = [key for key, name in names.items() if name == "refine"]
@@ -87,8 +99,16 @@ def _aligned(stage: StageRunner) -> dict[str, tuple[int, list[str]]]:
         for key in combined or refined:
             at = PolicySpec.read(stage.directory / key).folder.name
             of = at if at in refined else refined[0]  # a mean has the layer of what it is the mean of
-            found.setdefault(at, (stage.records[of].notes["layer"], []))[1].append(owner)
+            record = stage.records[of]
+            below = next((b for b in names if _left(stage, b) == record.inputs["start"]), None)
+            found.setdefault(at, _Refined(record.notes["layer"], below, [])).methods.append(owner)
     return found
+
+
+def _left(stage: StageRunner, key: str) -> Any:
+    """What stands in a record for the policy that a stage left; None where it left none."""
+    folder = stage.directory / key
+    return stage.describe({"start": PolicySpec.read(folder)})["start"] if (folder / FILE).is_file() else None
 
 
 def proposition_stage(

@@ -36,8 +36,8 @@ class MethodEntry(Frozen):
     name: str = Field("", description="What to call it in tables; the method's name by default.")
     on: str | None = Field(
         None,
-        description="What it stands on, for a method that does not start from the base model: a method of the recipe by "
-        "what tables call it, else any known one.",
+        description="What it stands on, where that is not the base model: a method of the recipe by what tables call it, "
+        "else any known one.",
     )
     data: TrainingData = Field(
         default_factory=TrainingData, description="Sets that differ from the recipe's `data`."
@@ -79,12 +79,11 @@ class MethodEntry(Frozen):
 
 def stands_on(entry: MethodEntry) -> str | None:
     """What an entry stands on; None for the base model itself."""
-    usual = find_method(entry.method).on
-    if usual is None and entry.on is not None:
+    if entry.method == "base" and entry.on is not None:
         raise RecipeError(
-            f"The method {entry.method!r} starts from the base model, so {entry.label!r} takes no `on`; leave it out."
+            f"The method 'base' is the base model as it is, so {entry.label!r} takes no `on`; leave it out."
         )
-    return entry.on or usual
+    return entry.on or find_method(entry.method).on
 
 
 def _below(entry: MethodEntry, below: MethodEntry, *, known: bool) -> MethodEntry:
