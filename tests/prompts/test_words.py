@@ -29,6 +29,16 @@ massacre massacres massacred
 punch punches punched punching
 address addresses addressed
 number numbers numbered
+thief thieves thief's theft thefts
+knife knives
+die dies died dying
+freeze freezes froze frozen freezing
+break breaks broke broken breaking
+bite bites bit bitten biting biter
+hide hides hid hidden hiding
+throw throws threw thrown throwing
+bleed bleeds bled bleeding
+blow blows blew blown blowing
 """.strip().splitlines()
 
 

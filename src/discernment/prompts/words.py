@@ -30,18 +30,47 @@ DERIVED = (
 INFLECTED = ("eries", "ery", "ing", "ed", "er")
 
 IRREGULAR = {
+    "beaten": "beat",
+    "bit": "bite",
+    "bitten": "bite",
+    "bled": "bleed",
+    "blew": "blow",
+    "blown": "blow",
+    "broke": "break",
+    "broken": "break",
     "burial": "bury",
     "burnt": "burn",
+    "caught": "catch",
     "destruction": "destroy",
+    "died": "die",
+    "dug": "dig",
+    "dying": "die",
     "fought": "fight",
+    "froze": "freeze",
+    "frozen": "freeze",
+    "hid": "hide",
+    "hidden": "hide",
     "hung": "hang",
+    "knives": "knife",
+    "lied": "lie",
+    "lying": "lie",
     "saboteur": "sabotage",
+    "sank": "sink",
+    "shook": "shake",
     "shot": "shoot",
+    "slain": "slay",
     "stole": "steal",
     "stolen": "steal",
     "struck": "strike",
+    "stuck": "stick",
+    "sunk": "sink",
     "theft": "thief",
     "thieves": "thief",
+    "threw": "throw",
+    "thrown": "throw",
+    "tore": "tear",
+    "torn": "tear",
+    "wolves": "wolf",
 }
 
 
@@ -66,7 +95,8 @@ def stem(word: str) -> str:
     A light form of Porter's algorithm (Program 14(3), 1980): plurals, -ed, -ing, -er and the commonest derived
     endings, with the undoubling and the silent e that keep *rob, robbed, robber* apart from *robe, robes*.
     """
-    word = _singular(word.removesuffix("'s"))
+    word = word.removesuffix("'s")
+    word = IRREGULAR.get(word) or _singular(word)
     word = IRREGULAR.get(word, word)
     if word.endswith("ied") and len(word) > 4:
         word = f"{word[:-3]}y"
