@@ -83,14 +83,6 @@ def test_a_shared_stage_is_drawn_for_each_method() -> None:
     assert lines(held, OTHER) == lines(dcr, OTHER)[:1]
 
 
-def test_what_stands_on_another_method_shows_its_own_stages_alone() -> None:
-    run = [Watch(["stl", "dcr"], "align", [look(0, 0.9), look(1, 0.4)]), *RUN[1:]]
-    stl, mended = rejection_dynamics(run, ["stl", "dcr"])
-    assert len(lines(stl, TOXIC)) == 1
-    refined, aligned = sorted(lines(mended, TOXIC))
-    assert refined[1][1] == aligned[0][1]  # both 0.2, where the other method's begins at 0.9
-
-
 def test_kernel_similarity_is_that_with_toxic_prompts() -> None:
     panel = kernel_dynamics([Watch(["stl"], "align", [look(0), look(2)])], ["stl"])[0]
     (toxic,), (other,) = lines(panel, TOXIC), lines(panel, OTHER)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from discernment.errors import RunError
-from discernment.reporting.run_files import read_run
+from discernment.reporting.run_files import Manifest, read_run
 
 
 def edit(path: Path, **changes: Any) -> None:
@@ -125,3 +125,21 @@ def test_a_damaged_look_is_named_and_a_torn_one_passed_over(run_dir: Path) -> No
         read_run(run_dir)
     path.write_text("")
     assert [w.stage for w in read_run(run_dir).watches] == ["align"] * 3
+
+
+@pytest.mark.parametrize(
+    ("stages", "own"),
+    [
+        ("align", [0]),
+        ("refine align vectors evaluate", [0, 1]),
+        ("refine refine average align", [0, 1, 3]),
+        ("align refine align evaluate", [1, 2]),
+        ("refine align align prefer", [2]),
+        ("refine align refine", [2]),
+        ("direction evaluate", []),
+    ],
+)
+def test_the_training_of_a_method_begins_behind_what_it_stands_on(stages: str, own: list[int]) -> None:
+    known = {str(number): {"name": name} for number, name in enumerate(stages.split())}
+    content = {"stages": known, "methods": {"m": {"stages": [*known, "gone"]}}}
+    assert Manifest.model_validate(content).trained_last("m") == list(map(str, own))

@@ -8,7 +8,7 @@ import yaml
 from discernment.errors import RecipeError
 from discernment.methods.method import find_method, known_methods
 from discernment.policies.rule import known_rules
-from discernment.runs.recipe import parse_recipe, read_recipe
+from discernment.runs.recipe import MethodEntry, parse_recipe, read_recipe
 from good_recipe import GOOD, changed
 from tiny import make_prompts
 
@@ -96,6 +96,16 @@ def test_what_differs_for_a_method_differs_for_what_it_stands_on(tmp_path):
     assert [(o.epochs, o.batch_size) for o in options] == [(2, 4), (3, 4)]
 
 
+@pytest.mark.parametrize("others", [[], ["stl"], [{"method": "stl", "align": {"epochs": 4}}]])
+def test_what_trains_once_more_has_its_options_for_itself(others):
+    twice = {"method": "stl", "name": "twice", "on": "stl", "align": {"epochs": 3}}
+    recipe = parse_recipe({**GOOD, "methods": [*others, twice]}, "r")
+    below, own = recipe.steps(recipe.methods[-1])
+    assert below == (recipe.methods[0] if others else MethodEntry(method="stl"))
+    epochs = 4 if others and others != ["stl"] else recipe.options(MethodEntry(method="stl")).align.epochs
+    assert [recipe.options(step).align.epochs for step in (below, own)] == [epochs, 3]
+
+
 @pytest.mark.parametrize(
     ("methods", "message"),
     [
@@ -110,7 +120,7 @@ def test_what_differs_for_a_method_differs_for_what_it_stands_on(tmp_path):
         ([{"method": "self_cd", "on": "self_cd"}], "'self_cd', 'self_cd' stand on each other in a circle"),
         (
             [{"method": "scans", "name": "a", "on": "b"}, {"method": "ablated", "name": "b", "on": "a"}],
-            "The methods 'a', 'b', 'a' stand on each other in a circle; change an `on`.",
+            "The methods 'a', 'b', 'a' stand on each other in a circle; change an `on`, or give one of them a `name`.",
         ),
         (
             ["stl", {"method": "self_cd", "onn": "stl"}],

@@ -11,6 +11,7 @@ from discernment.policies.policy import Policy
 from discernment.policies.rejection import rejection_probability
 from discernment.prompts import PromptSet, Provenance
 from discernment.reporting.pages.run import write_report
+from discernment.reporting.run_files import read_run
 from discernment.runs.manifest import policy_of
 from discernment.runs.recipe import parse_recipe
 from discernment.runs.run import run_recipe
@@ -187,6 +188,36 @@ def test_an_aligned_model_may_be_refined(recipe, tmp_path):
         ("mended",): (aligned, refined),
         ("dcr",): (recipe.model.model, stages["dcr"][0]),
     }
+    run = read_run(tmp_path / "run")
+    own = [(watch.stage, watch.methods) for watch in run.watches]
+    trained = [("refine", ["mended"]), *(("align", [name]) for name in ("mended", "stl twice", "derta"))]
+    assert own == [("align", ["stl"]), *trained, ("refine", ["dcr"]), ("align", ["dcr"])]
+    assert [history.methods for history in run.alignments] == [of for stage, of in own if stage == "align"]
+
+
+@pytest.mark.parametrize(("below", "above"), [(1, 2), (2, 1)])
+def test_the_proposition_knows_what_each_refinement_started_from(recipe, tmp_path, below, above):
+    asked = tmp_path / "asked.jsonl"
+    PromptSet([*make_prompts(8), *make_benign(4)], Provenance(name="asked")).to_jsonl(asked)
+    content = recipe.model_dump(mode="json", exclude_defaults=True)
+    again = {"method": "dcr", "name": "again", "on": "dcr", "refine": {"layer": 1}}
+    content["methods"] = [
+        {"method": "dcr", "options": {"restarts": below}},
+        again | {"options": {"restarts": above}},
+    ]
+    content["diagnose"] = {"proposition": {"prompts": str(asked), "k": 2}}
+    run_recipe(parse_recipe(content, "twice"), tmp_path / "run")
+    manifest = read_json(tmp_path / "run/manifest.json")
+    stages = {name: m["stages"] for name, m in manifest["methods"].items()}
+    # After stage 1 an alignment follows, and what it starts from is what was refined.
+    aligned = [key for key in stages["again"] if key.startswith("align-")]
+    refined = [stages["again"][stages["again"].index(key) - 1] for key in aligned]
+    checks = PropositionResults.model_validate(read_json(tmp_path / "run/proposition.json")).refinements
+    found = [(check.methods, check.before.model, check.after.model, check.after.layer) for check in checks]
+    assert found == [
+        (["dcr", "again"], recipe.model.model, refined[0], 2),
+        (["again"], aligned[0], refined[1], 1),
+    ]
 
 
 @pytest.mark.parametrize("below", [{"method": "prompted"}, {"method": "ablated"}, {"method": "surgical"}])

@@ -94,7 +94,7 @@ class RefinementCheck(FiniteFrozen):
 
     Attributes:
         methods: The methods that share the stage.
-        before: The check of the base model.
+        before: The check of what stage 1 started from.
         after: The check of the refined model.
         comparison: What the stage did to both sides of the bound.
     """
@@ -123,7 +123,7 @@ def compare_propositions(
     """Say what stage 1 did to both sides of the bound.
 
     Args:
-        before: The check of the base model.
+        before: The check of what stage 1 started from.
         after: The check of the refined model, with the same prompts, layer, seed and options.
         seed: Fixes the resamples of the intervals.
 

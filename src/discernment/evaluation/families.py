@@ -66,8 +66,8 @@ def families_of(lines: Mapping[str, tuple[str, str | None]]) -> dict[str, list[s
         lines: The method of each line, and what it stands on.
     """
     found: dict[tuple[str, str | None], list[str]] = {}
-    for line, kind in lines.items():
-        found.setdefault(kind, []).append(line)
+    for line, (method, on) in lines.items():
+        found.setdefault((method, None if on == "base" else on), []).append(line)
     return {members[0]: members for members in found.values() if len(members) > 1}
 
 

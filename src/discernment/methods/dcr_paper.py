@@ -5,6 +5,7 @@ sees and the batches are fixed here. Stage 2 is the safety fine-tuning of `stl`,
 through LoRA (`align: {lora: {}}`). docs/study.md sets it beside `dcr`.
 """
 
+from dataclasses import replace
 from typing import ClassVar
 
 from discernment.methods.dcr import Dcr
@@ -23,11 +24,10 @@ class DcrPaper(Dcr):
         self, base: PolicySpec, materials: Materials, options: MethodOptions, stage: Stage
     ) -> PolicySpec:
         """Refine the base model, then align it."""
-        published = MethodOptions(
+        published = replace(
+            options,
             align=options.align.model_copy(update={"frozen_layers": 0}),
             refine=_published(options.need_refine(self.name)),
-            dynamics=options.dynamics,
-            own=options.own,
         )
         return super().build(base, materials, published, stage)
 

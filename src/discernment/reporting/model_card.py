@@ -46,12 +46,15 @@ def model_card(run: RunFiles, method: str, policy: PolicySpec) -> str:
             f"{run.directory} does not hold a finished run with the method {method!r}; finish it with `discern run`."
         )
     licences = _licences(run.recipe, method)
-    kind = run.manifest.methods[method].method if method in run.manifest.methods else method
+    known = run.manifest.methods.get(method)
+    kind = f"`{(known and known.method) or method}`" + (
+        f" on `{visible(known.on)}`" if known and known.on else ""
+    )
     restricted = [name for name, licence in licences.items() if NON_COMMERCIAL.search(licence)]
     parts = [
         _metadata(run, policy, restricted),
         f"# {visible(run.manifest.name or '')}: `{visible(method)}`\n",
-        f"Made from `{run.manifest.base_model}` by the method `{kind}` of discernment {run.manifest.discernment}, "
+        f"Made from `{run.manifest.base_model}` by the method {kind} of discernment {run.manifest.discernment}, "
         "which trains and compares models on one question: which of them refuses what it should, and only that?\n",
         "## Results\n",
         _table(run.results, _shown(run.results, method)),

@@ -81,6 +81,17 @@ class Manifest(_Lenient):
         users = [name for name, method in self.methods.items() if stage_id in method.stages]
         return users or list(self.stages[stage_id].methods)
 
+    def trained_last(self, method: str) -> list[str]:
+        """The stages 1 and 2 of a method itself, without those of a method below it that it goes on from."""
+        own: list[str] = []
+        for stage_id in self.methods[method].stages:
+            if stage_id not in self.stages or self.stages[stage_id].name not in ("refine", "align"):
+                continue
+            if own and self.stages[own[-1]].name == "align":
+                own = []
+            own.append(stage_id)
+        return own
+
 
 @dataclass(frozen=True)
 class History:
@@ -232,6 +243,10 @@ def _read(directory: Path) -> RunFiles:
                 f"{directory / 'manifest.json'} names the stage {stage_id!r}, which is not the name of a folder."
             )
         methods = [m for m in known.methods_of(stage_id) if m in results.methods]
+        if stage.name in curves and methods:
+            methods = [m for m in methods if m not in known.methods or stage_id in known.trained_last(m)]
+            if not methods:  # the training of what they stand on
+                continue
         folder = directory / "stages" / stage_id
         if stage.name == "evaluate" and (folder / "samples.jsonl").is_file():
             samples |= dict.fromkeys(methods, read_samples(folder / "samples.jsonl"))

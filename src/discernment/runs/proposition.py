@@ -19,6 +19,9 @@ from discernment.runs.measures.kernel import KernelChoice
 from discernment.runs.stages import StageRunner
 from discernment.runs.training_data import Sources
 
+COMBINES = ("average", "choose")
+"""Stages that make one model of several restarts."""
+
 
 class PropositionPlan(KernelChoice):
     """Which prompts Proposition 1 is measured on, and how."""
@@ -93,14 +96,23 @@ def _aligned(stage: StageRunner) -> dict[str, _Refined]:
     """The models that are aligned after stage 1, by their stage."""
     found: dict[str, _Refined] = {}
     for owner in dict.fromkeys(owner for owners in stage.owners.values() for owner in owners):
-        names = {key: stage.records[key].name for key in stage.stages_of(owner)}
-        refined = [key for key, name in names.items() if name == "refine"]
-        combined = [key for key, name in names.items() if name in ("average", "choose")] if refined else []
-        for key in combined or refined:
-            at = PolicySpec.read(stage.directory / key).folder.name
-            of = at if at in refined else refined[0]  # a mean has the layer of what it is the mean of
-            record = stage.records[of]
-            below = next((b for b in names if _left(stage, b) == record.inputs["start"]), None)
+        keys = stage.stages_of(owner)
+        left = {key: _left(stage, key) for key in keys}
+
+        def stage_that_left(policy: Any, left: dict[str, Any] = left) -> str | None:
+            return next((key for key, found in left.items() if found == policy), None)
+
+        combined = [stage.records[key].inputs for key in keys if stage.records[key].name in COMBINES]
+        parts = [policy for inputs in combined for policy in (inputs["start"], *inputs["others"])]
+        for key in keys:
+            name = stage.records[key].name
+            if name not in COMBINES and (name != "refine" or left[key] in parts):
+                continue
+            at = PolicySpec.read(stage.directory / key).folder.name  # of a choice, what was chosen
+            record = stage.records[at]
+            if record.name in COMBINES:  # a mean has the layer of what it is the mean of
+                record = stage.records[stage_that_left(record.inputs["start"]) or at]
+            below = stage_that_left(record.inputs["start"])
             found.setdefault(at, _Refined(record.notes["layer"], below, [])).methods.append(owner)
     return found
 

@@ -87,9 +87,13 @@ def stands_on(entry: MethodEntry) -> str | None:
 
 
 def _below(entry: MethodEntry, below: MethodEntry, *, known: bool) -> MethodEntry:
-    """What an entry stands on, with the sets and options that differ for the entry itself."""
+    """What an entry stands on, with the sets and options that differ for the entry itself.
+
+    They are its own alone where it is a method of the base model's, which trains by them once more.
+    """
     own = {"data": entry.data, "refine": entry.refine, "align": entry.align}
-    if known and not any(name in entry.model_fields_set for name in own):
+    alone = find_method(entry.method).on is None
+    if alone or (known and not any(name in entry.model_fields_set for name in own)):
         return below
     merged = {
         "name": f"{below.label} below {entry.label}",
@@ -204,7 +208,8 @@ class Recipe(Frozen):
     def steps(self, entry: MethodEntry) -> list[MethodEntry]:
         """What is built one on the other for a method: what stands on the base model first, the method itself last.
 
-        Sets and options that differ for the method differ for what it stands on, too.
+        Sets and options that differ for the method differ for what it stands on, too, where it goes on from an aligned
+        model by its nature; a method of the base model's keeps them to itself.
 
         Raises:
             RecipeError: If one of them is no method, stands on one that there is not or takes no `on`, or if they stand
@@ -220,7 +225,8 @@ class Recipe(Frozen):
                 )
             if wanted in seen:
                 raise RecipeError(
-                    f"The methods {', '.join(map(repr, [*seen, wanted]))} stand on each other in a circle; change an `on`."
+                    f"The methods {', '.join(map(repr, [*seen, wanted]))} stand on each other in a circle; change an `on`, or give "
+                    "one of them a `name`."
                 )
             seen.append(wanted)
             steps.insert(0, _below(steps[0], below or MethodEntry(method=wanted), known=below is not None))

@@ -169,7 +169,7 @@ def _take_turns(sources: dict[str, list[int]], generator: torch.Generator) -> It
 
 
 class PromptRows(Dataset[dict[str, Any]]):
-    """Encoded prompts with their numbers, their label and source numbers and, for retained ones, the base model's states."""
+    """Encoded prompts with their numbers, their label and source numbers and, for retained ones, the states at the start."""
 
     def __init__(
         self,

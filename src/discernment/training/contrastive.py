@@ -71,7 +71,7 @@ class RefineOptions(OptimizerOptions):
     retention: float = Field(
         0.0,
         ge=0,
-        description="Weight of the term that keeps the states of benign prompts near the base model's.",
+        description="Weight of the term that keeps the states of benign prompts near what they were before stage 1.",
     )
     retention_batch: int = Field(8, ge=1, description="Benign prompts a step for the retention term.")
     train_embeddings: bool = False
@@ -177,7 +177,7 @@ def refine(
         out: The stage's directory; gets `history.jsonl`, for `layer: auto` also `layer.json`, and what `leave_policy`
             leaves.
         validation: Prompts by which the best step is kept and the stage stops early.
-        retained: Benign prompts whose states are kept near the base model's, where `options.retention` is above 0.
+        retained: Benign prompts whose states are kept near those of `start`, where `options.retention` is above 0.
         probes: Prompts that are watched through the training; `out` then gets `dynamics.jsonl`.
         dynamics: How they are watched.
 

@@ -285,7 +285,7 @@ def _hold(
 def _encode(
     cut: CutModel, chat: ChatFormat, prompts: PromptSet, retained: PromptSet | None, options: RefineOptions
 ) -> PromptRows:
-    """The contrast, and behind it the retained prompts with the base model's states."""
+    """The contrast, and behind it the retained prompts with the states that they had at the start."""
     if not any(p.label.should_refuse for p in prompts):
         raise TrainingError(f"The contrast needs toxic prompts; {prompts.summary()}.")
     sequences = [chat.encode(p.asked) for p in prompts]

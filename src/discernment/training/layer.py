@@ -47,7 +47,7 @@ def find_layer(
     """Find the layer for a stage, once: an interrupted stage goes on with the layer that it began with.
 
     Args:
-        policy: The base model.
+        policy: What stage 1 starts from.
         prompts: Prompts to measure separability on; never those of a benchmark.
         out: The stage's directory; gets `layer.json`.
         batch_size: Prompts a forward pass.

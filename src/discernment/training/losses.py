@@ -117,11 +117,11 @@ class ContrastiveLoss(nn.Module):
 
 
 def retention(hidden: Tensor, reference: Tensor, attention_mask: Tensor) -> Tensor:
-    """How far states have moved from the base model's, relative to the latter's size, averaged over tokens.
+    """How far states have moved from where they were at the start, relative to the latter's size, averaged over tokens.
 
     Args:
         hidden: States now, `[batch, length, hidden]`.
-        reference: States of the base model, `[batch, length', hidden]` with `length' <= length`.
+        reference: States at the start, `[batch, length', hidden]` with `length' <= length`.
         attention_mask: 1 for tokens, padding on the right, `[batch, length]`.
     """
     length = reference.shape[1]

@@ -79,9 +79,7 @@ def _panels(
         return []
     axis = _Axis.over(watches)
     height = 1.2 * (max(v for v in values if v is not None) or 1.0)
-    # Of what stands on another method the last stage of a name is its own.
-    own = {m: {w.stage: w for w in watches if m in w.methods} for m in methods}
-    watched = {m: list(stages.values()) for m, stages in own.items() if stages}
+    watched = {m: found for m in methods if (found := [w for w in watches if m in w.methods])}
     return [
         _panel(method, found, value, what, axis, height, f"{identity}-{number}")
         for number, (method, found) in enumerate(watched.items(), start=1)
