@@ -147,6 +147,12 @@ def test_every_key_of_a_recipe_is_documented_with_its_default(headings, model, s
         assert rows[key] == ("required" if field.is_required() else shown(field)), key
 
 
+def test_every_method_is_in_the_table_with_what_it_stands_on():
+    rows = re.findall(r"^\| (`.*?) \| .* \| (.*?) ?\|$", section("Built-in methods"), re.MULTILINE)
+    found = {name: on.strip("`") or None for names, on in rows for name in re.findall(r"`(\w+)`", names)}
+    assert found == {name: find_method(name).on for name in known_methods()}
+
+
 def test_every_option_of_a_rule_is_documented_with_its_default():
     text = (ROOT / "docs/recipes.md").read_text(encoding="utf-8")
     section = re.search(r"^## Options of rules$(.*?)(?=^## )", text, re.MULTILINE | re.DOTALL)[1]
@@ -235,7 +241,7 @@ def test_yaml_in_the_documents_is_valid():
             if method.rule:
                 find_rule(method.method, method.rule)
         labels.append([m.label for m in methods])
-    assert [len(set(of)) for of in labels] == [len(of) for of in labels] == [4, 3, 3, 3]
+    assert [len(set(of)) for of in labels] == [len(of) for of in labels] == [4, 3, 3, 3, 3]
 
 
 def resolve(dotted):
