@@ -34,8 +34,15 @@ def results(*scores: Score, rankings: tuple[Ranking, ...] = ()) -> Results:
     )
 
 
-def best(found: Results) -> set[str]:
-    return {method for method, cell in columns(found)[0].cells.items() if cell.best}
+def ranking(method: str, value: float, low: float, high: float, **other: Any) -> Ranking:
+    fields: dict[str, Any] = {
+        "toxic": "A",
+        "harmless": "B",
+        "harmless_label": Label.BENIGN,
+        "n_toxic": 4,
+        "n_harmless": 5,
+    }
+    return Ranking(method=method, value=value, low=low, high=high, **(fields | other))
 
 
 @pytest.mark.parametrize(
@@ -49,25 +56,26 @@ def best(found: Results) -> set[str]:
         ([(0.0, 0.0), (0.1, 0.2)], {"m1"}),
     ],
 )
-def test_best_needs_an_interval_apart(
+def test_best_needs_an_interval_apart_and_is_said_of_rankings_alone(
     intervals: list[tuple[float, float] | None], expected: set[str]
 ) -> None:
-    rows = [
-        score(f"m{i}", None, None, None) if ends is None else score(f"m{i}", sum(ends) / 2, *ends)
-        for i, ends in enumerate(intervals)
-    ]
-    assert best(results(*rows)) == expected
+    kept = [(None, None, None) if ends is None else (sum(ends) / 2, *ends) for ends in intervals]
+    rows = [score(f"m{i}", *of) for i, of in enumerate(kept)]
+    ranked = [ranking(f"m{i}", sum(ends) / 2, *ends) for i, ends in enumerate(intervals) if ends is not None]
+    rates, aurocs = columns(results(*rows, rankings=tuple(ranked)))
+    assert {method for method, cell in aurocs.cells.items() if cell.best} == expected
+    assert len(rates.cells) == len(intervals)
+    assert not any(cell.best for cell in rates.cells.values())
 
 
 def test_columns_go_by_label_then_benchmark() -> None:
-    ranking = {"toxic": "A", "value": 0.8, "low": 0.7, "high": 0.9, "n_toxic": 4, "n_harmless": 5}
     found = columns(
         results(
             score("x", 0.5, 0.4, 0.6, benchmark="A"),
             score("x", 0.5, 0.4, 0.6, benchmark="A", label=Label.BENIGN),
             score("x", 0.5, 0.4, 0.6, benchmark="B"),
             score("x", 0.5, 0.4, 0.6, benchmark="A", label=Label.SEEMINGLY_TOXIC),
-            rankings=(Ranking(method="x", harmless="B", harmless_label=Label.BENIGN, **ranking),),
+            rankings=(ranking("x", 0.8, 0.7, 0.9),),
         )
     )
     assert [(c.group.replace("\xa0", " "), c.where) for c in found] == [

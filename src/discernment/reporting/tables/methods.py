@@ -93,7 +93,10 @@ class Tally:
 
 
 def columns(results: Results) -> list[Column]:
-    """The columns of the method table: rates by label, then discernment AUROCs; benchmarks in the recipe's order."""
+    """The columns of the method table: rates by label, then discernment AUROCs; benchmarks in the recipe's order.
+
+    No rate is marked as the best: a model that answers everything, or nothing, has the best of one label.
+    """
     found = []
     single = len(results.benchmarks) == 1
     for label, group in RATES.items():
@@ -104,7 +107,7 @@ def columns(results: Results) -> list[Column]:
                 if (s.label, s.benchmark) == (label, benchmark)
             }
             if cells:
-                found.append(Column(group, "" if single else benchmark, True, _mark_best(cells)))
+                found.append(Column(group, "" if single else benchmark, True, cells))
     for pair in dict.fromkeys((r.toxic, r.harmless, r.harmless_label) for r in results.rankings):
         cells = {
             r.method: Cell(r.value, r.low, r.high)
@@ -156,7 +159,7 @@ def results_table(results: Results) -> Table:
     from rich.text import Text
 
     methods, lines = results.methods, result_lines(results)
-    caption = "95 % intervals; bold: better than every other method, with intervals apart."
+    caption = "95 % intervals; bold: ranks better than every other method, with intervals apart."
     table = table_of(QUESTION, caption, "", methods, lines)
     table.add_section()
     tally = tallies(results)
