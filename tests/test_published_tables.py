@@ -114,6 +114,7 @@ def table_below(page, heading):
     ("heading", "files"),
     [
         ("Fresh seeds, and options chosen on sources left out", "fresh/seeds fresh/against-stl_aug"),
+        ("A model that refuses too much already", "mend/seeds mend/against-stl_aug"),
         ("Is it only more labelled prompts?", "control/seeds"),
         ("On a second model", "gemma/seeds gemma/against-stl_aug"),
     ],

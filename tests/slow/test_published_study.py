@@ -46,6 +46,8 @@ def by_place(rows, methods):
         (STUDY / "fresh", "seeds.json", "stl"),
         (STUDY / "fresh", "against-stl_aug.json", "stl_aug"),
         (STUDY / "control", "seeds.json", "stl_aug large"),
+        (STUDY / "mend", "seeds.json", "stl"),
+        (STUDY / "mend", "against-stl_aug.json", "stl + stl_aug"),
         (STUDY / "gemma", "seeds.json", "stl"),
         (STUDY / "gemma", "against-stl_aug.json", "stl_aug"),
     ],
@@ -53,7 +55,8 @@ def by_place(rows, methods):
 def test_the_study_is_what_its_prompts_say(folder, numbers, reference):
     published = SeedResults.model_validate(read_json(folder / numbers))
     methods = [method for method in published.methods if method != "base"]
-    assert {"stl", "stl_aug", "dcr"} <= {*methods}
+    assert reference in methods
+    assert len(methods) > 2
     runs = {}
     for seed in published.seeds:
         with (folder / f"seed-{seed}.csv").open(encoding="utf-8") as file:
