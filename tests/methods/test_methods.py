@@ -49,7 +49,9 @@ def build(
 
 
 def test_the_methods_that_come_along():
-    assert {"base", "stl", "stl_aug", "dcr", "dcr_paper", "prompted", "ablated"} <= set(known_methods())
+    assert {"base", "stl", "stl_aug", "dcr", "dcr_paper", "prompted", "ablated", "calibrated"} <= set(
+        known_methods()
+    )
     peers = {
         "derta",
         "fixed_rejection",
@@ -69,7 +71,7 @@ def test_the_methods_that_come_along():
     for name in known_methods():
         assert find_method(name).name == name
     with pytest.raises(
-        RecipeError, match=r"There is no method 'dcrr'; known: ablated, actor, adacd, base, dcr, "
+        RecipeError, match=r"There is no method 'dcrr'; known: ablated, actor, adacd, base, calibrated, "
     ):
         find_method("dcrr")
 
@@ -117,6 +119,7 @@ def test_what_methods_stand_on():
     on = {name: find_method(name).on for name in known_methods()}
     assert {name for name, below in on.items() if below == "stl"} == {
         "ablated",
+        "calibrated",
         "actor",
         "dpo",
         "self_cd",

@@ -231,7 +231,9 @@ def test_the_kernel_is_that_of_the_steered_model(tiny_policy):
 def test_the_rules_that_come_along():
     assert {"prompted", "ablated", "self_cd", "adacd", "scans", "surgical"} <= set(known_rules())
     assert find_rule("prompted", {"system": "x"}).system == "x"
-    with pytest.raises(RecipeError, match=r"There is no rule 'prompt'; known: ablated, adacd, prompted, "):
+    with pytest.raises(
+        RecipeError, match=r"There is no rule 'prompt'; known: ablated, adacd, calibrated, prompted, "
+    ):
         find_rule("prompt", {})
     for tensors in ({"other": DIRECTION}, {"direction": torch.zeros(3)}):
         with pytest.raises(RecipeError, match="needs a tensor `direction` that is not zero"):

@@ -96,7 +96,7 @@ def test_a_recipe_says_what_every_method_is_to_do():
         (
             "methods.1",
             "kto",
-            "There is no method 'kto'; known: ablated, actor, adacd, base, dcr, dcr_derta, dcr_paper, derta, dpo, fixed_rejection, ",
+            "There is no method 'kto'; known: ablated, actor, adacd, base, calibrated, dcr, dcr_derta, dcr_paper, derta, dpo, fixed_rejection, ",
         ),
         ("methods.1", "base", "two methods are called 'base'; give one of them a `name`"),
         ("methods.2.name", "stl", "two methods are called 'stl'"),

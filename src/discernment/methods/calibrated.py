@@ -1,0 +1,115 @@
+"""Calibrated: an aligned model that refuses a given share of toxic validation prompts (after Jain et al. 2024, arXiv 2412.06748).
+
+Training decides how a model ranks prompts by its refusals, and leaves where it stops refusing wherever that falls. Here
+the latter is found on validation prompts: a constant on the tokens that begin a refusal (`policies/calibrated.py`). Two
+models that refuse the same share of toxic prompts can then be compared by what they answer, as they would be used.
+"""
+
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from discernment.cost import StageCost
+from discernment.errors import ModelError
+from discernment.methods.method import Materials, Method, MethodOptions, Stage
+from discernment.models.batch import length_sorted_batches
+from discernment.models.logits import why_not_finite
+from discernment.policies.calibrated import Calibrated as CalibratedRule
+from discernment.policies.policy import Policy
+from discernment.policies.policy_spec import PolicySpec, RuleSpec, leave_rule
+from discernment.policies.rejection import load_openings
+from discernment.policies.rule import find_rule
+from discernment.prompts import Label, PromptSet
+
+BATCH = 32
+
+
+class Calibrated(Method):
+    """Shift where what it stands on stops refusing, by toxic validation prompts."""
+
+    name: ClassVar[str] = "calibrated"
+    acts_by_rule: ClassVar[bool] = True
+    on: ClassVar[str | None] = "stl"
+
+    def build(
+        self, base: PolicySpec, materials: Materials, options: MethodOptions, stage: Stage
+    ) -> PolicySpec:
+        """Find the shift."""
+        rule = options.rule_called(self.name)
+        toxic = materials.need("contrast_validation", self.name).with_label(Label.TOXIC)
+        return stage("calibration", calibrate, start=base, prompts=toxic, rule=rule)
+
+
+def calibrate(start: PolicySpec, prompts: PromptSet, rule: RuleSpec, out: Path) -> StageCost:
+    """Find the shift at which a model begins a refusal on the share of prompts that the rule names.
+
+    Args:
+        start: An aligned model.
+        prompts: Toxic prompts that it was not trained on.
+        rule: The rule without what it learns.
+        out: The stage's directory; gets `rule.safetensors` and `policy.json`.
+
+    Raises:
+        DataError: If there are no openings of the language, or a prompt does not fit the model's positions.
+        ModelError: If the model gives logits that are not finite.
+    """
+    acting = find_rule(rule.name, rule.options)
+    assert isinstance(acting, CalibratedRule)
+    policy = Policy.load(start.without_rule("Calibrating"))
+    openings = load_openings(acting.language)
+    tokens = torch.tensor(sorted({policy.chat.encode_opening(opening)[0] for opening in openings}))
+    margins = refusal_margins(policy, prompts, tokens)
+    shift = shift_for(margins, acting.refused)
+    found = {
+        "tokens": tokens,
+        "shift": torch.tensor([shift]),
+        "step": torch.tensor([len(policy.chat.lead)]),
+    }
+    leave_rule(start, rule, found, out)
+    notes = {
+        "shift": round(shift, 4),
+        "begun_before": round(float((margins > 0).float().mean()), 4),
+        "begun_after": round(float((margins + shift > 0).float().mean()), 4),
+    }
+    read = sum(len(ids) for ids in policy.encode(prompts.asked))
+    return StageCost(steps=len(prompts), tokens=read, notes=notes)
+
+
+def refusal_margins(policy: Policy, prompts: PromptSet, tokens: Tensor) -> Tensor:
+    """By how many nats the likeliest of the given tokens leads the likeliest other one as the reply's first, `[prompts]`.
+
+    Args:
+        policy: The policy.
+        prompts: What it is asked.
+        tokens: Token ids, `[tokens]`.
+
+    Raises:
+        ModelError: If the model gives logits that are not finite.
+    """
+    sequences, margins = policy.encode(prompts.asked), torch.zeros(len(prompts))
+    for rows in length_sorted_batches([len(s) for s in sequences], BATCH):
+        logits = policy.next_token_logits([sequences[row] for row in rows], policy.chat.lead).cpu()
+        if not logits.isfinite().all():
+            raise ModelError(
+                f"{policy.name} gives logits that are not finite; {why_not_finite(policy.model)}."
+            )
+        others = logits.index_fill(1, tokens, -torch.inf)
+        margins[rows] = logits[:, tokens].amax(1) - others.amax(1)
+    return margins
+
+
+def shift_for(margins: Tensor, refused: float) -> float:
+    """What has to be added to margins for at least a given share of them to be above 0, as few as that allows.
+
+    Args:
+        margins: One a prompt, `[prompts]`.
+        refused: The share, between 0 and 1.
+    """
+    ascending = margins.double().sort().values
+    answered = int((1 - refused) * len(ascending) + 1e-9)
+    first = ascending[answered]  # the first that is refused
+    below = ascending[ascending < first]
+    last = below[-1] if len(below) else first - 2e-4
+    return -float((first + last) / 2)
