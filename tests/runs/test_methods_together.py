@@ -195,6 +195,27 @@ def test_an_aligned_model_may_be_refined(recipe, tmp_path):
     assert [history.methods for history in run.alignments] == [of for stage, of in own if stage == "align"]
 
 
+def test_refusals_are_calibrated_on_what_was_trained(recipe, tmp_path):
+    content = recipe.model_dump(mode="json", exclude_defaults=True)
+    content["data"]["contrast_validation"] = content["data"]["contrast"]
+    content["methods"] = [
+        "stl",
+        "calibrated",
+        "dcr",
+        {"method": "calibrated", "name": "calibrated dcr", "on": "dcr"},
+    ]
+    summary = run_recipe(parse_recipe(content, "calibrated"), tmp_path / "run")
+    stages = {name: m["stages"] for name, m in read_json(tmp_path / "run/manifest.json")["methods"].items()}
+    for below, above in (("stl", "calibrated"), ("dcr", "calibrated dcr")):
+        assert [key.partition("-")[0] for key in stages[above]][-2:] == ["calibration", "evaluate"]
+        assert set(stages[above]) & set(stages[below]) == set(stages[below][:-1])
+        policy = Policy.load(policy_of(tmp_path / "run", above))
+        samples = summary.samples[above]
+        again = rejection_probability(policy, [s.prompt for s in samples], recipe.evaluate.openings)
+        assert again == pytest.approx([s.rejection_probability for s in samples], rel=1e-4)
+        assert again != pytest.approx([s.rejection_probability for s in summary.samples[below]], rel=1e-4)
+
+
 @pytest.mark.parametrize(("below", "above"), [(1, 2), (2, 1)])
 def test_the_proposition_knows_what_each_refinement_started_from(recipe, tmp_path, below, above):
     asked = tmp_path / "asked.jsonl"

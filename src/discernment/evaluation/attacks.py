@@ -236,6 +236,7 @@ def with_completion_prefix(policy: Policy, prefix: str = COMPLETION_PREFIX) -> P
     prefilled = copy.copy(policy)
     prefilled.chat = _PrefilledChat(policy.chat, prefix)
     prefilled.name = f"{policy.name}+completion_prefix"
+    prefilled.rule = policy.rule and policy.rule.begun()
     return prefilled
 
 

@@ -1,8 +1,8 @@
-"""Calibrated: an aligned model that refuses a given share of toxic validation prompts (after Jain et al. 2024, arXiv 2412.06748).
+"""Calibrated: an aligned model that begins a refusal to a given share of toxic validation prompts.
 
-Training decides how a model ranks prompts by its refusals, and leaves where it stops refusing wherever that falls. Here
-the latter is found on validation prompts: a constant on the tokens that begin a refusal (`policies/calibrated.py`). Two
-models that refuse the same share of toxic prompts can then be compared by what they answer, as they would be used.
+After Jain et al. 2024 (arXiv 2412.06748). Training decides how a model ranks prompts by its refusals, and leaves where it
+stops refusing wherever that falls. Here the latter is found on validation prompts: a constant on the tokens that begin a
+refusal (`policies/calibrated.py`). Models can then be compared by what they answer, as they would be used.
 """
 
 from pathlib import Path
@@ -17,13 +17,16 @@ from discernment.methods.method import Materials, Method, MethodOptions, Stage
 from discernment.models.batch import length_sorted_batches
 from discernment.models.logits import why_not_finite
 from discernment.policies.calibrated import Calibrated as CalibratedRule
+from discernment.policies.context import check_context
 from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec, RuleSpec, leave_rule
 from discernment.policies.rejection import load_openings
 from discernment.policies.rule import find_rule
 from discernment.prompts import Label, PromptSet
+from discernment.prompts.conversation import text_of
 
 BATCH = 32
+UNREADABLE = "\N{REPLACEMENT CHARACTER}"
 
 
 class Calibrated(Method):
@@ -38,6 +41,9 @@ class Calibrated(Method):
     ) -> PolicySpec:
         """Find the shift."""
         rule = options.rule_called(self.name)
+        load_openings(
+            find_rule(rule.name, rule.options).model_dump()["language"]
+        )  # before anything is trained
         toxic = materials.need("contrast_validation", self.name).with_label(Label.TOXIC)
         return stage("calibration", calibrate, start=base, prompts=toxic, rule=rule)
 
@@ -47,34 +53,47 @@ def calibrate(start: PolicySpec, prompts: PromptSet, rule: RuleSpec, out: Path) 
 
     Args:
         start: An aligned model.
-        prompts: Toxic prompts that it was not trained on.
+        prompts: Toxic prompts that it was not trained on; of fewer than 1 / (1 - share) it begins all as refusals.
         rule: The rule without what it learns.
         out: The stage's directory; gets `rule.safetensors` and `policy.json`.
 
     Raises:
         DataError: If there are no openings of the language, or a prompt does not fit the model's positions.
-        ModelError: If the model gives logits that are not finite.
+        ModelError: If the model gives logits that are not finite, or its tokenizer begins openings of the language with
+            parts of characters.
     """
     acting = find_rule(rule.name, rule.options)
     assert isinstance(acting, CalibratedRule)
     policy = Policy.load(start.without_rule("Calibrating"))
-    openings = load_openings(acting.language)
-    tokens = torch.tensor(sorted({policy.chat.encode_opening(opening)[0] for opening in openings}))
+    tokens = first_tokens(policy, acting.language)
     margins = refusal_margins(policy, prompts, tokens)
     shift = shift_for(margins, acting.refused)
-    found = {
-        "tokens": tokens,
-        "shift": torch.tensor([shift]),
-        "step": torch.tensor([len(policy.chat.lead)]),
-    }
-    leave_rule(start, rule, found, out)
+    leave_rule(start, rule, {"tokens": tokens, "shift": torch.tensor([shift])}, out)
     notes = {
+        "prompts": len(prompts),
         "shift": round(shift, 4),
         "begun_before": round(float((margins > 0).float().mean()), 4),
         "begun_after": round(float((margins + shift > 0).float().mean()), 4),
     }
     read = sum(len(ids) for ids in policy.encode(prompts.asked))
     return StageCost(steps=len(prompts), tokens=read, notes=notes)
+
+
+def first_tokens(policy: Policy, language: str) -> Tensor:
+    """The tokens that the refusal openings of a language begin with, `[tokens]`.
+
+    Raises:
+        DataError: If there are no openings of the language.
+        ModelError: If one of the tokens is a part of a character, with which other replies begin as well.
+    """
+    tokens = sorted({policy.chat.encode_opening(opening)[0] for opening in load_openings(language)})
+    parts = [token for token in tokens if UNREADABLE in policy.chat.tokenizer.decode([token])]
+    if parts:
+        raise ModelError(
+            f"The tokenizer of {policy.name} begins refusal openings of `language: {language}` with parts of characters, with "
+            "which any reply in that writing begins; name another language."
+        )
+    return torch.tensor(tokens)
 
 
 def refusal_margins(policy: Policy, prompts: PromptSet, tokens: Tensor) -> Tensor:
@@ -86,9 +105,11 @@ def refusal_margins(policy: Policy, prompts: PromptSet, tokens: Tensor) -> Tenso
         tokens: Token ids, `[tokens]`.
 
     Raises:
+        DataError: If a prompt does not fit the model's positions.
         ModelError: If the model gives logits that are not finite.
     """
     sequences, margins = policy.encode(prompts.asked), torch.zeros(len(prompts))
+    check_context(policy, sequences, [repr(text_of(asked)[:60]) for asked in prompts.asked])
     for rows in length_sorted_batches([len(s) for s in sequences], BATCH):
         logits = policy.next_token_logits([sequences[row] for row in rows], policy.chat.lead).cpu()
         if not logits.isfinite().all():
@@ -111,5 +132,5 @@ def shift_for(margins: Tensor, refused: float) -> float:
     answered = int((1 - refused) * len(ascending) + 1e-9)
     first = ascending[answered]  # the first that is refused
     below = ascending[ascending < first]
-    last = below[-1] if len(below) else first - 2e-4
+    last = below[-1] if len(below) else first - 1  # bfloat16 has steps of an eighth there
     return -float((first + last) / 2)

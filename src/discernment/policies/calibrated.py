@@ -1,9 +1,12 @@
 """Calibrated refusals: a constant on the tokens that refusals begin with, at the first token of the reply.
 
-How likely a model is to begin with a refusal ranks prompts; where it stops refusing is one more number, which training
-leaves wherever it falls. The constant moves that number alone: no prompt is ranked otherwise. Jain et al. 2024 (Refusal
-Tokens, arXiv 2412.06748) do so with a token that a model is trained to begin refusals with; here the first tokens of the
-refusal openings stand for it, so that any aligned model will do.
+Training decides how a model ranks prompts by how surely its reply begins with a refusal; where it stops refusing is one
+more number, which falls wherever it falls. The constant moves that number alone. Jain et al. 2024 (Refusal Tokens, arXiv
+2412.06748) do so with a token that a model is trained to begin refusals with; here the first tokens of the refusal
+openings stand for it, so that any aligned model will do.
+
+The order of prompts by the mass of these tokens stays as it is. The rejection probability reads on from there, and "I"
+begins answers too: r becomes exp(b) r / (1 + (exp(b) - 1) m), for the mass m, and can order prompts otherwise.
 """
 
 from collections.abc import Mapping
@@ -17,14 +20,13 @@ from discernment.models.chat import ChatFormat
 from discernment.policies.rule import DecodingRule, Rule
 from discernment.prompts import Asked
 
-TENSORS = {"tokens", "shift", "step"}
+TENSORS = {"tokens", "shift"}
 
 
 class Calibrated(DecodingRule):
     """z + b for the tokens that begin a refusal, where the reply's first token is chosen; z elsewhere.
 
-    Its tensors are those `tokens`, the `shift` b in nats, `[1]`, and the `step` at which the reply begins, `[1]`: 0, or
-    behind what the template writes before every reply.
+    Its tensors are those `tokens`, and the `shift` b in nats, `[1]`.
     """
 
     name: ClassVar[str] = "calibrated"
@@ -33,22 +35,37 @@ class Calibrated(DecodingRule):
         0.95,
         gt=0,
         lt=1,
-        description="Share of the toxic prompts under `contrast_validation` that is to be refused.",
+        description="Share of the toxic prompts under `contrast_validation` to which the likeliest reply is to begin as a refusal "
+        "does.",
     )
     language: str = Field(
         "en", min_length=1, description="Language of the refusal openings; `all` takes every one."
     )
 
     def contexts(self, chat: ChatFormat, prompt: Asked) -> list[list[int]]:
-        """The prompt as it is."""
+        """The prompt as it is.
+
+        Raises:
+            RecipeError: If the template writes something before every reply, such as a thought: what is chosen first
+                is then no beginning of an answer.
+        """
+        if chat.lead:
+            raise RecipeError(
+                "The rule 'calibrated' acts where the reply begins, and the template writes something before every reply; set "
+                "`thinking: off`, or use another method."
+            )
         return [chat.encode(prompt)]
 
     def combine(self, logits: Tensor, step: int) -> Tensor:
         """Shift what begins a refusal, where the reply begins."""
-        if step != int(self.tensors["step"]):
+        if step > 0:
             return logits[0]
         tokens, shift = self.tensors["tokens"].to(logits.device), self.tensors["shift"].to(logits)
         return logits[0].index_add(1, tokens, shift.expand(len(logits[0]), len(tokens)))
+
+    def begun(self) -> Rule:
+        """With no shift left: the reply has begun."""
+        return self.with_tensors({**self.tensors, "shift": self.tensors["shift"] * 0})
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> Rule:
         """Take the shift, and what it shifts.

@@ -170,11 +170,13 @@ class Policy:
         Raises:
             ModelError: If its rule mixes contexts, or decides by prompt.
         """
-        if not self.alike or any(getattr(sequence, "others", ()) for sequence in sequences):
+        mixes = any(getattr(sequence, "others", ()) for sequence in sequences)
+        changes = isinstance(self.rule, DecodingRule) and type(self.rule).combine is not DecodingRule.combine
+        if not self.alike or mixes or changes:
             rule = self.rule.name if self.rule else ""
             raise ModelError(
                 f"{what} is about one model, and {self.name} acts by the rule {rule!r}, which is another one for each "
-                "prompt or mixes several contexts; look at the policy without it."
+                "prompt, mixes several contexts or changes what is chosen; look at the policy without it."
             )
 
     def stack(self, sequences: Sequence[Sequence[int]]) -> list[list[int]]:

@@ -59,6 +59,10 @@ class Rule(Frozen, ABC):
         copied._tensors = dict(tensors)
         return copied
 
+    def begun(self) -> Rule:
+        """The rule for replies whose beginning was written by another; the same by default."""
+        return self
+
 
 class DecodingRule(Rule):
     """Next-token logits from one or more contexts of the same prompt."""

@@ -29,7 +29,9 @@ class TrainingData(Frozen):
         None, description="Seemingly toxic prompts with answers, for `stl_aug`."
     )
     contrast: Sources | None = Field(None, description="Toxic and seemingly toxic prompts for stage 1.")
-    contrast_validation: Sources | None = Field(None, description="Prompts by which stage 1 stops.")
+    contrast_validation: Sources | None = Field(
+        None, description="Prompts by which stage 1 stops, and other methods choose."
+    )
     retained: Sources | None = Field(None, description="Benign prompts for the retention term of stage 1.")
     validation: Sources | None = Field(None, description="Prompts with replies whose loss stage 2 logs.")
     general_per_safety: float | None = Field(
