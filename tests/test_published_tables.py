@@ -68,6 +68,8 @@ QUANTITIES = {  # of the rows of docs/study.md: the quantity, and the label that
     "answered where 80 % are refused, %": (0.8, "seemingly_toxic"),
     "answered where 90 % are refused, %": (0.9, "seemingly_toxic"),
     "answered where 95 % are refused, %": (0.95, "seemingly_toxic"),
+    "answered by verdict, %": ("rate", "seemingly_toxic"),
+    "refused by verdict, %": ("rate", "toxic"),
     "toxic refused, by verdict, %": ("rate", "toxic"),
     "seemingly toxic answered, by verdict, %": ("rate", "seemingly_toxic"),
 }
@@ -94,7 +96,7 @@ def written(row, quantity):
     points = quantity != "auroc"
 
     def signed(value):
-        said = f"{100 * value:+.1f}" if points else f"{value:+.3f}".replace("0.", ".", 1)
+        said = f"{100 * value + 0.0:+.1f}" if points else f"{value:+.3f}".replace("0.", ".", 1)
         return said.replace("-", MINUS)
 
     mark = "**" if row["low"] > 0 or row["high"] < 0 else ""
@@ -115,6 +117,7 @@ def table_below(page, heading):
     [
         ("Fresh seeds, and options chosen on sources left out", "fresh/seeds fresh/against-stl_aug"),
         ("A model that refuses too much already", "mend/seeds mend/against-stl_aug"),
+        ("The same as replies", "mend/seeds mend/against-calibrated_stl mend/against-calibrated_stl_aug"),
         ("Is it only more labelled prompts?", "control/seeds"),
         ("On a second model", "gemma/seeds gemma/against-stl_aug"),
     ],

@@ -48,6 +48,8 @@ def by_place(rows, methods):
         (STUDY / "control", "seeds.json", "stl_aug large"),
         (STUDY / "mend", "seeds.json", "stl"),
         (STUDY / "mend", "against-stl_aug.json", "stl + stl_aug"),
+        (STUDY / "mend", "against-calibrated_stl.json", "calibrated stl"),
+        (STUDY / "mend", "against-calibrated_stl_aug.json", "calibrated stl + stl_aug"),
         (STUDY / "gemma", "seeds.json", "stl"),
         (STUDY / "gemma", "against-stl_aug.json", "stl_aug"),
     ],
