@@ -41,9 +41,7 @@ class Calibrated(Method):
     ) -> PolicySpec:
         """Find the shift."""
         rule = options.rule_called(self.name)
-        load_openings(
-            find_rule(rule.name, rule.options).model_dump()["language"]
-        )  # before anything is trained
+        load_openings(_acting(rule).language)  # a language without any is found before something is trained
         toxic = materials.need("contrast_validation", self.name).with_label(Label.TOXIC)
         return stage("calibration", calibrate, start=base, prompts=toxic, rule=rule)
 
@@ -59,12 +57,13 @@ def calibrate(start: PolicySpec, prompts: PromptSet, rule: RuleSpec, out: Path) 
 
     Raises:
         DataError: If there are no openings of the language, or a prompt does not fit the model's positions.
+        RecipeError: If the template writes something before every reply.
         ModelError: If the model gives logits that are not finite, or its tokenizer begins openings of the language with
             parts of characters.
     """
-    acting = find_rule(rule.name, rule.options)
-    assert isinstance(acting, CalibratedRule)
+    acting = _acting(rule)
     policy = Policy.load(start.without_rule("Calibrating"))
+    acting.check_template(policy.chat)
     tokens = first_tokens(policy, acting.language)
     margins = refusal_margins(policy, prompts, tokens)
     shift = shift_for(margins, acting.refused)
@@ -77,6 +76,12 @@ def calibrate(start: PolicySpec, prompts: PromptSet, rule: RuleSpec, out: Path) 
     }
     read = sum(len(ids) for ids in policy.encode(prompts.asked))
     return StageCost(steps=len(prompts), tokens=read, notes=notes)
+
+
+def _acting(rule: RuleSpec) -> CalibratedRule:
+    found = find_rule(rule.name, rule.options)
+    assert isinstance(found, CalibratedRule)
+    return found
 
 
 def first_tokens(policy: Policy, language: str) -> Tensor:
@@ -111,13 +116,11 @@ def refusal_margins(policy: Policy, prompts: PromptSet, tokens: Tensor) -> Tenso
     sequences, margins = policy.encode(prompts.asked), torch.zeros(len(prompts))
     check_context(policy, sequences, [repr(text_of(asked)[:60]) for asked in prompts.asked])
     for rows in length_sorted_batches([len(s) for s in sequences], BATCH):
-        logits = policy.next_token_logits([sequences[row] for row in rows], policy.chat.lead).cpu()
-        if not logits.isfinite().all():
-            raise ModelError(
-                f"{policy.name} gives logits that are not finite; {why_not_finite(policy.model)}."
-            )
+        logits = policy.next_token_logits([sequences[row] for row in rows]).cpu()
         others = logits.index_fill(1, tokens, -torch.inf)
         margins[rows] = logits[:, tokens].amax(1) - others.amax(1)
+    if not margins.isfinite().all():
+        raise ModelError(f"{policy.name} gives logits that are not finite; {why_not_finite(policy.model)}.")
     return margins
 
 

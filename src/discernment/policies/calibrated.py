@@ -46,15 +46,22 @@ class Calibrated(DecodingRule):
         """The prompt as it is.
 
         Raises:
-            RecipeError: If the template writes something before every reply, such as a thought: what is chosen first
-                is then no beginning of an answer.
+            RecipeError: See `check_template`.
+        """
+        self.check_template(chat)
+        return [chat.encode(prompt)]
+
+    def check_template(self, chat: ChatFormat) -> None:
+        """Make sure that what is chosen first is the beginning of an answer.
+
+        Raises:
+            RecipeError: If the template writes something before every reply, such as a thought.
         """
         if chat.lead:
             raise RecipeError(
                 "The rule 'calibrated' acts where the reply begins, and the template writes something before every reply; set "
                 "`thinking: off`, or use another method."
             )
-        return [chat.encode(prompt)]
 
     def combine(self, logits: Tensor, step: int) -> Tensor:
         """Shift what begins a refusal, where the reply begins."""
