@@ -5,6 +5,7 @@ stops refusing wherever that falls. Here the latter is found on validation promp
 refusal (`policies/calibrated.py`). Models can then be compared by what they answer, as they would be used.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,13 +18,12 @@ from discernment.methods.method import Materials, Method, MethodOptions, Stage
 from discernment.models.batch import length_sorted_batches
 from discernment.models.logits import why_not_finite
 from discernment.policies.calibrated import Calibrated as CalibratedRule
-from discernment.policies.context import check_context
+from discernment.policies.context import beginnings_of, check_context
 from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec, RuleSpec, leave_rule
 from discernment.policies.rejection import load_openings
 from discernment.policies.rule import find_rule
 from discernment.prompts import Label, PromptSet
-from discernment.prompts.conversation import text_of
 
 BATCH = 32
 UNREADABLE = "\N{REPLACEMENT CHARACTER}"
@@ -64,8 +64,10 @@ def calibrate(start: PolicySpec, prompts: PromptSet, rule: RuleSpec, out: Path) 
     acting = _acting(rule)
     policy = Policy.load(start.without_rule("Calibrating"))
     acting.check_template(policy.chat)
+    sequences = policy.encode(prompts.asked)
+    check_context(policy, sequences, beginnings_of(prompts.asked))
     tokens = first_tokens(policy, acting.language)
-    margins = refusal_margins(policy, prompts, tokens)
+    margins = refusal_margins(policy, sequences, tokens)
     shift = shift_for(margins, acting.refused)
     leave_rule(start, rule, {"tokens": tokens, "shift": torch.tensor([shift])}, out)
     notes = {
@@ -74,8 +76,7 @@ def calibrate(start: PolicySpec, prompts: PromptSet, rule: RuleSpec, out: Path) 
         "begun_before": round(float((margins > 0).float().mean()), 4),
         "begun_after": round(float((margins + shift > 0).float().mean()), 4),
     }
-    read = sum(len(ids) for ids in policy.encode(prompts.asked))
-    return StageCost(steps=len(prompts), tokens=read, notes=notes)
+    return StageCost(steps=len(prompts), tokens=sum(map(len, sequences)), notes=notes)
 
 
 def _acting(rule: RuleSpec) -> CalibratedRule:
@@ -101,20 +102,18 @@ def first_tokens(policy: Policy, language: str) -> Tensor:
     return torch.tensor(tokens)
 
 
-def refusal_margins(policy: Policy, prompts: PromptSet, tokens: Tensor) -> Tensor:
+def refusal_margins(policy: Policy, sequences: Sequence[Sequence[int]], tokens: Tensor) -> Tensor:
     """By how many nats the likeliest of the given tokens leads the likeliest other one as the reply's first, `[prompts]`.
 
     Args:
         policy: The policy.
-        prompts: What it is asked.
+        sequences: The encoded prompts.
         tokens: Token ids, `[tokens]`.
 
     Raises:
-        DataError: If a prompt does not fit the model's positions.
         ModelError: If the model gives logits that are not finite.
     """
-    sequences, margins = policy.encode(prompts.asked), torch.zeros(len(prompts))
-    check_context(policy, sequences, [repr(text_of(asked)[:60]) for asked in prompts.asked])
+    margins = torch.zeros(len(sequences))
     for rows in length_sorted_batches([len(s) for s in sequences], BATCH):
         logits = policy.next_token_logits([sequences[row] for row in rows]).cpu()
         others = logits.index_fill(1, tokens, -torch.inf)

@@ -77,7 +77,7 @@ class Dcr(Method):
         if held is None:
             held = refinement.layer if refinement.layer != "auto" else found_layer(refined[0].folder)
         combined = _combined(refined, own, refinement, stage)
-        work, more = self.fine_tuning(options.untrained or base, materials, own, options.align.seed, stage)
+        work, more = self.fine_tuning(options.writer(base), materials, own, options.align.seed, stage)
         return stage(
             "align",
             work,

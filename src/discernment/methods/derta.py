@@ -27,7 +27,7 @@ class Derta(Method):
     ) -> PolicySpec:
         """Have the harmful replies written, then align the base model."""
         own: DertaOptions = options.own or DertaOptions()
-        writer = options.untrained or base
+        writer = options.writer(base)
         _, replies = harmful_replies(writer, materials, self.name, own.harmful, options.align.seed, stage)
         return stage(
             "align",

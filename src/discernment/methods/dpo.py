@@ -46,7 +46,7 @@ class Dpo(Method):
         base = base.without_rule("The training on pairs")
         toxic = safety_mix(materials, self.name).with_label(Label.TOXIC)
         seemingly = seemingly_toxic(materials, self.name)
-        writer = options.untrained or base
+        writer = options.writer(base)
         seed = options.align.seed
 
         def replies(start: PolicySpec, prompts: PromptSet, how: ReplyOptions) -> Path:

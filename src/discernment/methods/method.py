@@ -79,6 +79,10 @@ class MethodOptions:
     own: Any = None
     untrained: PolicySpec | None = None
 
+    def writer(self, base: PolicySpec) -> PolicySpec:
+        """Who writes replies that an aligned model would refuse: the recipe's own model, else what the method stands on."""
+        return self.untrained or base
+
     def rule_called(self, name: str) -> RuleSpec:
         """The rule of that name with these options, which are checked here: before the first stage.
 

@@ -63,7 +63,7 @@ class Porover(Method):
             "replies",
             write_replies,
             {
-                "start": options.untrained or base,
+                "start": options.writer(base),
                 "prompts": asked,
                 "options": own.overgenerated,
                 "seed": seed,

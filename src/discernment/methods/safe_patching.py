@@ -32,7 +32,7 @@ class SafePatching(Method):
                 "No patch can be added to quantised weights; leave 'safe_patching' out, or `quantization` of the model."
             )
         prompts, replies = harmful_replies(
-            options.untrained or base, materials, self.name, own.harmful, options.align.seed, stage
+            options.writer(base), materials, self.name, own.harmful, options.align.seed, stage
         )
         return stage(
             "patch",

@@ -64,8 +64,7 @@ class ThinkFirst(Method):
         common = {"options": options.align, "validation": materials.validation, **watched(materials, options)}
         if own.by == "rule":
             return stage("align", align, start=base, examples=reflecting(examples, {}), **common)
-        writer = options.untrained or base
-        asked = {"start": writer, "prompts": questions(examples), "options": own.written}
+        asked = {"start": options.writer(base), "prompts": questions(examples), "options": own.written}
         written = stage.run("replies", write_replies, {**asked, "seed": options.align.seed})
         return stage("align", align_reflecting, start=base, examples=examples, reflections=written, **common)
 

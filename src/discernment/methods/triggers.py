@@ -64,7 +64,7 @@ class Triggers(Method):
             return stage("align", align, start=base, examples=mix, **common)
         left = remainders(safety, materials.need("general", self.name), own.ratio)
         asked = {
-            "start": options.untrained or base,
+            "start": options.writer(base),
             "prompts": left,
             "options": own.answers,
             "seed": options.align.seed,

@@ -67,6 +67,11 @@ def names_of(prompts: PromptSet) -> list[str]:
     return [f"{p.id!r} of {prompts.provenance.name}" for p in prompts]
 
 
+def beginnings_of(prompts: Sequence[Asked]) -> list[str]:
+    """What to call prompts that have no id in a message: how their texts begin."""
+    return [repr(text_of(prompt)[:60]) for prompt in prompts]
+
+
 def check_context(
     policy: Reader,
     sequences: Sequence[Sequence[int]],

@@ -20,7 +20,7 @@ from discernment.models.chat import ChatFormat
 from discernment.models.logits import why_not_finite
 from discernment.models.prefix import Begun, fits_window, prefix_cache
 from discernment.models.token_tree import TokenTree, read_with_tree, takes_tree, tree_logits
-from discernment.policies.context import check_context
+from discernment.policies.context import beginnings_of, check_context
 from discernment.policies.generation import ReplyWay, reply_way
 from discernment.policies.policy import Policy
 from discernment.policies.rule import DecodingRule
@@ -197,8 +197,8 @@ def read_once(
 def _check_openings_fit(
     policy: Policy, prompts: Sequence[Asked], sequences: Sequence[Sequence[int]], trie: OpeningTrie
 ) -> None:
-    names, begun = [repr(text_of(prompt)[:60]) for prompt in prompts], len(policy.chat.lead)
-    check_context(policy, sequences, names, begun + max(map(len, trie.sequences)))
+    longest = len(policy.chat.lead) + max(map(len, trie.sequences))
+    check_context(policy, sequences, beginnings_of(prompts), longest)
 
 
 def _finite(mass: float, policy: Policy, prompt: Asked) -> float:
