@@ -82,7 +82,10 @@ def test_the_recipe_reads_back_and_is_never_written_over_unless_asked(discern, f
     assert uncommented(text) == []
     recipe = read_recipe("tiny.yaml")
     assert recipe.name == "tiny"
-    assert [method.label for method in recipe.methods] == ["base", "stl", "stl_aug", "dcr"]
+    assert [method.label for method in recipe.methods] == [
+        *("base", "stl", "stl_aug", "dcr"),
+        *("calibrated stl", "calibrated dcr"),
+    ]
     assert 1 <= recipe.refine["layer"] <= 4
     assert not prepare(recipe).seen_in_training
     # Less time means a shorter stage 1 and fewer test prompts; stage 2 stays whole.
@@ -106,7 +109,12 @@ def test_with_the_starter_set_it_trains_on_what_the_quickstart_does(files, first
     written(first)
     ours, theirs = (read_yaml(find_recipe(name).read_text()) for name in ("out.yaml", "quickstart"))
     assert ours["data"] == theirs["data"]
-    assert ours["methods"] == [*theirs["methods"][:-1], {"method": "dcr", "options": {"augmented": True}}]
+    assert ours["methods"] == [
+        *theirs["methods"][:-1],
+        {"method": "dcr", "options": {"augmented": True}},
+        {"method": "calibrated", "name": "calibrated stl", "on": "stl"},
+        {"method": "calibrated", "name": "calibrated dcr", "on": "dcr"},
+    ]
     assert theirs["methods"][-1] == "dcr"
     assert ours["evaluate"]["benchmarks"] == theirs["evaluate"]["benchmarks"]
     for stage in ("refine", "align"):
@@ -267,8 +275,16 @@ def test_a_model_that_refuses_already_is_the_reference_and_gets_remedies_without
     assert recipe.reference == "stl"
     recipe, _ = written(replace(first, tried=first.tried._replace(refused=0.9)))
     assert recipe.reference == "base"
-    assert [m.label for m in recipe.methods][-2:] == ["prompted", "base + self_cd"]
-    assert prepare(recipe).materials.keys() >= {"prompted", "base + self_cd"}
+    without_training = ["prompted", "base + self_cd", "calibrated base"]
+    assert [m.label for m in recipe.methods][4:] == [*without_training, "calibrated dcr"]
+    assert prepare(recipe).materials.keys() >= set(without_training)
+
+
+def test_nothing_is_calibrated_where_the_template_thinks_before_every_reply(files, first):
+    chat = first.facts.chat.with_system(None)
+    chat.__dict__["lead"] = [1]
+    recipe, _ = written(replace(first, facts=first.facts._replace(chat=chat)))
+    assert [m.label for m in recipe.methods] == ["base", "stl", "stl_aug", "dcr"]
 
 
 def test_a_model_that_cannot_be_tried_finds_its_layer_in_the_run(files, first):

@@ -102,6 +102,11 @@ class Choices:
         return is_aligned(self.tried)
 
     @property
+    def calibrated(self) -> Sequence[str]:
+        """The methods whose replies are compared at one level of safety, too."""
+        return _calibrated(self.facts, self.tried)
+
+    @property
     def jobs(self) -> int:
         """Methods that can be worked on side by side."""
         return min(self.machine.devices, 4)
@@ -160,7 +165,8 @@ def choose(
     sizes, took = Sizes(), None
     if tried is not None:
         asked = [entry.load() for entry in test_sets(own, file, sizes.share)[0]]
-        methods, at = 6 if is_aligned(tried) else 4, layer if isinstance(layer, int) else facts.layers
+        methods = (6 if is_aligned(tried) else 4) + len(_calibrated(facts, tried))
+        at = layer if isinstance(layer, int) else facts.layers
         expected = seconds(spec, facts, way, work, Asked(asked, tokens, methods), at, tried.speed)
         share, took = _within(minutes, *expected)
         sizes = sizes.scaled(share)
@@ -171,6 +177,11 @@ def choose(
         cut=sum(length > max_length for length in counted), examples=len(counted), max_new_tokens=tokens,
         judge=_judge(), layer=layer, seconds=took, known=known,
     )  # fmt: skip
+
+
+def _calibrated(facts: ModelFacts, tried: Tried | None) -> Sequence[str]:
+    """What is refined, and what it is compared with; neither where the template thinks before the reply begins."""
+    return () if facts.chat.lead else ("base" if is_aligned(tried) else "stl", "dcr")
 
 
 def _with_system(spec: ModelSpec, facts: ModelFacts, machine: Machine) -> ModelSpec:

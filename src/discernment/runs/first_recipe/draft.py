@@ -276,6 +276,12 @@ def _methods(sheet: Sheet, choices: Choices) -> None:
             {"method": "self_cd", "name": "base + self_cd", "on": "base"},
             "Without training, decoding away from what the model says when it is told to be careful (docs/field.md).",
         )
+    for below in choices.calibrated:
+        sheet.item(
+            {"method": "calibrated", "name": f"calibrated {below}", "on": below},
+            f"{below} with one constant on the tokens that begin a refusal, set so that 95 % of the toxic prompts under "
+            "`contrast_validation` get one: its ranking as replies.",
+        )
     sheet.close()
 
 

@@ -177,7 +177,7 @@ class Asked(NamedTuple):
 def seconds(
     spec: ModelSpec, facts: ModelFacts, way: Way, work: Work, asked: Asked, layer: int, speed: float
 ) -> tuple[float, float]:
-    """How long a run of base, `stl`, `stl_aug` and `dcr` takes.
+    """How long a run takes that trains `stl`, `stl_aug` and `dcr`.
 
     Args:
         spec: The model.
