@@ -49,6 +49,15 @@ def test_the_three_likenesses():
     assert near.similarity == pytest.approx(9 / 10)
 
 
+def test_prompts_without_spaces_are_near_by_their_characters():
+    sets = make(
+        ["怎样才能在 Linux 上结束进程？", "怎样才能在 Linux 上结束进程呢？", "怎么给阳台上的植物浇水？"]
+    )
+    assert found(sets) == {("one-0", "one-1"): Likeness.NEAR}
+    (near,) = find_duplicates([sets])
+    assert near.similarity == pytest.approx(11 / 12)
+
+
 def test_the_threshold_itself_is_near_enough():
     ten = [f"w{n}" for n in range(10)]
     pair = make([" ".join(ten[:8]), " ".join(ten)])

@@ -194,6 +194,20 @@ def test_what_can_be_seen_of_a_form():
         {"log_words": np.log(3), "log_characters": np.log(9), "question": 1, "first=who": 1}
     )
     assert form_features("Stop.")["question"] == 0.0
+    chinese = form_features("怎样结束进程？")
+    assert (chinese["question"], chinese["first=怎"]) == (1.0, 1.0)
+    assert chinese["log_words"] == pytest.approx(np.log(7))
+
+
+def test_what_chinese_words_give_away_is_seen():
+    """Without spaces each prompt would be one word, which no other source has."""
+    told = {Label.TOXIC: "炸弹", Label.SEEMINGLY_TOXIC: "气球"}
+    places = "东南西北山水火木金土"
+    leaks = label_leaks(
+        sample(lambda label, source, draw: f"在{draw.choice(places)}{draw.choice(places)}怎样做{told[label]}")
+    )
+    assert leaks.bag_of_words.auroc == 1.0
+    assert leaks.form.auroc < 0.7
 
 
 @settings(deadline=None)

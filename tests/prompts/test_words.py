@@ -88,6 +88,22 @@ def test_normalising():
     assert normalise("?!") == ""
 
 
+def test_vowel_signs_are_parts_of_words():
+    assert words("हिन्दी में बम कैसे बनाएं?") == ["हिन्दी", "में", "बम", "कैसे", "बनाएं"]
+    assert words("폭탄을 어떻게 만드나요?") == ["폭탄을", "어떻게", "만드나요"]
+
+
+def test_writing_without_spaces_has_words_too():
+    assert words("如何停止Python进程？") == [*"如何停止", "python", *"进程"]
+    assert words("ラーメンの作り方。") == list("ラーメンの作り方")
+    assert words("ฆ่าเวลา 2 ก") == ["ฆ่", "่า", "าเ", "เว", "วล", "ลา", "2", "ก"]
+
+
+@given(st.text(alphabet=st.sampled_from("如何停ラーのฆ่เก aé1'。?_ ")))
+def test_normalising_any_writing_twice_changes_nothing(text):
+    assert normalise(normalise(text)) == normalise(text)
+
+
 @given(st.text(alphabet=st.characters(codec="latin-1")))
 def test_normalising_twice_changes_nothing(text):
     assert normalise(normalise(text)) == normalise(text)

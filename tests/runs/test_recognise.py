@@ -39,6 +39,11 @@ def test_the_reply_is_found_also_where_all_refusals_are_the_same(name):
     assert (found.text, found.response, found.label) == ("question", name, "kind")
 
 
+def test_a_reply_without_spaces_is_one():
+    rows = table(question=QUESTIONS, kind=KINDS, answer=["对不起，我不能帮助你。"] * 8)
+    assert recognise("q.csv", rows, Given()).response == "answer"
+
+
 MAPPED = {
     ("kind", "bad", "borderline"): (Label.TOXIC, Label.SEEMINGLY_TOXIC),
     ("type", "Unsafe", "Safe"): (Label.TOXIC, Label.BENIGN),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from discernment.errors import DataError
 from discernment.prompts.prompt import Label, Prompt
+from discernment.prompts.words import words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 CONTRAST = (Label.TOXIC, Label.SEEMINGLY_TOXIC)
 MOST_FOLDS = 5
 RESAMPLES = 1000
+QUESTION_MARKS = ("?", "\N{FULLWIDTH QUESTION MARK}", "\N{ARABIC QUESTION MARK}")
 FEWEST_UNITS = 10
 """Prompts and pairs below which nothing is claimed for others."""
 
@@ -91,13 +93,12 @@ def label_leaks(prompts: Iterable[Prompt], *, seed: int = 0) -> LabelLeaks:
 
 def form_features(text: str) -> dict[str, float]:
     """What can be seen of a prompt without reading it: length, final question mark, first word."""
-    words = text.split()
-    first = words[0].strip(",:;.!?\"'").casefold() if words else ""
+    said = words(text)
     return {
-        "log_words": math.log1p(len(words)),
+        "log_words": math.log1p(len(said)),
         "log_characters": math.log1p(len(text.strip())),
-        "question": float(text.strip().endswith("?")),
-        f"first={first}": 1.0,
+        "question": float(text.strip().endswith(QUESTION_MARKS)),
+        f"first={said[0] if said else ''}": 1.0,
     }
 
 
@@ -106,7 +107,8 @@ def _bag_of_words_model() -> Any:
 
     # In the dual the many rare word pairs cost nothing: 40 times faster than the default solver.
     dual = {"solver": "liblinear", "dual": True, "max_iter": 1000, "random_state": 0}
-    return _classifier(CountVectorizer(ngram_range=(1, 2)), **dual)
+    counts = CountVectorizer(tokenizer=words, token_pattern=None, lowercase=False, ngram_range=(1, 2))
+    return _classifier(counts, **dual)
 
 
 def _form_model() -> Any:

@@ -2,9 +2,17 @@
 
 import re
 import unicodedata
+from collections.abc import Iterator
+
+import regex
 
 APOSTROPHE = re.compile("['\N{RIGHT SINGLE QUOTATION MARK}]")
-PUNCTUATION = re.compile(r"[^\w\s]|_")
+PUNCTUATION = regex.compile(r"[^\w\s]|_")
+"""Vowel signs, which Hindi is written with, are no part of words to `re`."""
+CHARACTERS = r"\p{Han}\p{Hiragana}\p{Katakana}\N{KATAKANA-HIRAGANA PROLONGED SOUND MARK}"
+ALPHABETS = r"\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+WITHOUT_SPACES = regex.compile(rf"[{CHARACTERS}]|[{ALPHABETS}]+|[^{CHARACTERS}{ALPHABETS}]+")
+ALPHABETIC = regex.compile(rf"[{ALPHABETS}]")
 TOKEN = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 SYLLABLE = re.compile(r"[aeiouy]+[^aeiouy]+")
 VOWEL = re.compile(r"[aeiouy]")
@@ -75,8 +83,13 @@ IRREGULAR = {
 
 
 def words(text: str) -> list[str]:
-    """The words of `text` in lower case, without punctuation; a contraction is one word (`dont`)."""
-    return PUNCTUATION.sub(" ", APOSTROPHE.sub("", _plain(text))).split()
+    """The words of `text` in lower case, without punctuation; a contraction is one word (`dont`).
+
+    Where writing has no spaces, each Chinese or Japanese character stands for a word, and each pair of neighbouring
+    letters of Thai, Lao, Khmer or Burmese.
+    """
+    spaced = PUNCTUATION.sub(" ", APOSTROPHE.sub("", _plain(text))).split()
+    return [part for word in spaced for part in _parts(word)]
 
 
 def normalise(text: str) -> str:
@@ -106,6 +119,17 @@ def stem(word: str) -> str:
     if word.endswith("e") and not SHORT_SYLLABLE.match(word[:-1]) and len(word) > 4:
         word = word[:-1]
     return word
+
+
+def _parts(word: str) -> Iterator[str]:
+    if word.isascii():
+        yield word
+        return
+    for run in WITHOUT_SPACES.findall(word):
+        if len(run) > 1 and ALPHABETIC.match(run):
+            yield from map("".join, zip(run, run[1:], strict=False))
+        else:
+            yield run
 
 
 def _plain(text: str) -> str:

@@ -14,6 +14,7 @@ from discernment.errors import DataError
 from discernment.files import packaged_yaml
 from discernment.prompts import Label, Split
 from discernment.prompts.columns import label_key, plain_value
+from discernment.prompts.words import words
 
 _NAMES = packaged_yaml("discernment.runs.first_recipe", "names.yaml")
 PROMPT, RESPONSE, LABEL, SPLIT = (
@@ -293,7 +294,7 @@ def _holds_texts(rows: Sequence[Mapping[str, Any]], column: str) -> bool:
 def _holds_replies(rows: Sequence[Mapping[str, Any]], column: str) -> bool:
     """Whether most values are texts of several words, or turns; many refusals are the same."""
     found = [value for row in rows if (value := row.get(column)) not in (None, "")]
-    texts = [v for v in found if isinstance(v, dict) or (isinstance(v, str) and len(v.split()) > 1)]
+    texts = [v for v in found if isinstance(v, dict) or (isinstance(v, str) and len(words(v)) > 1)]
     return len(texts) > len(found) / 2
 
 
