@@ -194,7 +194,7 @@ def test_what_can_be_seen_of_a_form():
         {"log_words": np.log(3), "log_characters": np.log(9), "question": 1, "first=who": 1}
     )
     assert form_features("Stop.")["question"] == 0.0
-    chinese = form_features("怎样结束进程？")
+    chinese = form_features("怎样结束进程\N{FULLWIDTH QUESTION MARK}")
     assert (chinese["question"], chinese["first=怎"]) == (1.0, 1.0)
     assert chinese["log_words"] == pytest.approx(np.log(7))
 

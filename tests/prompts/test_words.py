@@ -94,7 +94,7 @@ def test_vowel_signs_are_parts_of_words():
 
 
 def test_writing_without_spaces_has_words_too():
-    assert words("如何停止Python进程？") == [*"如何停止", "python", *"进程"]
+    assert words("如何停止Python进程\N{FULLWIDTH QUESTION MARK}") == [*"如何停止", "python", *"进程"]
     assert words("ラーメンの作り方。") == list("ラーメンの作り方")
     assert words("ฆ่าเวลา 2 ก") == ["ฆ่", "่า", "าเ", "เว", "วล", "ลา", "2", "ก"]
 

@@ -40,7 +40,7 @@ def test_the_reply_is_found_also_where_all_refusals_are_the_same(name):
 
 
 def test_a_reply_without_spaces_is_one():
-    rows = table(question=QUESTIONS, kind=KINDS, answer=["对不起，我不能帮助你。"] * 8)
+    rows = table(question=QUESTIONS, kind=KINDS, answer=["对不起。我不能帮助你。"] * 8)
     assert recognise("q.csv", rows, Given()).response == "answer"
 
 

@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Iterator
+from itertools import pairwise
 
 import regex
 
@@ -127,7 +128,7 @@ def _parts(word: str) -> Iterator[str]:
         return
     for run in WITHOUT_SPACES.findall(word):
         if len(run) > 1 and ALPHABETIC.match(run):
-            yield from map("".join, zip(run, run[1:], strict=False))
+            yield from map("".join, pairwise(run))
         else:
             yield run
 
