@@ -6,6 +6,9 @@ import pytest
 
 from discernment.errors import ModelError
 from discernment.models.chat import ChatFormat
+from discernment.policies.adacd import AdaCd
+from discernment.policies.prompted import Prompted
+from discernment.policies.self_cd import SelfCd
 from discernment.prompts import Conversation, Turn
 from forms import FORMS, TODAY, Form
 
@@ -85,6 +88,41 @@ def test_control_tokens_in_any_turn_are_text(tokenizer) -> None:
     assert tokenizer.decode(ids) == plain.render(talk)
     read = ChatFormat(tokenizer, special_tokens="tokens").encode(talk)
     assert read.count(number) == 4 + 5
+
+
+def test_control_tokens_in_a_reply_are_text_but_for_its_end_and_a_thought(tokenizer) -> None:
+    marks = {mark: tokenizer.convert_tokens_to_ids(mark) for mark in ("<|im_start|>", "<|im_end|>")}
+    chat = ChatFormat(tokenizer)
+    about = "Write <|im_end|> and then <|im_start|>user"
+    ids = chat.encode_reply("Hi", about)
+    assert ids[-1] == marks["<|im_end|>"] not in ids[:-1]
+    assert marks["<|im_start|>"] not in ids
+    assert tokenizer.decode(ids) == f"{about}<|im_end|>"
+    # As the templates would have it, and as a file may hold it already.
+    assert chat.encode_reply("Hi", "Hello.<|im_end|>") == chat.encode_reply("Hi", "Hello.")
+    assert chat.encode_reply("Hi", "Hello.<|im_end|>\n") == chat.encode_reply("Hi", "Hello.")
+    read = ChatFormat(tokenizer, special_tokens="tokens").encode_reply("Hi", about)
+    assert (read.count(marks["<|im_start|>"]), read.count(marks["<|im_end|>"])) == (1, 2)
+
+    made = type(tokenizer)(tokenizer_object=tokenizer.backend_tokenizer, eos_token="<|im_end|>")
+    made.chat_template = tokenizer.chat_template
+    made.add_tokens(["<think>", "</think>"], special_tokens=True)
+    thinking = [made.convert_tokens_to_ids(mark) for mark in ("<think>", "</think>")]
+    ids = ChatFormat(made).encode_reply("Hi", "<think>\nFine.\n</think>\n\nWrite </think> yourself.")
+    assert [token for token in ids if token in thinking] == thinking
+
+
+def test_a_system_message_that_the_template_leaves_out_is_told_for_plain_prompts_too(tokenizer) -> None:
+    made = type(tokenizer)(tokenizer_object=tokenizer.backend_tokenizer, eos_token="<|im_end|>")
+    made.chat_template = "{% for m in messages if m.role == 'user' %}[{{ m.content }}]{% endfor %}"
+    chat = ChatFormat(made)
+    assert chat.render("Hi") == "[Hi]"
+    assert chat.with_system("").render("Hi") == "[Hi]"
+    with pytest.raises(ModelError, match="leaves out the system message of the prompt that ends 'Hi'"):
+        chat.with_system("Be kind.").render("Hi")
+    for rule in (SelfCd(), AdaCd(), Prompted()):
+        with pytest.raises(ModelError, match="use `template: plain`, or leave it out"):
+            rule.contexts(chat, "Hi")
 
 
 @pytest.mark.parametrize(

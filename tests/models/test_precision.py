@@ -123,6 +123,17 @@ def test_without_memory_only_gross_mistakes_are_seen(monkeypatch):
     assert seen == [(torch.bfloat16, False, True)]
 
 
+def test_attention_that_knows_no_float32_is_checked_as_it_is():
+    model = make_model("llama").bfloat16()
+    config = copy.deepcopy(model.config)
+    config._attn_implementation_internal = "flash_attention_2"  # which is not installed here
+    with self_check._in_float32(model, config) as rough:
+        assert (rough, model.dtype) == (True, torch.bfloat16)
+    with self_check._in_float32(model, model.config) as rough:
+        assert (rough, model.dtype) == (False, torch.float32)
+    assert model.dtype is torch.bfloat16
+
+
 @pytest.mark.parametrize(("length", "mixed"), [(SHORT, True), (SHORT + 1, True), (SHORT, False)])
 def test_attention_of_short_rows_is_plain_in_mixed_training(length, mixed):
     states = torch.randn(1, 2, length, 8, requires_grad=True)

@@ -18,7 +18,7 @@ from discernment.judges import KeywordJudge
 from discernment.judges.verdict import Verdict
 from discernment.kernel.engine import gradient_kernel
 from discernment.models.chat import ChatFormat
-from discernment.policies.context import cut_left, positions_of
+from discernment.policies.context import cut_left, positions_of, steady_positions_of
 from discernment.policies.policy import Policy
 from discernment.policies.rejection import OpeningTrie, rejection_probability
 from discernment.prompts import Label, Prompt, PromptSet, Provenance
@@ -113,6 +113,43 @@ def fitting(policy, reply):
 )
 def test_positions_of_many_kinds_of_model(config, positions):
     assert positions_of(config) == positions
+    assert steady_positions_of(config) == positions
+
+
+LONG_ROPE = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [9.0] * 4, "rope_theta": 1e4}
+TINY = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 64}
+
+
+def switching(kind, vocabulary):
+    """A configuration whose rotary frequencies are others for a whole batch once a row passes 80 positions."""
+    if kind == "longrope":
+        return transformers.Phi3Config(
+            vocab_size=vocabulary, pad_token_id=0, max_position_embeddings=320, original_max_position_embeddings=80,
+            rope_parameters=LONG_ROPE, **TINY,
+        )  # fmt: skip
+    rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}
+    return transformers.LlamaConfig(
+        vocab_size=vocabulary, max_position_embeddings=80, rope_parameters=rope, **TINY
+    )
+
+
+@pytest.mark.parametrize("kind", ["longrope", "dynamic"])
+def test_a_prompt_whose_length_would_change_its_neighbours_numbers_is_not_read(kind, tokenizer):
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(switching(kind, len(tokenizer))).eval()
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, 0, 0.3)
+    policy = Policy(model, ChatFormat(tokenizer), kind)
+    assert policy.positions == 80 < positions_of(model.config)
+    short, long = policy.encode(["Hi", LONG])
+    assert 80 < len(long) < 320
+    with torch.inference_mode():  # which is why
+        alone = policy.next_token_logits([short])[0]
+        beside = policy.next_token_logits([short, long])[0]
+    assert not torch.allclose(alone, beside, atol=1e-3)
+    with pytest.raises(DataError, match=rf"and {kind} can read 80"):
+        policy.generate([short, long], 2)
 
 
 @pytest.mark.parametrize(

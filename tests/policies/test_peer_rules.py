@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Olmo2Config
+from transformers import AutoModelForCausalLM, Olmo2Config, OPTConfig
 
 from by_hand import mass_by_hand, reply_by_hand
 from discernment.errors import ModelError, RecipeError
@@ -335,10 +335,14 @@ def test_surgical_clears_false_refusal_of_true_refusal():
         Scans().with_tensors({"vectors": VECTORS})
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "gemma3", "olmo2"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "gemma3", "olmo2", "opt"])
 def test_nothing_of_the_direction_is_left_in_the_stream(name, tokenizer):
     if name == "olmo2":
         config = Olmo2Config(vocab_size=len(tokenizer), pad_token_id=0, **GROUPED)
+        model = AutoModelForCausalLM.from_config(config).eval()
+    elif name == "opt":  # whose layers hold their feed-forward matrices themselves
+        sizes = {"hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 64, "num_attention_heads": 4}
+        config = OPTConfig(vocab_size=len(tokenizer), num_hidden_layers=LAYERS, **sizes)
         model = AutoModelForCausalLM.from_config(config).eval()
     else:
         model = make_model(name, len(tokenizer))
@@ -356,6 +360,10 @@ def test_nothing_of_the_direction_is_left_in_the_stream(name, tokenizer):
     if name in ("gemma2", "gemma3", "olmo2"):
         with pytest.raises(ModelError, match=r"has a norm behind each block.*leave `weights` out"):
             take_out(model, layers, rule.tensors["direction"], 1.0, [5, 6, 7])
+    if name == "opt":
+        take_out(model, layers, rule.tensors["direction"], 1.0, [5, 6, 7])
+        with torch.no_grad():
+            torch.testing.assert_close(layer_outputs(layers, batch, lambda x: x[:, -1]), states)
 
 
 @pytest.mark.parametrize("tied", [False, True])

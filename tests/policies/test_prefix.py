@@ -58,6 +58,24 @@ def test_a_sliding_window_is_never_cut_differently(family, tokenizer):
     assert tokens >= len(PROMPTS) * max(map(len, encoded))
 
 
+def test_a_window_by_another_name_is_one(tokenizer):
+    sizes = {
+        "hidden_size": 32,
+        "num_layers": 2,
+        "num_heads": 4,
+        "attention_types": [[["global", "local"], 1]],
+    }
+    config = transformers.GPTNeoConfig(vocab_size=len(tokenizer), eos_token_id=2, window_size=24, **sizes)
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    assert not fits_window(model, 24)
+    assert fits_window(model, 23)
+    policy = Policy(model, ChatFormat(tokenizer, system=SYSTEM), "gpt_neo")
+    encoded = policy.encode(PROMPTS)
+    assert min(map(len, encoded)) > 24
+    assert policy.generate(encoded, CAP) == [policy.generate([ids], CAP)[0] for ids in encoded]
+
+
 @pytest.mark.parametrize(
     ("config", "sizes"),
     [

@@ -50,6 +50,16 @@ def test_a_long_reply_is_cut_and_a_long_prompt_is_an_error(tokenizer):
         encode_examples(make_prompts(2, responses=False), chat, 200)
 
 
+def test_weights_in_float16_are_not_trained(model_folder, tmp_path):
+    spec = ModelSpec(model=str(model_folder()), dtype="float16")
+    with pytest.raises(TrainingError, match="Weights in float16 cannot be trained; leave `dtype` out"):
+        align(spec, make_prompts(8), AlignOptions(**OPTIONS), tmp_path / "out")
+    align(spec, make_prompts(8), AlignOptions(**OPTIONS, lora=LoraOptions(keep="adapter")), tmp_path / "lora")
+    adapter = load_file(tmp_path / "lora/adapter/adapter_model.safetensors")
+    assert {weights.dtype for weights in adapter.values()} == {torch.float32}
+    assert all(weights.isfinite().all() and weights.abs().max() < 1 for weights in adapter.values())
+
+
 def test_the_model_learns_the_replies(model_folder, tmp_path):
     base, out = model_folder(), tmp_path / "out"
     cost = align(

@@ -119,7 +119,7 @@ def test_training_comes_to_the_same(named, stage, lora, model_folder, tmp_path, 
     assert [row.keys() for row in found] == [row.keys() for row in expected]
     assert {"loss", "validation_loss" if stage == "align" else "probe_auroc"} <= {k for r in found for k in r}
     for row, other in zip(found, expected, strict=True):
-        assert row == pytest.approx(other, rel=1e-4, abs=1e-5)
+        assert row == pytest.approx(other, rel=1e-4, abs=5e-5)  # what rounding leaves of a KL near 0
     before, after, plain = load_file(base / "model.safetensors"), weights(tmp_path / "once"), weights(tmp_path / "plain")  # fmt: skip
     # States are centred in stage 1, so that it does not feel a bias of the refined layer either.
     compared = {n: v for n, v in plain.items() if stage == "align" or not n.endswith(".bias")}

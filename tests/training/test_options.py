@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from safetensors.torch import save_file
-from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 
 from discernment.errors import TrainingError
 from discernment.files import append_json_lines, read_json_lines
 from discernment.training.batches import EpochSampler
 from discernment.training.checkpoints import latest_checkpoint
 from discernment.training.history import HistoryCallback, StopWithoutImprovement
-from discernment.training.options import OptimizerOptions, trainer_arguments
+from discernment.training.options import OptimizerOptions, steps_of, trainer_arguments
 
 
 def shuffled(length):
@@ -146,6 +146,20 @@ def test_options_reach_the_trainer(tmp_path, monkeypatch):
     often = options.model_copy(update={"checkpoint_every": 7})
     given = TrainingArguments(**trainer_arguments(often, tmp_path, 40, torch.device("cpu"), mixed=False))
     assert (given.save_strategy, given.save_steps) == ("steps", 7)
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch", "accumulation", "epochs", "steps"),
+    [(9, 8, 1, 4.0, 8), (256, 8, 1, 2.0, 64), (17, 4, 2, 3.0, 9), (3, 8, 4, 0.5, 1), (10, 4, 1, 1.5, 5)],
+)
+def test_steps_are_those_that_the_trainer_takes(rows, batch, accumulation, epochs, steps, tmp_path):
+    options = OptimizerOptions(learning_rate=1.0, batch_size=batch, gradient_accumulation=accumulation)
+    assert steps_of(options, rows, epochs) == steps
+    given = trainer_arguments(options, tmp_path, steps, torch.device("cpu"), mixed=False)
+    trainer = Trainer(
+        torch.nn.Linear(1, 1), TrainingArguments(**given, num_train_epochs=epochs), train_dataset=range(rows)
+    )
+    assert trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())[-1] == steps
 
 
 @pytest.mark.parametrize(

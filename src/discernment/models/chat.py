@@ -94,17 +94,15 @@ class ChatFormat:
             ModelError: If the chat template refuses the turns, or leaves out the system message of the prompt or
                 what the user said.
         """
-        talk = Conversation.of(prompt)
+        talk = Conversation.of(prompt).under(self.system)
         if self.template == "plain":
             text = "".join(
                 PLAIN_TEMPLATE.format(prompt=turn.content) if turn.role == "user" else f"{turn.content}\n\n"
                 for turn in (*talk.earlier, Turn(role="user", content=talk.text))
             )
-            system = talk.under(self.system).system
-            return f"{system}\n\n{text}" if system else text
+            return f"{talk.system}\n\n{text}" if talk.system else text
         text = self._apply(self._turns(prompt), add_generation_prompt=True)
-        if not isinstance(prompt, str):
-            _check_said(talk, text)
+        _check_said(talk, text)
         return text + (closing_of(text) or "") if self.thinking == "off" else text
 
     def encode(self, prompt: Asked) -> list[int]:
@@ -125,9 +123,7 @@ class ChatFormat:
             if start < 0:
                 continue
             if self._marks.search(written):
-                # Cut behind its first letter, a mark is text like any other.
-                cut = self._marks.sub(lambda mark: f"{mark[0][0]}\0{mark[0][1:]}", written)
-                pieces = [*cut.split("\0"), text[start + len(written) : whole], *pieces]
+                pieces = [*self._as_text(written), text[start + len(written) : whole], *pieces]
                 whole = start
             sought = start
         return [*self._ids(text[:whole]), *(token for piece in pieces for token in self._within(piece))]
@@ -151,25 +147,50 @@ class ChatFormat:
         ]
         return re.compile("|".join(sorted(marks, key=len, reverse=True)) or r"(?!)")
 
+    def _as_text(self, written: str) -> list[str]:
+        """Pieces to be read one by one: cut behind its first letter, a control token is text like any other."""
+        if self.special_tokens == "tokens":
+            return [written]
+        return self._marks.sub(lambda mark: f"{mark[0][0]}\0{mark[0][1:]}", written).split("\0")
+
     # ------------------------------------------------------------------ replies
 
     def encode_reply(self, prompt: Asked, reply: str) -> list[int]:
         """Token ids that the template writes behind a prompt for a whole reply, the end of the turn included.
 
         They are those of prompt and reply together less those of the prompt: alone, a reply may begin with another
-        token (SentencePiece puts a space before it), and what the template writes before it would be lost.
+        token (SentencePiece puts a space before it), and what the template writes before it would be lost. Control
+        tokens in the reply are text, as in a prompt, but for one at its end, as replies are kept that end with it.
 
         Raises:
             ModelError: If the template drops the reply, or changes the prompt when one follows.
         """
-        reply = self._written(prompt, reply)
+        pieces = self._reply_pieces(self._written(prompt, self._without_end(reply)))
         start = self.render(prompt)
-        begun = self._behind(start, self._frame.lead + reply)
-        whole = self._behind(start, self._frame.lead + reply + self._frame.after)
+        begun = self._reply_ids(start, pieces)
+        whole = self._reply_ids(start, [*pieces[:-1], pieces[-1] + self._frame.after])
         end = next(
             (n for n, token in enumerate(whole) if n >= len(begun) - 1 and token == self.end_of_turn), None
         )
         return [*begun, self.end_of_turn] if end is None else whole[: end + 1]
+
+    def _without_end(self, reply: str) -> str:
+        """A reply without the end of the turn, which is written behind it anyway."""
+        end = str(self.tokenizer.decode([self.end_of_turn]))
+        return reply.rstrip().removesuffix(end) if end and reply.rstrip().endswith(end) else reply
+
+    def _reply_pieces(self, reply: str) -> list[str]:
+        """A reply to be read in pieces: the marks of a thought before the answer stay control tokens."""
+        if not self._marks.search(reply):
+            return [reply]
+        begins = reply.rfind(split_thought(reply).answer)
+        first, *others = self._as_text(reply[begins:])
+        return [reply[:begins] + first, *others]
+
+    def _reply_ids(self, start: str, pieces: Sequence[str]) -> list[int]:
+        """Token ids of a reply's pieces behind a rendered prompt, with what the template writes before the first."""
+        begun = self._behind(start, self._frame.lead + pieces[0])
+        return [*begun, *(token for piece in pieces[1:] for token in self._within(piece))]
 
     def encode_opening(self, opening: str) -> list[int]:
         """Token ids of the beginning of a reply, behind a prompt and `lead`."""
@@ -330,10 +351,14 @@ def _check_said(talk: Conversation, text: str) -> None:
     """Some templates leave a system message out, or all turns but the last, without a word."""
     for turn in talk.turns:
         if turn["role"] != "assistant" and turn["content"].strip() not in text:
-            what = "the system message" if turn["role"] == "system" else "an earlier turn"
+            what, rest = (
+                ("the system message", "it")
+                if turn["role"] == "system"
+                else ("an earlier turn", "the prompt")
+            )
             raise ModelError(
                 f"The chat template leaves out {what} of the prompt that ends {talk.text[-60:]!r}; use `template: plain`, "
-                "or leave the prompt out."
+                f"or leave {rest} out."
             )
 
 

@@ -25,3 +25,8 @@ def is_transposed(module: nn.Module) -> TypeGuard[Conv1D]:
     from transformers.pytorch_utils import Conv1D
 
     return isinstance(module, Conv1D)
+
+
+def outputs_of(module: Linear) -> int:
+    """How many values it puts out."""
+    return module.out_features if isinstance(module, nn.Linear) else module.nf

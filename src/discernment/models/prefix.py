@@ -16,12 +16,20 @@ if TYPE_CHECKING:
 
 WORTH_SHARING = 8
 """Tokens that rows must have in common at their beginning before they are run apart."""
+WINDOWS = (
+    "sliding_window",
+    "sliding_window_size",
+    "window_size",
+    "attention_window_size",
+    "attention_chunk_size",
+)
+"""What configurations call the stretch of tokens that a layer's attention does not look beyond."""
 
 
 def fits_window(model: PreTrainedModel, length: int) -> bool:
-    """Whether no attention layer's sliding window cuts a sequence of `length` tokens, padding counted."""
-    window = getattr(model.config.get_text_config(), "sliding_window", None)
-    return window is None or length < window
+    """Whether no attention layer's window cuts a sequence of `length` tokens, padding counted."""
+    config = model.config.get_text_config()
+    return all(length < window for name in WINDOWS if (window := getattr(config, name, None)) is not None)
 
 
 def prefix_cache(model: PreTrainedModel, prefix: Batch) -> DynamicCache | None:

@@ -127,7 +127,7 @@ def exact_way(
         known[key] = 0
         if probes is not None:
             quantised = getattr(config, "quantization_config", None) is not None
-            with _undisturbed(model, weights.device), _in_float32(model) as rough:
+            with _undisturbed(model, weights.device), _in_float32(model, config) as rough:
                 tolerance = _tolerance(next(model.parameters()).dtype, quantised, rough)
                 known[key] = _first(name or type(model).__name__, what, alone, ways, probes, tolerance, level)
     return known[key]
@@ -190,12 +190,15 @@ def _tolerance(dtype: torch.dtype, quantised: bool, rough: bool) -> float:
 
 
 @contextmanager
-def _in_float32(model: nn.Module) -> Iterator[bool]:
+def _in_float32(model: nn.Module, config: Any) -> Iterator[bool]:
     """Compute in float32 where weights are less: through many layers, rounding to fewer digits looks like a mistake.
 
     Yields:
-        Whether the model computes in less all the same, for want of memory.
+        Whether the model computes in less all the same, for want of memory or since its attention knows nothing else.
     """
+    if "flash" in (getattr(config, "_attn_implementation", None) or ""):
+        yield True
+        return
     weights = [*model.parameters(), *model.buffers()]
     narrow = [(w, w.data) for w in weights if w.dtype in (torch.bfloat16, torch.float16)]
     if 4 * sum(w.numel() for w, _ in narrow) > free_memory(next(model.parameters()).device):

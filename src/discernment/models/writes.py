@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from discernment.errors import ModelError
 from discernment.models.layers import LayerList
-from discernment.models.linear import is_linear
+from discernment.models.linear import is_linear, outputs_of
 from discernment.models.quantised import is_quantised
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def writers(model: PreTrainedModel, layers: LayerList) -> list[nn.Module]:
         and not name.startswith(f"{layers.path}.")
     ]
     norms = norms_behind(model, layers)
-    return [*embeddings, *(norms.get(block, block) for block in _blocks(layers))]
+    return [*embeddings, *(norms.get(block, block) for block in _blocks(model, layers))]
 
 
 def norms_behind(model: PreTrainedModel, layers: LayerList) -> Mapping[nn.Module, nn.Module]:
@@ -59,7 +59,7 @@ def norms_behind(model: PreTrainedModel, layers: LayerList) -> Mapping[nn.Module
         return known
     found: dict[nn.Module, nn.Module] = {}
     written: dict[int, tuple[nn.Module, Tensor]] = {}
-    blocks = _blocks(layers)
+    blocks = _blocks(model, layers)
 
     def note(module: nn.Module, given: Any, output: Any) -> None:
         tensor = output[0] if isinstance(output, tuple) else output
@@ -109,7 +109,7 @@ def take_out(
             f"{kind} has a norm behind each block, out of which no direction can be taken in the weights; leave `weights` out."
         )
     projections = _projections(model, layers, ids)
-    if len(projections) < len(_blocks(layers)):
+    if len(projections) < len(_blocks(model, layers)):
         raise ModelError(
             f"The linear modules that write to the residual stream of {kind} are not found; leave `weights` out."
         )
@@ -132,12 +132,15 @@ def _width(model: PreTrainedModel) -> int:
     return int(embeddings.weight.shape[1])
 
 
-def _blocks(layers: LayerList) -> list[nn.Module]:
+def _blocks(model: PreTrainedModel, layers: LayerList) -> list[nn.Module]:
+    """The entries of the layers that hold matrices; a linear module that stands there by itself only if it writes."""
+    width = _width(model)
     return [
         block
         for layer in layers.layers
         for block in layer.children()
         if any(parameter.ndim > 1 for parameter in block.parameters())
+        and not (is_linear(block) and outputs_of(block) != width)
     ]
 
 
@@ -152,7 +155,7 @@ def _projections(model: PreTrainedModel, layers: LayerList, ids: Sequence[int]) 
             last[block] = module
 
     with ExitStack() as hooks, torch.no_grad():
-        for number, block in enumerate(_blocks(layers)):
+        for number, block in enumerate(_blocks(model, layers)):
             for module in block.modules():
                 if is_linear(module):
                     hooks.enter_context(module.register_forward_hook(partial(note, block=number)))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from discernment.errors import DataError
 from discernment.prompts.conversation import Asked, text_of, with_text
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 STRETCHED = ("linear", "dynamic", "yarn")
 """Rotary positions that are stretched by a factor, which a configuration's own limit may leave out."""
+SWITCHED = ("dynamic", "longrope")
+"""Rotary positions that transformers computes otherwise for a whole batch as soon as one row is longer than a limit."""
 
 
 class Reader(Protocol):
@@ -55,6 +57,24 @@ def positions_of(config: PreTrainedConfig) -> int | None:
         begun = rope.get("original_max_position_embeddings") or limit
         return max(limit, int(begun * (rope.get("factor") or 1)))
     return limit
+
+
+def steady_positions_of(config: PreTrainedConfig) -> int | None:
+    """How many positions a model of transformers' has whose numbers do not hang on what stands beside a prompt.
+
+    Args:
+        config: The model's configuration.
+    """
+    limit = positions_of(config)
+    config = config.get_text_config()
+    rope: Mapping[str, Any] = getattr(config, "rope_parameters", None) or {}
+    by_kind_of_layer = [value for value in rope.values() if isinstance(value, dict)]
+    begun = [
+        kind.get("original_max_position_embeddings") or config.max_position_embeddings
+        for kind in (rope, *by_kind_of_layer)
+        if kind.get("rope_type") in SWITCHED
+    ]
+    return min(begun, default=limit)
 
 
 def positions_needed(sequence: Sequence[int], reply: int) -> int:

@@ -25,7 +25,7 @@ from discernment.models.logits import last_logits
 from discernment.models.model_spec import ModelSpec
 from discernment.models.prefix import Begun, generation_inputs
 from discernment.models.thoughts import read_reply
-from discernment.policies.context import check_context, positions_of
+from discernment.policies.context import check_context, steady_positions_of
 from discernment.policies.decoding_settings import blank_settings, set_aside
 from discernment.policies.draws import Draws
 from discernment.policies.generation import ReplyWay, reply_way, step_by_step, together
@@ -124,7 +124,7 @@ class Policy:
     @property
     def positions(self) -> int | None:
         """How many tokens of a prompt and its reply can be read; None where nothing limits them."""
-        return positions_of(self.model.config)
+        return steady_positions_of(self.model.config)
 
     def encode(self, prompts: Sequence[Asked]) -> list[Encoded]:
         """Token ids of each rendered prompt, in every context that the policy reads it in."""

@@ -133,6 +133,18 @@ def check_leaving(network: PreTrainedModel, options: LoraOptions | None, out: Pa
         check_room(out, network.get_memory_footprint(return_buffers=False))
 
 
+def check_precision(network: PreTrainedModel, options: LoraOptions | None) -> None:
+    """Make sure that the weights to be trained can hold what an optimizer keeps of them.
+
+    Raises:
+        TrainingError: If they are float16, in which squared gradients become 0 and steps have no bound.
+    """
+    if options is None and network.dtype is torch.float16:
+        raise TrainingError(
+            "Weights in float16 cannot be trained; leave `dtype` out, which trains them in float32, or set `lora`."
+        )
+
+
 @contextmanager
 def _whole_or_not_at_all(*folders: Path) -> Iterator[None]:
     """Remove folders again that cannot be written to the end."""

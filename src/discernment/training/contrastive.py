@@ -24,7 +24,7 @@ from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import Label, Prompt, PromptSet
 from discernment.ranks import check_alone, is_first, on_first, together
-from discernment.training.adapters import add_adapter, check_leaving, leave_policy
+from discernment.training.adapters import add_adapter, check_leaving, check_precision, leave_policy
 from discernment.training.checkpoints import latest_checkpoint
 from discernment.training.layer import LayerChoice, find_layer
 from discernment.training.options import LossOptions, OptimizerOptions
@@ -195,6 +195,7 @@ def refine(
     start = PolicySpec.of(start).without_rule("Refinement")
     options.check_prompts(prompts, retained)
     policy = Policy.load(start, training=True)
+    check_precision(policy.model, options.lora)
     check_leaving(policy.model, options.lora, out)
     _check_all_fit(policy, prompts, validation, retained)
     network: Any = policy.model

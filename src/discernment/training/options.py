@@ -1,5 +1,6 @@
 """Options that training stages share: of the optimizer, of adapters, of the contrastive loss."""
 
+import math
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -129,6 +130,12 @@ class LossOptions(FiniteFrozen):
         if len(given) > 1:
             raise ValueError("`worst_sources` and `memory` do not go together; leave one out")
         return self
+
+
+def steps_of(options: OptimizerOptions, rows: int, epochs: float) -> int:
+    """Optimizer steps that the `Trainer` takes: each epoch's last batch, and its last step, may be smaller."""
+    batches = math.ceil(rows / options.batch_size)
+    return max(1, math.ceil(epochs * math.ceil(batches / options.gradient_accumulation)))
 
 
 def trainer_arguments(

@@ -29,7 +29,7 @@ from discernment.policies.context import check_context, names_of
 from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import PromptSet
-from discernment.training.adapters import check_leaving, leave_policy
+from discernment.training.adapters import check_leaving, check_precision, leave_policy
 from discernment.training.examples import encode_examples
 from discernment.training.patch_course import Course, Trained, mean_loss, train_weights
 from discernment.training.replies import ReplyOptions, with_replies
@@ -128,6 +128,7 @@ def patch(
         raise ModelError(
             f"The weights of {policy.name} are quantised, so no patch can be added to them; start from a model that is not."
         )
+    check_precision(policy.model, None)
     check_leaving(policy.model, None, out)
     examples = with_replies(prompts, harmful, refusals=False).sample(options.prompts, options.seed)
     rows = encode_examples(examples, policy.chat, max_length).to_list()

@@ -16,7 +16,7 @@ from discernment.diagnosis.dynamics import DynamicsOptions
 from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import PromptSet
-from discernment.training.adapters import check_leaving
+from discernment.training.adapters import check_leaving, check_precision
 from discernment.training.pairs import contained, find_pairs
 from discernment.training.replies import ReplyOptions
 from discernment.training.supervised import AlignOptions
@@ -83,6 +83,7 @@ def prefer(
     found = find_pairs(seemingly, examples, refusals, answers, harmful)
     pairs = contained(*found, options.containment, options.seed)
     policy = Policy.load(start, training=True)
+    check_precision(policy.model, options.lora)
     check_leaving(policy.model, options.lora, out)
     torch.manual_seed(options.seed)  # adapters start from random numbers
     trainer = make_trainer(start, policy, pairs, options, out)

@@ -14,7 +14,7 @@ from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec
 from discernment.training.attention import quick_attention
 from discernment.training.history import HistoryCallback
-from discernment.training.options import trainer_arguments
+from discernment.training.options import steps_of, trainer_arguments
 from discernment.training.pairs import Pair, encode_pairs, names_of_pairs
 from discernment.training.preference import PreferenceOptions
 from discernment.training.supervised_trainer import choose_parameters
@@ -97,7 +97,7 @@ def make_trainer(
         check_context(
             policy, whole, names_of_pairs(pairs), advice="lower max_length, shorten it or leave it out"
         )
-    steps = max(1, round(options.epochs * len(rows) / (options.batch_size * options.gradient_accumulation)))
+    steps = steps_of(options, len(rows), options.epochs)
     settings = trainer_arguments(
         options, out, steps, choose_device(start.model), mixed=trains_mixed(start.model)
     )

@@ -22,7 +22,7 @@ from discernment.policies.context import check_context, names_of
 from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import Label, PromptSet
-from discernment.training.adapters import add_adapter, check_leaving, leave_policy
+from discernment.training.adapters import add_adapter, check_leaving, check_precision, leave_policy
 from discernment.training.batches import PromptRows
 from discernment.training.checkpoints import latest_checkpoint
 from discernment.training.layer import LayerChoice, find_layer
@@ -93,6 +93,7 @@ def project(
     if len({p.label for p in poles}) < 2:
         raise TrainingError(f"The direction needs toxic and benign prompts; {prompts.summary()}.")
     policy = Policy.load(start, training=True)
+    check_precision(policy.model, options.lora)
     check_leaving(policy.model, options.lora, out)
     encoded = policy.encode(prompts.asked)
     check_context(policy, encoded, names_of(prompts))

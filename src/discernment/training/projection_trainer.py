@@ -18,7 +18,7 @@ from discernment.training.cut_states import batch_states, pooled_states
 from discernment.training.held import HeldStates, WithStates, held_states
 from discernment.training.history import HistoryCallback
 from discernment.training.losses import pool
-from discernment.training.options import trainer_arguments
+from discernment.training.options import steps_of, trainer_arguments
 from discernment.training.projection import ProjectionOptions
 from discernment.training.stage_trainer import StageTrainer
 
@@ -145,7 +145,7 @@ def make_trainer(
             folder=out,
             mixed=mixed,
         )
-    steps = max(1, round(options.rounds * len(rows) / (options.batch_size * options.gradient_accumulation)))
+    steps = steps_of(options, len(rows), options.rounds)
     settings = trainer_arguments(options, out, steps, choose_device(start.model), mixed=mixed)
     # A checkpoint within a pass would lack the states that its targets were made of.
     settings["save_strategy"] = "epoch" if options.checkpoint_every else "no"

@@ -21,7 +21,7 @@ from discernment.policies.policy import Policy
 from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import PromptSet
 from discernment.ranks import together
-from discernment.training.adapters import check_leaving
+from discernment.training.adapters import check_leaving, check_precision
 from discernment.training.examples import TrainingRows, encode_examples
 from discernment.training.options import OptimizerOptions
 
@@ -150,6 +150,7 @@ def fine_tune(
 
     start = PolicySpec.of(start).without_rule("Alignment")
     policy = Policy.load(start, training=True)
+    check_precision(policy.model, options.lora)
     check_leaving(policy.model, options.lora, out)
     torch.manual_seed(options.seed)  # adapters start from random numbers
     trainer, tokens = make_trainer(start.model, policy, make_rows(policy.chat), options, out, validation)

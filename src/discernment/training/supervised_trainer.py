@@ -24,7 +24,7 @@ from discernment.training.attention import quick_attention
 from discernment.training.examples import IGNORED, TrainingRows, encode_examples
 from discernment.training.held import HeldStates, WithStates, held_states
 from discernment.training.history import HistoryCallback
-from discernment.training.options import trainer_arguments
+from discernment.training.options import steps_of, trainer_arguments
 from discernment.training.supervised import AlignOptions
 from discernment.training.trl_trainer import TrlTrainer
 
@@ -104,7 +104,7 @@ def make_trainer(
         DataError: If an example has more tokens than the model has positions.
     """
     rows = _checked(policy, made)
-    steps = max(1, round(options.epochs * len(rows) / (options.batch_size * options.gradient_accumulation)))
+    steps = steps_of(options, len(rows), options.epochs)
     looked_at = None
     if validation is not None:
         encoded = encode_examples(validation, policy.chat, options.max_length)

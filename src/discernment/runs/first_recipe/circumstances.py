@@ -14,7 +14,7 @@ from discernment.models.layers import find_layers
 from discernment.models.loading import cannot_load, load_chat, load_config
 from discernment.models.model_spec import ModelSpec
 from discernment.models.precision import choose_device, choose_dtype, free_memory
-from discernment.policies.context import positions_of
+from discernment.policies.context import steady_positions_of
 from discernment.policies.policy import Policy
 from discernment.policies.rejection import rejection_probability
 from discernment.prompts import Label, Prompt, PromptSet
@@ -120,7 +120,7 @@ def look_at_model(spec: ModelSpec) -> ModelFacts:
         layers=len(layers),
         hidden=text.hidden_size,
         vocabulary=text.vocab_size,
-        positions=positions_of(config),
+        positions=steady_positions_of(config),
         chat=chat,
         own_system=_own_system(chat),
     )
