@@ -13,15 +13,18 @@ PACKAGE = Path(discernment.__file__).parent
 
 
 def test_the_docstring_draws_the_classes_there_are():
-    drawn = re.findall(r"[├└]── (\w+)  ", errors.__doc__)
+    places = re.findall(r"^    (│ *)?[├└]── (\w+)  ", errors.__doc__, re.MULTILINE)
+    drawn = [name for _, name in places]
     classes = {
         n: c for n, c in inspect.getmembers(errors, inspect.isclass) if c.__module__ == errors.__name__
     }
     assert len(drawn) > 3
     assert {*drawn, "DiscernmentError"} == set(classes)
-    for name in drawn:
-        assert classes[name].__bases__ == (errors.DiscernmentError,)
+    above = errors.DiscernmentError
+    for within, name in places:
+        assert classes[name].__bases__ == (above if within else errors.DiscernmentError,)
         assert classes[name].__doc__
+        above = above if within else classes[name]
 
 
 def modules():

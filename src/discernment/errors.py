@@ -7,6 +7,7 @@ says what is wrong, where, and what to do; the command line prints it without a 
     ├── DataError        a file, row, label, split or catalogue entry
     ├── DiskError        no room for what is to be written
     ├── ModelError       a model that cannot be found, loaded, cut or formatted
+    │   └── NotFiniteError  a model that gives values that are not finite
     ├── RecipeError      a recipe, an option, a method name
     ├── RunError         a run directory that is damaged, foreign or busy
     └── TrainingError    a training that diverged or had nothing to learn from
@@ -27,6 +28,10 @@ class DiskError(DiscernmentError):
 
 class ModelError(DiscernmentError):
     """A model cannot be found, loaded, cut or formatted."""
+
+
+class NotFiniteError(ModelError):
+    """A model gives values that are not finite, for one prompt at least."""
 
 
 class RecipeError(DiscernmentError):

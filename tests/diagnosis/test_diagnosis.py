@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 
@@ -15,6 +16,7 @@ from discernment.diagnosis.diagnosis import DiagnoseOptions, Diagnosis, diagnose
 from discernment.diagnosis.draw import choose_prompts
 from discernment.diagnosis.entanglement import RowDifference
 from discernment.diagnosis.finding import describe
+from discernment.diagnosis.group_rejection import rejections
 from discernment.errors import DataError, ModelError
 from discernment.kernel.engine import gradient_kernel
 from discernment.kernel.kernel import KernelOptions
@@ -238,10 +240,41 @@ def test_nothing_finite_is_an_error(untied_policy: Policy) -> None:
         diagnose(untied_policy, make_prompts(4), QUICK)
 
 
-def test_weights_of_less_than_float32(tiny_policy: Policy) -> None:
+def test_weights_of_less_than_float32_are_seen_before_anything_is_measured(tiny_policy: Policy) -> None:
     tiny_policy.model.bfloat16()
+    seen: list[tuple[str, int, int]] = []
     with pytest.raises(ModelError, match="load it with `dtype: float32`"):
-        diagnose(tiny_policy, make_prompts(4), QUICK)
+        diagnose(tiny_policy, make_prompts(4), QUICK, progress=lambda *report: seen.append(report))
+    assert seen == []
+
+
+def test_a_prompt_whose_gradients_are_not_finite_is_unscored(tokenizer) -> None:
+    """Without an epsilon, the slope of the norm of a token of size 1e-15 is beyond float32; its value is not."""
+    model = make_model("llama", len(tokenizer), tie_word_embeddings=False, rms_norm_eps=0.0)
+    policy = Policy(model, ChatFormat(tokenizer), "tiny")
+    (token,) = tokenizer("%", add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        model.get_input_embeddings().weight[token] *= 1e-14
+    bad = Prompt(id="bad", text="How do I kill 5%?", label=T, source="source-0")
+    prompts = PromptSet([*make_prompts(3), bad], Provenance(name="mine"))
+    found = diagnose(policy, prompts, QUICK.model_copy(update={"per_group": 4}))
+    assert [(u.prompt_id, u.reason) for u in found.unscored] == [
+        ("bad", "its gradients in the model are not finite")
+    ]
+    assert next(g.prompts for g in found.rejection if g.label is T) == 4
+    place = [p.id for p in found.kernel_prompts].index("bad")
+    assert {value for row in found.row_normalised for value in (row[place],)} == {None}
+    assert pair(found.steps_on_toxic, T, T).mean is not None
+
+
+def test_another_mistake_is_not_taken_for_values_that_are_not_finite(tokenizer) -> None:
+    refusing = copy.deepcopy(tokenizer)
+    refusing.chat_template = "{{ raise_exception('Only in German.') }}"
+    policy = Policy(make_model("llama", len(tokenizer)), ChatFormat(refusing), "tiny")
+    seen: list[tuple[str, int, int]] = []
+    with pytest.raises(ModelError, match="Only in German"):
+        rejections(policy, make_prompts(2), 8, lambda *report: seen.append(report))
+    assert seen == []
 
 
 def test_options() -> None:

@@ -15,6 +15,8 @@ from discernment.diagnosis.bound import Assumption
 from discernment.diagnosis.proposition import PropositionCheck, check_proposition, measure_proposition
 from discernment.diagnosis.refinement_effect import PropositionComparison, compare_propositions
 from discernment.errors import DataError, ModelError, RecipeError
+from discernment.kernel import job
+from discernment.kernel.backward import BackwardPass
 from discernment.kernel.kernel import Kernel, KernelCost, KernelOptions, Tap
 from discernment.models.chat import ChatFormat
 from discernment.policies.policy import Policy
@@ -415,6 +417,41 @@ def test_equals_plain_autograd_on_a_tiny_llama(tokenizer, tied):
         assert pair.full_bound == pytest.approx(bound + c**0.5 * tau * gradient + tau**2, rel=1e-7)
         assert pair.frozen_failure == reason(a, b, pair.trained_norm > bound * (1 + 1e-8))
     assert check.frozen.failures
+
+
+# ---------------------------------------------------------------------- interruption
+
+
+@pytest.mark.parametrize(
+    ("reports", "left", "still"),
+    [(2, ["full"], [2, 1, 4, 3, 2, 1]), (5, ["full", "trained"], [3, 2, 1])],
+)
+def test_an_interrupted_measurement_goes_on(tiny_policy, tmp_path, monkeypatch, reports, left, still):
+    monkeypatch.setattr(job, "SAVE_EVERY_SECONDS", 0)
+    plain = measure_proposition(tiny_policy, make_prompts(8), LAYER)
+    told = []
+
+    def stop(done, of):
+        told.append(done)
+        if len(told) == reports:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure_proposition(tiny_policy, make_prompts(8), LAYER, out=tmp_path, progress=stop)
+    assert sorted(path.stem for path in tmp_path.iterdir()) == left
+    passed = []
+    layer = BackwardPass.layer
+
+    def count(self, number, consume):
+        if len(self.sequences) > 2:  # not those of the noise floor
+            passed.append(number)
+        return layer(self, number, consume)
+
+    monkeypatch.setattr(BackwardPass, "layer", count)
+    again = measure_proposition(tiny_policy, make_prompts(8), LAYER, out=tmp_path)
+    assert passed == still
+    assert again == plain
+    assert not any(tmp_path.iterdir())
 
 
 # ---------------------------------------------------------------------- mistakes

@@ -1,5 +1,7 @@
 """The probe estimator, on kernels that are known."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -59,3 +61,35 @@ def test_inner_products_of_two_kernels(kernels):
     means = np.stack(found)
     standard_error = means.std(0, ddof=1) / np.sqrt(len(means))
     assert (np.abs(means.mean(0) - truth) < 2.5 * standard_error).all()
+
+
+def norms_of(directions, probes, repeats=1000):
+    """Estimated norms of the kernels of prompts whose gradients span a few directions, as shares of the true ones."""
+    generator = torch.Generator().manual_seed(probes)
+    factors = torch.randn(3, 30, directions, generator=generator, dtype=torch.float64)
+    kernels = torch.einsum("ixd,jyd->ijxy", factors, factors)
+    found = [probe_inner(x, x)[0] for x in (probed(kernels, probes, generator) for _ in range(repeats))]
+    return np.sqrt(np.stack(found)) / kernels.square().sum((2, 3)).sqrt().numpy()
+
+
+@pytest.mark.parametrize("probes", [4, 16])
+def test_norms_are_too_low_and_similarities_too_high(probes):
+    norms = norms_of(1, probes)
+    # u^T K v = |K| a b with standard normal a and b: the estimate is the mean of a^2 times that of b^2.
+    mean_root = math.sqrt(2 / probes) * math.gamma((probes + 1) / 2) / math.gamma(probes / 2)
+    own = norms.diagonal(axis1=1, axis2=2)
+    assert own.mean() == pytest.approx(mean_root**2, rel=0.02)
+    squares = np.random.default_rng(0).chisquare(probes, (4, 200_000))
+    u, v, other_u, other_v = squares
+    expected = np.sqrt((u * other_v + other_u * v) / (2 * u * v)).mean()
+    similarity = (norms / own[..., None])[:, ~np.eye(3, dtype=bool)]
+    assert similarity.mean() == pytest.approx(expected, rel=0.02)
+    assert expected - 1 == pytest.approx({4: 0.26, 16: 0.05}[probes], abs=0.01)
+
+
+@pytest.mark.parametrize(("probes", "share"), [(4, 0.09), (16, 0.014)])
+def test_similarities_are_less_too_high_where_gradients_span_more(probes, share):
+    norms = norms_of(8, probes)
+    own = norms.diagonal(axis1=1, axis2=2)
+    similarity = (norms / own[..., None])[:, ~np.eye(3, dtype=bool)]
+    assert similarity.mean() - 1 == pytest.approx(share, abs=0.012)

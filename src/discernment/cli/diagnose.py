@@ -1,5 +1,8 @@
 """`discern diagnose`: why a model refuses too much, and which layer to refine."""
 
+import shlex
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -42,20 +45,21 @@ def diagnose(
     from discernment.diagnosis.diagnosis import DiagnoseOptions, Diagnosis
     from discernment.reporting.pages.diagnosis import write_diagnosis
     from discernment.reporting.tables.similarity import similarity_table
-    from discernment.runs.measures.kernel import diagnose_stage
+    from discernment.runs.measures.kernel import check_kernel, diagnose_stage
     from discernment.runs.stages import run_into
 
     policy = options.parse_policy(model, system, model_option).with_weights("A diagnosis")
+    asked = options.parse_options(DiagnoseOptions, option)
+    check_kernel(policy, asked.kernel)
     sets = sets or ["starter/pairs:validation", "starter/benign:validation"]
     reading = options.parse_reading(sets, column, fixed_label, label_map, encoding)
-    inputs = {
-        # The kernel's differences drown in the rounding of less.
-        "policy": policy.with_model(dtype="float32"),
-        "prompts": options.load_sets(sets, "diagnosis", reading),
-        "options": options.parse_options(DiagnoseOptions, option),
-    }
+    prompts = options.load_sets(sets, "diagnosis", reading)
+    # The kernel's differences drown in the rounding of less.
+    inputs = {"policy": policy.with_model(dtype="float32"), "prompts": prompts, "options": asked}
+    command = partial(_refine, model, system, model_option or ())
     with ConsoleReporter() as reporter:
-        ran = run_into(out, "diagnose", diagnose_stage, inputs, reporter, {"progress": reporter.progress})
+        told = {"name": model, "command": command, "progress": reporter.progress}
+        ran = run_into(out, "diagnose", diagnose_stage, inputs, reporter, told)
     if not ran:
         notice("Nothing to do; the diagnosis is there.")
     found = Diagnosis.model_validate(read_json(out / "diagnosis.json"))
@@ -69,3 +73,12 @@ def diagnose(
         caution(f"unscored prompts, which are in no number: {len(found.unscored)}.")
     notice(f"Next: {found.command}")
     notice(f"Report: {page}; numbers: {out / 'diagnosis.json'}")
+
+
+def _refine(model: str, system: str | None, model_options: Sequence[str], layer: int) -> str:
+    """The command for stage 1 of what was typed, without a rule, which stage 1 does not take."""
+    words = ["discern", "refine", model, "--layer", str(layer), "--out", "refined"]
+    words += [] if system is None else ["--system", system]
+    for option in model_options:
+        words += [] if option.startswith("rule.") else ["--model-option", option]
+    return shlex.join(words)

@@ -43,6 +43,7 @@ from discernment.diagnosis.similarity import (
 )
 from discernment.errors import ModelError
 from discernment.frozen import FiniteFrozen, Frozen
+from discernment.kernel.checks import check_weights
 from discernment.kernel.engine import gradient_kernel
 from discernment.kernel.kernel import Floats, Kernel, KernelOptions
 from discernment.policies.context import check_context, names_of
@@ -130,7 +131,7 @@ class Diagnosis(FiniteFrozen):
     """Why a model refuses more than it should, as far as its gradients and hidden states tell.
 
     Attributes:
-        model: The model's name.
+        model: The policy's name.
         prompt_set: What the prompts are called.
         prompts: How many prompts each label has.
         options: How it was measured.
@@ -152,12 +153,13 @@ class Diagnosis(FiniteFrozen):
         head: Share of the head by pair of groups; None if the kernel was measured without it.
         parts: Share of each group of parameters, for seemingly toxic rows and toxic columns.
         entangled: The pairs with the highest row-normalised similarity.
-        noise_floor: Largest relative difference of a kernel entry measured alone and in the batch; None if it
-            was not looked at.
-        sampling_error: Median relative standard error of the norms, where they are estimates.
+        noise_floor: Largest difference of a kernel entry of two prompts measured alone and in the batch, as a share of
+            their largest entry; None if it was not looked at.
+        sampling_error: Median relative standard error of the norms, where they are estimates. It does not hold that
+            with few probes similarities come out too high; see `probe_inner`.
         cost: What it took.
         finding: What all this says, in a few sentences.
-        command: What to do next.
+        command: What to do next; by the policy's name, where nobody said how it was called.
     """
 
     model: str
@@ -216,6 +218,7 @@ def diagnose(
     options = options or DiagnoseOptions()
     tell = progress or (lambda what, done, of: None)
     check_prompts(prompts)
+    check_weights(policy, options.kernel)
     sequences = policy.encode(prompts.asked)
     policy.check_one_model("The diagnosis", sequences)
     check_context(policy, sequences, names_of(prompts))

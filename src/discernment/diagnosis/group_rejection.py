@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from discernment.errors import ModelError
+from discernment.errors import NotFiniteError
 from discernment.frozen import FiniteFrozen
 from discernment.policies.policy import Policy
 from discernment.policies.rejection import rejection_probability
@@ -47,19 +47,23 @@ class DiscernmentAuroc(PairMean):
 def rejections(
     policy: Policy, prompts: PromptSet, batch_size: int, tell: Progress
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """Rejection probabilities by prompt id, and why a prompt has none."""
+    """Rejection probabilities by prompt id, and why a prompt has none.
+
+    Raises:
+        DiscernmentError: If they cannot be measured for another reason than values that are not finite.
+    """
     count = counting(tell, "rejection probabilities", len(prompts))
     try:
         found = rejection_probability(policy, prompts.asked, batch_size=batch_size, progress=count)
         return {p.id: value for p, value in zip(prompts, found, strict=True)}, {}
-    except ModelError:  # one prompt without finite values ends the call for all
+    except NotFiniteError:  # one prompt without finite values ends the call for all
         values: dict[str, float] = {}
         unscored: dict[str, str] = {}
         for number, prompt in enumerate(prompts, start=1):
             tell("rejection probabilities, one by one", number, len(prompts))
             try:
                 values[prompt.id] = rejection_probability(policy, [prompt.asked])[0]
-            except ModelError:
+            except NotFiniteError:
                 unscored[prompt.id] = NOT_FINITE
         return values, unscored
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -109,6 +110,7 @@ def measure_proposition(
     options: KernelOptions | None = None,
     *,
     seed: int = 0,
+    out: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> PropositionCheck:
     """Fit Proposition 1 on half of the prompts and test it on the other half.
@@ -122,6 +124,7 @@ def measure_proposition(
         layer: l, counted from 1.
         options: How to measure the kernels.
         seed: Which of the equally good halves, and which pairs are kept if there are too many.
+        out: A directory for the states of the kernels, from which the same call goes on after an interruption.
         progress: Called with the layers done and their number, by each measurement in turn.
 
     Raises:
@@ -143,8 +146,13 @@ def measure_proposition(
     held_out = halves(prompts, seed)
     options = options.model_copy(update={"by_layer": False})
     only_trained = options.model_copy(update={"layers": (1, layer)})
-    full = gradient_kernel(policy, prompts.asked, options, taps=[layer], progress=progress)
-    trained = gradient_kernel(policy, prompts.asked, only_trained, progress=progress)
+    first, second = (out and out / f"{name}.safetensors" for name in ("full", "trained"))
+    full = gradient_kernel(
+        policy, prompts.asked, options, taps=[layer], resume=first, keep=True, progress=progress
+    )
+    trained = gradient_kernel(policy, prompts.asked, only_trained, resume=second, progress=progress)
+    if first is not None:
+        first.unlink(missing_ok=True)
     return check_proposition(prompts, held_out, layer, full, trained, options, model=policy.name, seed=seed)
 
 

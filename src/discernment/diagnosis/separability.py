@@ -90,6 +90,9 @@ def layer_states(
 ) -> Tensor:
     """Hidden states of prompts after every layer, from one forward pass without the head.
 
+    They are read where the prompt ends, as stage 1 reads them: before what the template writes ahead of every reply
+    (`ChatFormat.lead`), behind which the kernel and the rejection probability look.
+
     Args:
         policy: The policy.
         prompts: The prompts.

@@ -20,6 +20,7 @@ from discernment.kernel.checks import (
     check_repeats,
     check_room,
     check_same,
+    find_head,
 )
 from discernment.kernel.collect import Block, Collector, Lookup
 from discernment.kernel.gram import Factor, Storage
@@ -74,12 +75,12 @@ class BackwardPass:
             {name: m for name, m in self.owners.items() if f"{name}.".startswith(f"{found.path}.{n}.")}
             for n in range(len(self.layers))
         ]
-        head = self.model.get_output_embeddings()
-        self.head = getattr(head, "base_layer", head)
-        check_covered(self.model, self.head, self.inside)
+        self.head = find_head(self.model)
+        check_covered(self.model, self.inside)
         of_layers = {name for inside in self.inside for name in inside}
         self.outside = {name: m for name, m in self.owners.items() if name not in of_layers}
         self.shared = len(common_prefix(sequences))
+        self.row_count = 0
         self.blocks: list[Block] = []
         if self.model.config._attn_implementation == "eager" and self.model.dtype is torch.float64:
             batch_size = 1  # its masks overflow in the float32 softmax, and padding gives NaN
@@ -128,7 +129,7 @@ class BackwardPass:
         block = max(self.blocks, key=lambda block: block.tokens.shape[1] - block.lengths[-1])
         alone = self._forward(block.prompts[-1:], Survey(self.owners, self.inside, self.head))
         expected, found = alone.hidden[-1][0], block.hidden[-1][-1, -block.lengths[-1] :]
-        return float((found - expected).norm()) > 1e-4 * float(expected.norm())
+        return not float((found - expected).norm()) <= 1e-4 * float(expected.norm())
 
     def _run(self, batch: Batch, positions: int) -> Tensor:
         """Logits of the last positions."""
@@ -167,9 +168,10 @@ class BackwardPass:
             for name, module in self.outside.items()
             if name not in self.rules.before and (self.wanted(name) or module is self.head)
         }
-        count = rows.values.shape[1] if rows is not None else self.head.weight.shape[-1] * max(self.positions)
+        width = int(self.head.weight.shape[-1])
+        self.row_count = rows.values.shape[1] if rows is not None else width * max(self.positions)
         sections = [*self.inside, self.outside]
-        check_room(self.storage, self.rules, sections, self.wanted, len(self.sequences) * count)
+        check_room(self.storage, self.rules, sections, self.wanted, len(self.sequences) * self.row_count)
         with self._gathering(modules, "norm", consume) as collector:
             for block in self.blocks:
                 leaf = block.hidden[-1].detach().requires_grad_()
@@ -189,14 +191,14 @@ class BackwardPass:
                 ):
                     logits = self._run(block.batch, max(block.positions))
                 block.head_input = into_head[0].detach()
-                cotangents = _cotangents(block, rows, into_head[0])
+                cotangent = _cotangents(block, rows, into_head[0])
                 target = logits
                 if rows is None:
                     target = into_head[0][:, -max(block.positions) :]
                     head_call = next(call for call in calls if call.module is self.head)
                     (block.slopes,) = torch.autograd.grad(logits.sum(), head_call.output, retain_graph=True)
                     calls = [call for call in calls if call is not head_call]
-                gradients = self._backward(block, target, leaf, calls, cotangents, rows)
+                gradients = self._backward(block, target, leaf, calls, cotangent, rows)
                 self._collect(collector, block, calls, gradients)
 
     def layer(self, number: int, consume: Consumer) -> None:
@@ -211,7 +213,7 @@ class BackwardPass:
                     output = _first(module(leaf, *given, **named))
                 check_repeats(self.model, block, output.detach(), block.hidden.pop(), number)
                 assert block.gradient is not None
-                gradients = self._backward(block, output, leaf, calls, block.gradient.unbind(1))
+                gradients = self._backward(block, output, leaf, calls, block.gradient.unbind(1).__getitem__)
                 self._collect(collector, block, calls, gradients)
 
     def front(self, consume: Consumer) -> list[Lookup]:
@@ -238,7 +240,8 @@ class BackwardPass:
                 ):
                     self._run(block.batch, 1)
                 assert block.gradient is not None
-                gradients = self._backward(block, reached[0], None, calls, block.gradient.unbind(1))
+                above = block.gradient.unbind(1).__getitem__
+                gradients = self._backward(block, reached[0], None, calls, above)
                 for call, found in zip(calls, gradients, strict=True):
                     if call.kind == "lookup":
                         shape = block.tokens.shape
@@ -262,14 +265,15 @@ class BackwardPass:
 
         It is looked at for one prompt and one row, in a single pass through all layers: if one layer hands anything
         on to another that does not go through the hidden states, the two differ. Nor may anything go from the
-        embeddings past the input of layer 1.
+        embeddings past the input of layer 1. Where no prompt has a finite gradient, there is nothing to look at.
 
         Raises:
             ModelError: If they do.
         """
-        block = self.blocks[-1]
-        prompt = block.prompts[-1]
-        length, positions = len(self.sequences[prompt]), self.positions[prompt]
+        if (known := self._last_finite()) is None:
+            return
+        prompt, came_back = known
+        positions = self.positions[prompt]
         leaf: list[Tensor] = []
         into_head: list[Tensor] = []
         front = self._front_modules() if number == 1 else {}
@@ -293,8 +297,18 @@ class BackwardPass:
                 target = (logits * rows.cotangent([prompt], 0, logits.shape[-1])[:, -positions:]).sum()
             sought = [*leaf, *(call.output for call in calls)]
             expected, *past = torch.autograd.grad(target, sought, allow_unused=True)
-        assert block.gradient is not None
-        check_same(self.model, number, block.gradient[-1, 0, -length:], expected[0], past)
+        check_same(self.model, number, came_back, expected[0], past)
+
+    def _last_finite(self) -> tuple[int, Tensor] | None:
+        """The last prompt with a finite gradient in its first row, and that, `[tokens, hidden]`."""
+        for block in reversed(self.blocks):
+            assert block.gradient is not None
+            for prompt, length, rows in reversed(
+                [*zip(block.prompts, block.lengths, block.gradient, strict=True)]
+            ):
+                if (found := rows[0, -length:]).isfinite().all():
+                    return prompt, found
+        return None
 
     def _backward(
         self,
@@ -302,15 +316,15 @@ class BackwardPass:
         target: Tensor,
         leaf: Tensor | None,
         calls: Sequence[Call],
-        cotangents: Sequence[Tensor],
+        cotangent: Callable[[int], Tensor],
         rows: OutputRows | None = None,
     ) -> list[list[Tensor]]:
         """Gradients of each call's output, one a row; `block.gradient` moves on to `leaf`."""
         sought = [call.output for call in calls] + ([leaf] if leaf is not None else [])
 
-        def of_row(cotangent: Tensor) -> list[Tensor]:
+        def of_row(row: int) -> list[Tensor]:
             found: list[Any] = [
-                *torch.autograd.grad(target, sought, cotangent, retain_graph=True, allow_unused=True)
+                *torch.autograd.grad(target, sought, cotangent(row), retain_graph=True, allow_unused=True)
             ]
             for n, gradient in enumerate(found):
                 if gradient is None:  # what only chooses experts, say, has none
@@ -320,7 +334,7 @@ class BackwardPass:
             return found
 
         with self.clock("backward"):
-            by_row = in_parallel(of_row, cotangents, target.device)
+            by_row = in_parallel(of_row, range(self.row_count), target.device)
         found = [list(of_call) for of_call in zip(*by_row, strict=True)]
         if leaf is not None:
             block.gradient = torch.stack(found.pop(), dim=1)
@@ -369,14 +383,16 @@ def _first(output: Any) -> Tensor:
     return found
 
 
-def _cotangents(block: Block, rows: OutputRows | None, into_head: Tensor) -> list[Tensor]:
-    """One cotangent of the logits (or of the head's input) for each row."""
+def _cotangents(block: Block, rows: OutputRows | None, into_head: Tensor) -> Callable[[int], Tensor]:
+    """Makes the cotangent of the logits (or of the head's input) for a row: all at once would take too much room."""
     length = max(block.positions)
-    if rows is not None:
-        vocabulary = block.logits.shape[-1]
-        return [
-            rows.cotangent(block.prompts, row, vocabulary)[:, -length:] for row in range(rows.values.shape[1])
-        ]
     n, width = len(into_head), into_head.shape[-1]
-    unit = torch.eye(length * width, dtype=into_head.dtype, device=into_head.device)
-    return [row.view(1, length, width).expand(n, -1, -1) for row in unit]
+
+    def cotangent(row: int) -> Tensor:
+        if rows is not None:
+            return rows.cotangent(block.prompts, row, block.logits.shape[-1])[:, -length:]
+        unit = into_head.new_zeros(length * width)
+        unit[row] = 1
+        return unit.view(1, length, width).expand(n, -1, -1)
+
+    return cotangent

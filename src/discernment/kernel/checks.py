@@ -11,21 +11,78 @@ from torch import Tensor, nn
 from discernment.errors import ModelError
 from discernment.kernel.collect import Block
 from discernment.kernel.gram import Storage
+from discernment.kernel.kernel import KernelOptions
 from discernment.kernel.survey import Rules
+from discernment.models.layers import find_layers
 from discernment.models.linear import is_linear
+from discernment.models.quantised import is_quantised
+from discernment.policies.policy import Policy
 
 
-def check_covered(model: nn.Module, head: Any, layers: Sequence[Mapping[str, nn.Module]]) -> None:
-    """Make sure that a model has a linear head and linear layers.
+def check_weights(policy: Policy, options: KernelOptions) -> None:
+    """Make sure that the parameters to measure are there, and held in float32 or float64.
+
+    Raises:
+        ModelError: If they are not, or a layer is out of range.
+    """
+    layers = find_layers(policy.model, policy.layer_path)
+    for layer in options.layers or ():
+        layers.check(layer)
+    if options.parameters == "all" and is_quantised(policy.model):
+        raise ModelError(
+            f"The weights of {policy.name} are quantised, so that they have no gradients to measure; load it without "
+            "`quantization`, or measure the adapters beside them with `parameters: lora`."
+        )
+    parameters = policy.model.named_parameters()
+    wanted = {name: p.dtype for name, p in parameters if options.counts(name, layers.path)}
+    if not wanted:
+        raise nothing_asked_for(policy, options)
+    for name, dtype in wanted.items():
+        if dtype not in (torch.float32, torch.float64):
+            raise ModelError(
+                f"{policy.name} has {dtype} weights ({name}); load it with `dtype: float32` for the kernel."
+            )
+
+
+def nothing_asked_for(policy: Policy, options: KernelOptions) -> ModelError:
+    """What to say where a model has no parameters to measure."""
+    return ModelError(
+        f"{policy.name} has none of the parameters that were asked for ({options.parameters}); adapters that were merged "
+        "are gone."
+    )
+
+
+def find_head(model: Any) -> Any:
+    """The linear module that gives the logits, within what peft has put around it.
+
+    Raises:
+        ModelError: If there is none, or it does not give the logits by itself.
+    """
+    head, kind = model.get_output_embeddings(), type(model).__name__
+    if hasattr(head, "token_adapter"):
+        raise ModelError(
+            f"The head of {kind} is within a {type(head).__name__}, which puts other rows into its weight; merge the "
+            "adapter."
+        )
+    if hasattr(head, "modules_to_save"):
+        trained = head.active_adapters and not head.disable_adapters
+        head = head.modules_to_save[head.active_adapters[0]] if trained else head.original_module
+    head = getattr(head, "base_layer", head)
+    if head is None or not is_linear(head):
+        raise ModelError(f"{kind} has no linear head, so it gives no logits to measure.")
+    return head
+
+
+def check_covered(model: nn.Module, layers: Sequence[Mapping[str, nn.Module]]) -> None:
+    """Make sure that a model has linear layers.
 
     Raises:
         ModelError: If not.
     """
-    kind = type(model).__name__
-    if head is None or not is_linear(head):
-        raise ModelError(f"{kind} has no linear head, so it gives no logits to measure.")
     if not any(is_linear(m) for inside in layers for m in inside.values()):
-        raise ModelError(f"{kind} has no linear layers, which are what the kernel is built from.")
+        raise ModelError(
+            f"{type(model).__name__} has no linear layers, which are what the kernel is built from."
+        )
 
 
 def check_passage(model: nn.Module, hidden: Sequence[Tensor], layers: int, shape: Sequence[int]) -> None:
@@ -96,7 +153,7 @@ def check_repeats(model: nn.Module, block: Block, output: Tensor, before: Tensor
         ModelError: If it does not.
     """
     again, first = (torch.where(block.tokens[..., None], x, 0) for x in (output, before))
-    if float((again - first).norm()) > 1e-3 * float(first.norm()):
+    if not float((again - first).norm()) <= 1e-3 * float(first.norm()):
         raise _more_than_states(model, f"Layer {number}")
 
 
@@ -115,7 +172,7 @@ def check_same(
     Raises:
         ModelError: If it is not.
     """
-    if float((found - expected).norm()) > 1e-3 * float(expected.norm()):
+    if not float((found - expected).norm()) <= 1e-3 * float(expected.norm()):
         raise _more_than_states(model, f"A layer behind layer {number}")
     if any(gradient is not None and gradient.any() for gradient in past):
         raise ModelError(

@@ -13,6 +13,7 @@ from torch import Tensor
 from discernment.errors import ModelError
 from discernment.files import content_hash
 from discernment.kernel.backward import BackwardPass
+from discernment.kernel.checks import nothing_asked_for
 from discernment.kernel.collect import Lookup
 from discernment.kernel.gram import Factor
 from discernment.kernel.kernel import Floats, Kernel, KernelCost, KernelOptions, Tap
@@ -44,14 +45,14 @@ class KernelJob:
         self.replies = replies
         self.tap_layers = taps
         layers = find_layers(policy.model, policy.layer_path)
-        for layer in [*taps, *(options.layers or ())]:
+        for layer in taps:
             layers.check(layer)
         if options.rows == "exact" and hasattr(policy.model.get_output_embeddings(), "base_layer"):
             raise ModelError(
                 "Exact rows know nothing of an adapter beside the head; merge the adapter, or take `rows: shared` or "
                 "`rows: probes`."
             )
-        self.path, self.depth = layers.path, len(layers.layers)
+        self.depth = len(layers.layers)
         self.positions = [max(1, len(reply)) for reply in replies]
         self.backward = BackwardPass(
             policy,
@@ -59,7 +60,7 @@ class KernelJob:
             self.positions,
             batch_size=options.batch_size,
             memory=options.memory_gib * 2**30,
-            wanted=self._wanted,
+            wanted=lambda name: options.counts(name, layers.path),
         )
         self.rows = rows if rows is not None or options.rows == "exact" else self._choose_rows()
         self.kernels: dict[str, Tensor] = {}
@@ -80,16 +81,6 @@ class KernelJob:
             return reply_rows(logits, self.replies)
         return own_rows(logits, self.positions, options.k)
 
-    def _wanted(self, name: str) -> bool:
-        """Whether the parameters of the module with that name are among those asked for."""
-        if self.options.parameters == "lora" and "lora_" not in name:
-            return False
-        if self.options.layers is None:
-            return True
-        first, last = self.options.layers
-        inside = name.removeprefix(f"{self.path}.")
-        return inside != name and first <= int(inside.partition(".")[0]) + 1 <= last
-
     @property
     def _lowest(self) -> int:
         """How far down the backward pass has to go; 0 for the embeddings."""
@@ -98,8 +89,14 @@ class KernelJob:
 
     # ------------------------------------------------------------------ the backward pass
 
-    def run(self, resume: Path | None = None, progress: Callable[[int, int], None] | None = None) -> None:
-        """Pass backward from the head to the embeddings."""
+    def run(
+        self,
+        resume: Path | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        *,
+        keep: bool = False,
+    ) -> None:
+        """Pass backward from the head to the embeddings; `keep` leaves the state of all layers in `resume`."""
         state = _State(resume, self)
         backward = self.backward
         begun = state.load()
@@ -117,12 +114,14 @@ class KernelJob:
                 state.save(number)
             if progress is not None:
                 progress(self.depth + 1 - number, self.depth + 1 - lowest)
+        if keep:
+            state.save(lowest, at_once=True)
         backward.check_whole(lowest, self.rows)
         if self._lowest == 0 and backward.has_front:
             self.lookups = backward.front(self._add)
             if self.options.head and self.rows is not None:
                 self._add_tied()
-        if resume is not None:
+        if resume is not None and not keep:
             resume.unlink(missing_ok=True)
 
     def _add(self, part: str, factor: Factor) -> None:
@@ -147,7 +146,7 @@ class KernelJob:
         states, jacobians = [], []
         for block in self.backward.blocks:
             assert block.gradient is not None
-            at = [-n for n in block.positions]  # the last token of the prompt itself
+            at = [-n for n in block.positions]
             here = list(range(len(block.prompts)))
             states.append(block.hidden[number][here, at].cpu())
             jacobians.append(block.gradient[here, :, at].cpu())
@@ -182,13 +181,17 @@ class KernelJob:
 
     # ------------------------------------------------------------------ the result
 
+    def not_finite(self) -> list[int]:
+        """The prompts whose gradients, or whose products with themselves, are not finite."""
+        kernels = self.kernels.values()
+        return [
+            n for n in range(len(self.sequences)) if not all(k[n, :, n].isfinite().all() for k in kernels)
+        ]
+
     def result(self) -> Kernel:
         """The kernel, with the prompts in the order of this job."""
         if not self.kernels:
-            raise ModelError(
-                f"{self.policy.name} has none of the parameters that were asked for "
-                f"({self.options.parameters}); adapters that were merged are gone."
-            )
+            raise nothing_asked_for(self.policy, self.options)
         seconds = {f"{what}_seconds": took for what, took in self.backward.clock.seconds.items()}
         cost = KernelCost(len(self.sequences) * self._row_count, **seconds)
         parts = tuple(sorted(self.kernels, key=_place))
@@ -222,9 +225,9 @@ class KernelJob:
         kernels = [self.kernels[p] for p in parts]
         squared, squared_errors = inner(total, total)
         norms = np.sqrt(squared)
-        errors = None if squared_errors is None else squared_errors / (2 * norms)  # delta method
         part_norms = np.sqrt(np.stack([inner(kernel, kernel)[0] for kernel in kernels]))
         with np.errstate(divide="ignore", invalid="ignore"):
+            errors = None if squared_errors is None else squared_errors / (2 * norms)  # delta method
             shares = np.stack([inner(kernel, total)[0] for kernel in kernels]) / squared
         diagonals = torch.stack([torch.einsum("irir->ir", kernel) for kernel in kernels])
         traces = diagonals.mean(2) if probed else diagonals.sum(2)
@@ -241,8 +244,14 @@ class KernelJob:
         )
 
     def _noise_floor(self, total: Tensor) -> float:
-        """The shortest and the longest prompt alone, without padding or neighbours, against the batch."""
-        pair = [0, len(self.sequences) - 1]
+        """The shortest and the longest prompt alone, without padding, neighbours or a shared beginning.
+
+        Returns:
+            The largest difference from their entries in the batch, as a share of the largest entry.
+        """
+        bad = self.not_finite()
+        finite = [n for n in range(len(self.sequences)) if n not in bad]
+        pair = [finite[0], finite[-1]]
         some = None if self.rows is None else self.rows.select(pair, FLOOR_ROWS)
         alone = KernelJob(
             self.policy,
@@ -252,6 +261,7 @@ class KernelJob:
             (),
             some,
         )
+        alone.backward.shared = 0
         alone.run()
         found = torch.stack(list(alone.kernels.values())).sum(0)
         rows = found.shape[1]
@@ -276,9 +286,9 @@ class _State:
                 known += [rule.name, rule.version, rule.model_dump(mode="json"), repr(learned)]
             self.key = content_hash(known)
 
-    def save(self, number: int) -> None:
-        """Write down that the backward pass is through layer `number`, if some time has gone by."""
-        if self.path is None or time.monotonic() - self.saved < SAVE_EVERY_SECONDS:
+    def save(self, number: int, *, at_once: bool = False) -> None:
+        """Write down that the backward pass is through layer `number`, if some time has gone by or `at_once`."""
+        if self.path is None or not (at_once or time.monotonic() - self.saved >= SAVE_EVERY_SECONDS):
             return
         tensors = {f"kernel/{part}": kernel for part, kernel in self.job.kernels.items()}
         for place, block in enumerate(self.job.backward.blocks):

@@ -28,8 +28,17 @@ class KernelOptions(Frozen):
         "row, the log-probability of a given reply.",
     )
     k: int = Field(10, ge=1, description="Tokens for `shared` and `own`.")
-    probes: int = Field(16, ge=2, description="Gaussian probes a side and prompt for `probes`.")
-    parameters: Literal["all", "lora"] = Field("all", description="All parameters, or LoRA adapters only.")
+    probes: int = Field(
+        16,
+        ge=2,
+        description="Gaussian probes a side and prompt for `probes`. Squared norms are estimated without bias; with few "
+        "probes their roots come out too low, and ratios of them too high.",
+    )
+    parameters: Literal["all", "lora"] = Field(
+        "all",
+        description="All parameters, or LoRA adapters only: those beside quantised weights, or in a model of your own; "
+        "others are merged when a model is loaded.",
+    )
     layers: tuple[int, int] | None = Field(
         None, description="Only the parameters of layers a to b, counted from 1; no embeddings, norm or head."
     )
@@ -50,6 +59,21 @@ class KernelOptions(Frozen):
     noise_floor: bool = Field(True, description="Measure two prompts again alone, to see the rounding error.")
     seed: int = 0
 
+    def counts(self, module: str, path: str) -> bool:
+        """Whether the parameters of a module are among those asked for, the head's aside.
+
+        Args:
+            module: Its name within the model.
+            path: Name of the list of layers.
+        """
+        if self.parameters == "lora" and "lora_" not in module:
+            return False
+        if self.layers is None:
+            return True
+        first, last = self.layers
+        inside = module.removeprefix(f"{path}.")
+        return inside != module and first <= int(inside.partition(".")[0]) + 1 <= last
+
 
 class KernelCost(NamedTuple):
     """What a kernel took.
@@ -68,7 +92,7 @@ class KernelCost(NamedTuple):
 
 
 class Tap(NamedTuple):
-    """What passes through one layer's output at the last prompt token.
+    """What passes through one layer's output at the first token whose logits count: with replies the prompt's last.
 
     Attributes:
         states: The hidden states h_l, `[prompts, hidden]`.
@@ -84,7 +108,7 @@ class Kernel:
     """The gradient kernel of n prompts. What belongs to an unscored prompt is NaN.
 
     Attributes:
-        norms: ||K(x_i, x_j)||_F, `[n, n]`, symmetric.
+        norms: ||K(x_i, x_j)||_F, `[n, n]`, symmetric; for `probes` the roots of unbiased estimates, see `probe_inner`.
         errors: Standard errors of `norms`, `[n, n]`; None where they are exact.
         parts: Groups of parameters: `embeddings`, `layers` (or `layer 1`, `layer 2`, ...), `norm`, `head`; those
             that were left out are absent. With tied weights, what embeddings and head have in common counts with
@@ -94,8 +118,8 @@ class Kernel:
         traces: ||J_part(x_i)||_F^2, `[parts, n]`: squared gradient norms.
         tokens: The output rows' token ids, `[n][k]`; None for `probes` and `exact`.
         unscored: Why a prompt has no kernel, by its row number.
-        noise_floor: Largest relative difference of a kernel entry measured alone and in the batch; None if it was
-            not looked at.
+        noise_floor: Largest difference of a kernel entry of two prompts measured alone and in the batch, as a share of
+            their largest entry; None if it was not looked at.
         cost: What it took.
         taps: States and Jacobians at the layers that were asked for, by layer.
         blocks: K itself, `[n, rows, n, rows]`; None for `exact`.

@@ -16,7 +16,8 @@ def probe_inner(one: Tensor, other: Tensor) -> tuple[Floats, Floats]:
 
     For independent standard normal u and v, E[(u^T A v)(u^T B v)] = <A, B>_F. The first half of a prompt's rows is
     u, the second v: the two sides of a pair have probes of their own, also for a prompt with itself. A pair is looked
-    at from both sides.
+    at from both sides. The root of an estimate is too low in the mean, and one over the root too high, by shares that
+    fall as one over the number of probes: a similarity, which has both, comes out too high off the diagonal.
 
     Args:
         one: u^T A v, `[prompts, rows, prompts, rows]`.

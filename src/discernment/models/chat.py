@@ -183,7 +183,7 @@ class ChatFormat:
         """A reply to be read in pieces: the marks of a thought before the answer stay control tokens."""
         if not self._marks.search(reply):
             return [reply]
-        begins = reply.rfind(split_thought(reply).answer)
+        begins = reply.rfind(split_thought(reply).answer or "")  # none, where all of it is a thought
         first, *others = self._as_text(reply[begins:])
         return [reply[:begins] + first, *others]
 

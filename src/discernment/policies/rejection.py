@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from discernment.errors import DataError, ModelError
+from discernment.errors import DataError, NotFiniteError
 from discernment.files import packaged_yaml
 from discernment.models.batch import common_prefix, length_sorted_batches
 from discernment.models.chat import ChatFormat
@@ -203,7 +203,7 @@ def _check_openings_fit(
 
 def _finite(mass: float, policy: Policy, prompt: Asked) -> float:
     if not math.isfinite(mass):
-        raise ModelError(
+        raise NotFiniteError(
             f"{policy.name} gives logits that are not finite for the prompt {text_of(prompt)[:60]!r}; "
             f"{why_not_finite(policy.model)}."
         )

@@ -136,7 +136,7 @@ def proposition_stage(
     """Load a policy, check Proposition 1 on it, and write `out/proposition.json`."""
     loaded = Policy.load(policy, name)
     told = partial(progress, "layers of the kernel")
-    check = measure_proposition(loaded, prompts, layer, options, seed=seed, progress=told)
+    check = measure_proposition(loaded, prompts, layer, options, seed=seed, out=out, progress=told)
     write_json(out / "proposition.json", check.model_dump(mode="json"))
     notes: dict[str, Any] = {
         "layer": layer,

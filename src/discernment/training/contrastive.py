@@ -217,8 +217,7 @@ def refine(
     if is_first():
         leave_policy(start, network, policy.chat, options.lora, out)
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
-    notes |= {"layer": layer, **looks.notes}
-    return _cost(trainer, notes)
+    return _cost(trainer, {**notes, "layer": layer, **looks.notes})
 
 
 def _cost(trainer: ContrastiveTrainer, notes: dict[str, Any]) -> StageCost:

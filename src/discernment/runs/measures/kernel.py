@@ -12,6 +12,7 @@ from pydantic import Field
 from discernment.cost import StageCost
 from discernment.diagnosis.diagnosis import DiagnoseOptions, Diagnosis, diagnose
 from discernment.diagnosis.draw import check_prompts
+from discernment.errors import ModelError
 from discernment.evaluation.results import KernelSimilarity
 from discernment.evaluation.sample import Sample
 from discernment.files import read_json, write_json
@@ -68,9 +69,13 @@ class KernelMeasure(Measure):
 
     @classmethod
     def asked(cls, recipe: Recipe, benchmarks: Sequence[PromptSet]) -> Self | None:
-        """Where `diagnose.kernel` is set."""
+        """Where `diagnose.kernel` is set; quantised weights are refused whatever `diagnose` asks for."""
         plan = recipe.diagnose
-        if plan is None or plan.kernel is None:
+        if plan is None:
+            return None
+        # The kernel is in all that `diagnose` asks for: what is watched in training, and Proposition 1.
+        check_kernel(PolicySpec.of(recipe.model), KernelOptions())
+        if plan.kernel is None:
             return None
         prompts = plan.prompts_of(plan.kernel, "kernel")
         check_prompts(prompts)
@@ -92,6 +97,25 @@ class KernelMeasure(Measure):
         ]
 
 
+def check_kernel(policy: PolicySpec, options: KernelOptions) -> None:
+    """Whether the kernel of a policy that is not loaded yet can be measured, as far as its name says it.
+
+    Raises:
+        ModelError: If its weights will be quantised, or adapters are asked for and there will be none beside them.
+    """
+    quantised = policy.model.quantization is not None
+    if options.parameters == "all" and quantised:
+        raise ModelError(
+            f"The weights of {policy.model.model} would be quantised, so that they have no gradients for the kernel; leave "
+            "`quantization` out, or measure no kernel."
+        )
+    if options.parameters == "lora" and not (quantised and policy.adapters):
+        raise ModelError(
+            "`parameters: lora` needs adapters beside the weights, and they are merged when a model is loaded, unless its "
+            "weights are quantised; leave it out, or measure a model of your own from Python."
+        )
+
+
 def diagnose_stage(
     policy: PolicySpec,
     prompts: PromptSet,
@@ -99,10 +123,23 @@ def diagnose_stage(
     out: Path,
     progress: Callable[[str, int, int], None] | None = None,
     name: str | None = None,
+    command: Callable[[int], str] | None = None,
 ) -> StageCost:
-    """Load a policy and write `out/diagnosis.json`; see `diagnosis.diagnose`."""
+    """Load a policy and write `out/diagnosis.json`; see `diagnosis.diagnose`.
+
+    Args:
+        policy: The policy.
+        prompts: What it is measured on.
+        options: What to measure.
+        out: A directory.
+        progress: Called with what is being done, how much of it is done, and how much there is.
+        name: What to call the policy; the model's name by default.
+        command: Gives the command that refines the policy up to a layer; by its name by default.
+    """
     loaded = Policy.load(policy, name)
     found = diagnose(loaded, prompts, options, out, progress)
+    if command is not None:
+        found = found.model_copy(update={"command": command(found.recommendation.layer)})
     write_json(out / "diagnosis.json", found.model_dump(mode="json"))
     tokens = sum(len(sequence) for sequence in loaded.encode(prompts.asked))
     return StageCost(steps=len(prompts), tokens=tokens)
