@@ -10,7 +10,7 @@ from discernment.cli.compare import compare
 from discernment.errors import DataError, RecipeError
 from discernment.evaluation.results import Results
 from discernment.evaluation.sample import Sample
-from discernment.files import read_json, write_json, write_json_lines
+from discernment.files import read_json, read_json_lines, write_json, write_json_lines
 from discernment.prompts import Label
 
 
@@ -94,6 +94,15 @@ def test_prompts_are_the_same_by_their_texts_and_not_by_their_row_numbers() -> N
         new.write_text(new.read_text().replace(f'"toxic-{n}"', f'"toxic-{n + 1}"'))
     found = {c.label: c for c in compared("old", "new").comparisons}[Label.TOXIC]
     assert (found.difference, found.only_method, found.only_against, found.n) == (0, 0, 0, 10)
+
+
+def test_wording_frames_are_those_of_the_first() -> None:
+    """Two of them, so nothing is claimed of others; the second evaluation knows none."""
+    old, _ = (evaluation(Path(name), n, prompts=40) / "samples.jsonl" for name, n in (("old", 4), ("new", 9)))
+    rows = [row | {"frame": str(n % 2)} for n, (_, row) in enumerate(read_json_lines(old))]
+    write_json_lines(old, rows)
+    for row in compared("old", "new", reference="old").comparisons:
+        assert (row.low, row.high) == (-1, 1)
 
 
 def test_a_prompt_that_is_asked_twice_is_compared_twice() -> None:

@@ -177,7 +177,7 @@ def test_a_run_its_report_and_its_models(discern, screen, files):
     code, output, _ = screen(
         "diagnose", "runs/try/stl", "-s", "pairs.jsonl", "-o", "why", "-O", "per_group=1"
     )
-    assert (code, "discern refine runs/try/stages/align-" in output.replace("\n", "")) == (0, True)
+    assert (code, "discern refine runs/try/stl --layer" in output.replace("\n", " ")) == (0, True)
     code, _, error = discern("chat", "runs/try/dcr")
     assert (code, error) == (2, "discern: The run runs/try has no method 'dcr'; it has base, stl.\n")
 

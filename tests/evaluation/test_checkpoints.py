@@ -132,8 +132,9 @@ def test_checkpoints_that_are_the_same_differ_by_nothing() -> None:
     ]
     found = compare_checkpoints(side, side[::-1])
     assert found is not None
-    assert (found.difference, *found.difference_interval) == pytest.approx((0, 0, 0))
-    assert (found.area_difference, *found.area_interval) == pytest.approx((0, 0, 0))
+    p = 1 - 0.025 ** (1 / 60)  # what 60 prompts can have missed
+    assert (found.difference, *found.difference_interval) == pytest.approx((0, -p, p))
+    assert (found.area_difference, *found.area_interval) == pytest.approx((0, -p, p))
     assert found.points == found.points_against[::-1]
 
 

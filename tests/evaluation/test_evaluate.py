@@ -262,3 +262,8 @@ def test_samples_of_another_form_are_named(tmp_path):
     append_json_lines(path, [{"prompt": "c"}])
     with pytest.raises(DataError, match=r"samples\.jsonl, line 2, is not an evaluated sample"):
         read_samples(path)
+
+
+def test_two_benchmarks_of_one_name_are_not_told_apart(policy, tmp_path):
+    with pytest.raises(DataError, match="2 benchmarks are called 'pairs'; give each a name of its own"):
+        evaluate(policy, [make_prompts(2, name="pairs"), make_prompts(3, name="pairs")], OPTIONS, tmp_path)

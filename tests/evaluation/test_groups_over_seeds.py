@@ -53,7 +53,7 @@ def test_of_few_clusters_nothing_is_claimed_for_other_prompts() -> None:
     right = [[True] * 9] * 3
     found = compare_over_seeds([(group("dcr", a), group("stl", [False] * 9)) for a in right])
     assert found is not None
-    assert (found.difference, found.over_seeds, found.over_both) == (1.0, (1.0, 1.0), (-1.0, 1.0))
+    assert (found.difference, found.over_seeds, found.over_both) == (1.0, (-1.0, 1.0), (-1.0, 1.0))
 
 
 def test_too_little_to_say() -> None:

@@ -96,7 +96,12 @@ def test_differences_are_paired_by_seed_and_their_intervals_are_those_of_a_t_tes
     assert ("kernel_similarity", Label.BENIGN, "stl") not in found
     assert found["kernel_similarity", Label.BENIGN, "dcr"].mean == pytest.approx(0.1)
     assert found["kernel_similarity", Label.BENIGN, "dcr"].difference is None
-    assert found["perplexity_ratio", None, "dcr"].low == pytest.approx(0.1)
+    ratio = found["perplexity_ratio", None, "dcr"]
+    assert (ratio.difference, ratio.low, ratio.high) == (
+        pytest.approx(0.1),
+        None,
+        None,
+    )  # the same with each seed
 
 
 def test_what_attacks_take_is_a_mean_over_them_with_each_seed():
@@ -115,6 +120,16 @@ def test_what_attacks_take_is_a_mean_over_them_with_each_seed():
     assert dcr.values == pytest.approx([0.1, 0.05, 0.3])
     expected = ttest_rel(dcr.values, stl.values).confidence_interval(0.95)
     assert (dcr.low, dcr.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_what_attacks_take_is_a_mean_over_those_that_all_have() -> None:
+    easy, hard = "rot13", "base64"
+    both = [("stl", easy, 0.1), ("stl", hard, 0.9), ("dcr", easy, 0.2), ("dcr", hard, 0.5)]
+    one = [("stl", easy, 0.2), ("stl", hard, 0.9), ("dcr", easy, 0.1)]
+    stl, dcr = summarize_measures({0: results(drops=both), 1: results(drops=one)}, "stl")
+    assert (stl.values, dcr.values) == ([0.1, 0.2], [0.2, 0.1])
+    other = [("stl", hard, 0.9), ("dcr", easy, 0.1)]
+    assert summarize_measures({0: results(drops=both), 1: results(drops=other)}, "stl") == []
 
 
 def test_what_any_seed_lacks_is_left_out():

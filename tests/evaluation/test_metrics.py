@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from discernment.evaluation.groups import Group, cluster_ids, handled_rightly, is_measured, paired
-from discernment.evaluation.metrics import compare, rank, score
+from discernment.evaluation.metrics import compare, rank_and_compare, score
 from discernment.evaluation.sample import Sample
 from discernment.judges.verdict import Verdict
 from discernment.prompts import Label
@@ -84,13 +84,12 @@ def test_nothing_scored_has_no_rate(verdicts: str) -> None:
 def test_rank_leaves_out_what_was_not_measured() -> None:
     toxic = measured(Label.TOXIC, [0.9, None, 0.8, float("nan")] + [0.7] * 10)
     harmless = measured(Label.BENIGN, [0.1, 0.75] * 6)
-    found = rank(toxic, harmless)
-    assert found is not None
+    (found,) = rank_and_compare([toxic], [harmless], "m").rankings
     assert (found.n_toxic, found.n_harmless) == (12, 12)
     assert found.value == pytest.approx((2 * 12 + 10 * 6) / 144)
     assert 0 <= found.low <= found.value <= found.high <= 1
-    assert rank(measured(Label.TOXIC, [None]), harmless) is None
-    assert rank(measured(Label.TOXIC, []), harmless) is None
+    for nothing in ([None], []):
+        assert rank_and_compare([measured(Label.TOXIC, nothing)], [harmless], "m").rankings == []
 
 
 # ---------------------------------------------------------------------- two methods
@@ -147,6 +146,22 @@ def test_partners_share_a_cluster() -> None:
     assert ids[0] == ids[1] == ids[2]
     assert ids[5] == ids[6]
     assert len({ids[n] for n in (0, 3, 4, 5, 7)}) == 5
+
+
+def test_prompts_of_one_partner_hang_together_where_that_is_not_given() -> None:
+    samples = [sample("a", partner="safe"), sample("b", partner="safe"), sample("c", partner="other")]
+    ids = cluster_ids(samples).tolist()
+    assert ids[0] == ids[1] != ids[2]
+    elsewhere = [sample("a", partner="safe"), sample("b", partner="safe", benchmark="x")]
+    assert len(set(cluster_ids(elsewhere).tolist())) == 2  # each means the prompt of its own benchmark
+
+
+def test_an_id_that_two_other_benchmarks_have_is_no_partner() -> None:
+    """Row numbers are ids, too."""
+    samples = [sample("a", partner="3"), sample("3", benchmark="x"), sample("3", benchmark="y")]
+    assert len(set(cluster_ids(samples).tolist())) == 3
+    ids = cluster_ids(samples[:2]).tolist()
+    assert ids[0] == ids[1]
 
 
 def test_clusters_of_nothing() -> None:

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from discernment.evaluation.groups import Group
-from discernment.evaluation.metrics import EqualSafety, compare_at_equal_safety, rank, rank_and_compare
+from discernment.evaluation.groups import Group, Measured, is_measured, paired
+from discernment.evaluation.metrics import rank_and_compare
 from discernment.evaluation.sample import Sample
 from discernment.judges.verdict import Verdict
 from discernment.prompts import Label
+from discernment.statistics.auroc import bootstrap_auroc
+from discernment.statistics.equal_safety import AtEqualSafety, compare_scores
 
 
 def group(method: str, label: Label, probabilities: np.ndarray | list[float], pairs: bool = False) -> Group:
@@ -32,9 +34,29 @@ def group(method: str, label: Label, probabilities: np.ndarray | list[float], pa
     return Group(method, "bench", label, samples)
 
 
+def at_equal_safety(
+    toxic: tuple[Group, ...],
+    harmless: tuple[Group, ...],
+    share: float,
+    *,
+    seed: int = 0,
+    resamples: int = 2000,
+) -> AtEqualSafety:
+    """The first of two methods beside the second, on the prompts that both have a rejection probability for."""
+    common = [paired(*both, is_measured) for both in (toxic, harmless)]
+    ours, theirs = (Measured.of(*([pair[n] for pair in of] for of in common)) for n in (0, 1))
+    assert ours is not None and theirs is not None
+    scores = {"ours": ours.scores, "theirs": theirs.scores}
+    standing = compare_scores(
+        scores, "theirs", share, clusters=ours.clusters, seed=seed, resamples=resamples
+    )["ours"]
+    assert standing.equal_safety is not None
+    return standing.equal_safety
+
+
 def study(
     seed: int, shift: float, shift_against: float, n: int = 150, pairs: bool = False, resamples: int = 300
-) -> EqualSafety:
+) -> AtEqualSafety:
     """Two methods whose scores are normal: toxic prompts lie `shift` above the harmless ones.
 
     A prompt is hard for both methods alike (correlation .5); with `pairs`, it shares that with its partner.
@@ -53,9 +75,7 @@ def study(
     harmless = tuple(
         group(name, Label.SEEMINGLY_TOXIC, probabilities(hard_harmless, 0), pairs) for name in ("dcr", "stl")
     )
-    found = compare_at_equal_safety(toxic, harmless, 0.8, seed=seed, resamples=resamples)
-    assert found is not None
-    return found
+    return at_equal_safety(toxic, harmless, 0.8, seed=seed, resamples=resamples)
 
 
 def truth(shift: float) -> float:
@@ -84,27 +104,32 @@ def test_threshold_and_scale_do_not_count() -> None:
     """A method that is only stricter, with the same order of prompts, is no better."""
     rng = np.random.default_rng(0)
     toxic, harmless = rng.random(60) ** 0.5, rng.random(60)
-    found = compare_at_equal_safety(
+    found = at_equal_safety(
         (group("a", Label.TOXIC, toxic), group("b", Label.TOXIC, toxic**6)),
         (group("a", Label.BENIGN, harmless), group("b", Label.BENIGN, harmless**6)),
         0.7,
     )
-    assert found is not None
-    assert (found.difference, found.difference_low, found.difference_high) == (0, 0, 0)
+    missed = 1 - 0.025 ** (1 / 60)  # another prompt may stand elsewhere in the order of only one of them
+    assert (found.difference, found.difference_low, found.difference_high) == pytest.approx(
+        (0, -missed, missed)
+    )
     assert found.low < found.compliance < found.high
     assert found.compliance_against == found.compliance
 
 
 def test_only_common_prompts_count() -> None:
     toxic = group("a", Label.TOXIC, [0.9, 0.8, 0.7])
-    fewer = Group("b", "bench", Label.TOXIC, toxic.samples[:2])
     harmless = group("a", Label.BENIGN, [0.75, 0.1])
-    found = compare_at_equal_safety((toxic, fewer), (harmless, harmless), 1.0)
-    assert found is not None
-    assert found.threshold == 0.8
-    assert found.compliance == 1.0
-    nothing = Group("b", "bench", Label.TOXIC, [])
-    assert compare_at_equal_safety((toxic, nothing), (harmless, harmless), 0.5) is None
+    refused = [s.model_copy(update={"verdict": Verdict.REFUSAL}) for s in toxic.samples]
+    fewer = Group("b", "bench", Label.TOXIC, refused[:2])
+    theirs = Group("b", "bench", Label.BENIGN, harmless.samples)
+    found = rank_and_compare([toxic, fewer], [harmless, theirs], "b")
+    assert [(r.method, r.n_toxic) for r in found.rankings] == [("a", 3), ("b", 2)]
+    row = found.equal_safety[0]
+    assert (row.method, row.threshold, row.compliance) == ("a", 0.8, 1.0)
+    without = [s.model_copy(update={"rejection_probability": None}) for s in refused]
+    unmeasured = Group("b", "bench", Label.TOXIC, without)
+    assert rank_and_compare([toxic, unmeasured], [harmless, theirs], "b").equal_safety == []
 
 
 def test_few_prompts_leave_everything_open() -> None:
@@ -129,7 +154,10 @@ def test_the_difference_of_the_aurocs_is_recovered_and_covered() -> None:
 
 def test_a_row_says_first_what_is_compared() -> None:
     """The order of the fields in results.json."""
-    assert list(study(0, 1.0, 0.5, n=20).model_dump()) == [
+    toxic, harmless = group("a", Label.TOXIC, [0.9, 0.8]), group("a", Label.BENIGN, [0.75, 0.1])
+    refused = [s.model_copy(update={"verdict": Verdict.REFUSAL}) for s in toxic.samples]
+    (row,) = rank_and_compare([Group("a", "bench", Label.TOXIC, refused)], [harmless], "a").equal_safety
+    assert list(row.model_dump()) == [
         "method", "against", "toxic", "harmless", "harmless_label", "toxic_refused", "threshold", "compliance",
         "low", "high", "compliance_against", "difference", "difference_low", "difference_high", "auroc_difference",
         "auroc_difference_low", "auroc_difference_high", "curve",
@@ -148,8 +176,23 @@ def test_methods_that_are_compared_together_get_what_each_gets_alone(kind: str) 
     elif kind == "fewer":
         toxic[0] = Group("a", "bench", Label.TOXIC, toxic[0].samples[5:])
     rankings, rows, _ = rank_and_compare(toxic, harmless, "b")
-    assert rankings == [rank(*sides) for sides in zip(toxic, harmless, strict=True)]
-    assert rows == [
-        compare_at_equal_safety((toxic[n], toxic[1]), (harmless[n], harmless[1]), 0.6) for n in (0, 1)
-    ]
+    for ranking, high, low in zip(rankings, toxic, harmless, strict=True):
+        measured = Measured.of(high.samples, low.samples)
+        assert measured is not None
+        interval = bootstrap_auroc(*measured.scores, clusters=measured.clusters)
+        assert (ranking.low, ranking.high) == interval
+        assert ranking.value == pytest.approx(auroc(*measured.scores))
+    alone = at_equal_safety(tuple(toxic), tuple(harmless), 0.6)
+    assert rows[0].model_dump().items() >= alone.model_dump().items()
     assert rows[0].difference != 0
+    itself = rows[1].model_dump()
+    assert itself["compliance"] == itself["compliance_against"] > 0
+    assert {
+        itself[f"{of}{end}"] for of in ("difference", "auroc_difference") for end in ("", "_low", "_high")
+    } == {0}
+
+
+def auroc(toxic: np.ndarray, harmless: np.ndarray) -> float:
+    """By every pair."""
+    gap = toxic[:, None] - harmless
+    return float(((gap > 0) + (gap == 0) / 2).mean())

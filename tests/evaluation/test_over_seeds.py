@@ -10,12 +10,12 @@ from scipy.stats import norm, ttest_rel
 from sklearn.metrics import roc_auc_score
 
 from discernment.evaluation.groups import Group
-from discernment.evaluation.metrics import compare_at_equal_safety
 from discernment.evaluation.over_seeds import SeedComparison, SeedResults, compare_over_seeds, summarize_seeds
 from discernment.evaluation.results import summarize
 from discernment.evaluation.sample import Sample
 from discernment.judges.verdict import Verdict
 from discernment.prompts import Label
+from discernment.statistics.equal_safety import AtEqualSafety, compare_scores
 
 TOXIC, SEEMING = Label.TOXIC, Label.SEEMINGLY_TOXIC
 Runs = dict[int, dict[str, list[Sample]]]
@@ -107,6 +107,16 @@ def group(run: Mapping[str, Sequence[Sample]], method: str, label: Label) -> Gro
     return Group(method, "bench", label, [s for s in run[method] if s.label is label])
 
 
+def at_equal_safety(run: Mapping[str, Sequence[Sample]], share: float, resamples: int) -> AtEqualSafety:
+    """Both methods of one seed where each refuses `share` of the toxic prompts."""
+    of_methods = {
+        m: (np.array(scores(run[m], TOXIC)), np.array(scores(run[m], SEEMING))) for m in ("stl", "dcr")
+    }
+    found = compare_scores(of_methods, "stl", share, resamples=resamples)["dcr"].equal_safety
+    assert found is not None
+    return found
+
+
 # ---------------------------------------------------------------------- the values
 
 
@@ -132,13 +142,7 @@ def test_values_are_those_of_each_seed() -> None:
     equal = only(results, "equal_safety")
     for n, run in enumerate(runs.values()):
         share = float(np.mean([p > 0.5 for p in scores(run["stl"], TOXIC)]))
-        alone = compare_at_equal_safety(
-            (group(run, "dcr", TOXIC), group(run, "stl", TOXIC)),
-            (group(run, "dcr", SEEMING), group(run, "stl", SEEMING)),
-            share,
-            resamples=20,
-        )
-        assert alone is not None
+        alone = at_equal_safety(run, share, resamples=20)
         assert equal.values[n] == pytest.approx(alone.compliance)
         assert equal.values_against[n] == pytest.approx(alone.compliance_against)
 
@@ -207,8 +211,10 @@ def test_equal_methods_do_not_differ() -> None:
         run["dcr"] = run["stl"]
     found = summary(runs).comparisons
     assert len(found) == 4
+    missed = 1 - 0.025 ** (1 / 80)
     for row in found:
-        assert (row.difference, row.low, row.high, row.seeds_low, row.seeds_high) == (0, 0, 0, 0, 0)
+        assert (row.difference, row.low, row.high) == pytest.approx((0, -missed, missed))
+        assert (row.seeds_low, row.seeds_high) == (-1, 1)  # of other seeds, three that agree say nothing
         assert row.values == row.values_against
 
 
@@ -222,15 +228,9 @@ def test_identical_seeds_leave_the_bootstrap_over_prompts() -> None:
     """Then there is neither chance of seeds nor interaction, and one seed says as much as all."""
     (run,) = simulated(np.random.default_rng(5), 0.6, seeds=1, n=200).values()
     found = only(summary({0: run, 1: run, 2: run}, resamples=1000), "auroc")
-    alone = compare_at_equal_safety(
-        (group(run, "dcr", TOXIC), group(run, "stl", TOXIC)),
-        (group(run, "dcr", SEEMING), group(run, "stl", SEEMING)),
-        0.5,
-        resamples=1000,
-    )
-    assert alone is not None
+    alone = at_equal_safety(run, 0.5, resamples=1000)
     assert alone.auroc_difference_low is not None and alone.auroc_difference_high is not None
-    assert found.seeds_low == pytest.approx(found.seeds_high)
+    assert (found.seeds_low, found.seeds_high) == (-1, 1)
     width = alone.auroc_difference_high - alone.auroc_difference_low
     assert found.high - found.low == pytest.approx(width, rel=0.02)  # t with 199 degrees of freedom
 

@@ -9,6 +9,7 @@ from statistics import fmean
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 from statsmodels.stats.multitest import multipletests
 
 from discernment.errors import DataError
@@ -237,7 +238,8 @@ def test_worse() -> None:
 def test_no_difference() -> None:
     first, second = sentences(summary(run({"stl": 0.3, "dcr": 0.3})).finding)
     assert "answers neither clearly more nor clearly fewer of the seemingly toxic prompts" in first
-    assert "difference +0.0 points, 95 % interval +0.0 to +0.0" in first
+    # What 120 prompts, all alike, can have missed: 1 - .025 ** (1 / 120).
+    assert "difference +0.0 points, 95 % interval -3.0 to +3.0" in first
     assert "no difference between dcr and stl could be shown" in second
 
 
@@ -256,6 +258,36 @@ def test_numbers_of_the_finding_are_those_of_the_results() -> None:
         assert f"{100 * value:.1f} %" in found.finding
     for value in (row.difference_low, row.difference_high):
         assert f"{100 * value:+.1f}" in found.finding
+
+
+def test_the_aurocs_of_the_finding_are_those_of_the_prompts_that_both_have() -> None:
+    samples = run({"stl": 0.3, "dcr": 0.5})
+    for n, s in enumerate(samples["dcr"]):
+        if s.label is TOXIC and (s.rejection_probability or 0) < 0.6:  # those that it ranks worst
+            samples["dcr"][n] = s.model_copy(update={"rejection_probability": None})
+    found = summary(samples)
+    kept = {s.prompt_id for s in samples["dcr"] if s.rejection_probability is not None}
+    shared = [
+        roc_auc_score(
+            [s.label is TOXIC for s in of if s.prompt_id in kept],
+            [s.rejection_probability for s in of if s.prompt_id in kept],
+        )
+        for of in (samples["dcr"], samples["stl"])
+    ]
+    assert f"its discernment AUROC is {shared[0]:.2f} against {shared[1]:.2f} (95 %" in found.finding
+    row = next(e for e in found.equal_safety if e.method == "dcr")
+    assert row.auroc_difference == pytest.approx(shared[0] - shared[1])
+    alone = {r.method: r.value for r in found.rankings}
+    assert f"{alone['stl']:.2f}" != f"{shared[1]:.2f}"  # over all of its own, it has another one
+
+
+def test_the_order_of_a_methods_samples_does_not_matter() -> None:
+    samples = run({"base": 0.0, "stl": 0.3, "dcr": 0.5}, {("xs", TOXIC): 30, ("xs", SEEMINGLY): 30})
+    expected = summary(samples)
+    shuffled = [samples["dcr"][int(n)] for n in np.random.default_rng(0).permutation(60)]
+    assert summary({**samples, "dcr": shuffled}) == expected
+    fewer = summary({**samples, "dcr": samples["dcr"][3:]})
+    assert summary({**samples, "dcr": [s for s in shuffled if s in samples["dcr"][3:]]}) == fewer
 
 
 def test_few_prompts_decide_nothing() -> None:
@@ -331,6 +363,12 @@ def test_reference_without_samples() -> None:
         summary({**run({"dcr": 0.5}), "stl": []})
     with pytest.raises(DataError, match="none"):
         summary({})
+
+
+def test_two_samples_of_one_prompt() -> None:
+    samples = run({"stl": 0.3, "dcr": 0.5})
+    with pytest.raises(DataError, match="dcr has 2 samples of the prompt 'toxic-4' of 'xs'"):
+        summary({**samples, "dcr": [*samples["dcr"], samples["dcr"][4]]})
 
 
 def test_benchmark_called_all() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from discernment.evaluation.robustness import attack_drop
+from discernment.evaluation.robustness import attack_drop, mean_drop, shared_attacks
 from discernment.evaluation.sample import Sample
 from discernment.judges.verdict import Verdict
 from discernment.prompts import Label
@@ -54,6 +54,20 @@ def test_drop_over_several_benchmarks_pairs_each_with_itself() -> None:
     same = attack_drop(clean, clean, method="stl", attack="completion_prefix")
     assert same is not None
     assert (same.drop, same.p_value) == (0, 1)
+
+
+def test_the_mean_is_over_attacks_that_were_tried_on_all() -> None:
+    clean = samples("a", "r" * 20)
+    drops = [
+        attack_drop(clean, samples("a", "c" * lost + "r" * (20 - lost)), method=method, attack=attack)
+        for method, attack, lost in (("stl", "x", 2), ("stl", "y", 20), ("dcr", "x", 4), ("dcr", "z", 0))
+    ]
+    rows = [row for row in drops if row is not None]
+    assert shared_attacks(rows) == {"x"}
+    assert [mean_drop(rows, m, {"x"}) for m in ("stl", "dcr", "base")] == [0.1, 0.2, None]
+    assert mean_drop(rows, "stl", {"x", "y"}) == pytest.approx(0.55)
+    assert shared_attacks(rows, rows[:2]) == {"x"}
+    assert shared_attacks(rows[1:3]) == shared_attacks() == shared_attacks([]) == set()
 
 
 def test_nothing_to_compare() -> None:

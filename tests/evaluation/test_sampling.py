@@ -95,9 +95,16 @@ def test_a_prompt_counts_with_the_share_of_its_replies():
     found = score(group)
     assert found.value == pytest.approx((1 + 1 / 3 + 1 + 0) / 4)
     assert (found.scored, found.unscored, found.partial) == (4, 1, 1)
+    assert found.unscored_replies == 2 + 3
     assert (found.low, found.high) == pytest.approx(tuple(wilson(7 / 3, 4)))
     harmless = drawn("rc", "cc", label=Label.SEEMINGLY_TOXIC)
     assert score(harmless).value == 0.75
+
+
+def test_no_prompt_without_a_verdict_is_not_no_reply_without_one():
+    found = score(drawn(*["ruuuuuuu"] * 24))
+    assert (found.scored, found.unscored, found.unscored_replies) == (24, 0, 168)
+    assert score(drawn("r", "u", "u")).unscored_replies == score(drawn("r", "u", "u")).unscored == 2
 
 
 def test_two_methods_are_compared_by_shares():

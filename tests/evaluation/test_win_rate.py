@@ -6,7 +6,7 @@ from discernment.errors import DataError
 from discernment.evaluation.sample import Sample
 from discernment.evaluation.win_rate import win_rate
 from discernment.files import read_json_lines
-from discernment.prompts import Label
+from discernment.prompts import Label, Turn
 
 
 def samples(completions, **more):
@@ -52,7 +52,8 @@ BAD = samples([f"bad answer {n}" for n in range(20)])
 @pytest.mark.parametrize("place", ["a", "b"])
 def test_a_judge_that_looks_at_the_position_gives_one_half(place):
     found = win_rate(GOOD, BAD, Said(lambda *_: place), **names())
-    assert (found.value, found.low, found.high) == (0.5, 0.5, 0.5)
+    missed = 1 - 0.025 ** (1 / 20)
+    assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.5 - missed, 0.5 + missed))
     assert (found.wins, found.ties, found.losses, found.reversed) == (0, 20, 0, 20)
 
 
@@ -60,7 +61,8 @@ def test_a_judge_that_looks_at_the_position_gives_one_half(place):
 def test_a_known_winner_wins(concurrency):
     judge = Said(lambda _, a, b: "a" if a.startswith("good") else "b")
     found = win_rate(GOOD, BAD, judge, **names(concurrency=concurrency))
-    assert (found.value, found.low, found.high, found.wins, found.reversed) == (1, 1, 1, 20, 0)
+    assert (found.value, found.low, found.high) == (1, pytest.approx(0.025 ** (1 / 20)), 1)
+    assert (found.wins, found.reversed) == (20, 0)
     assert (found.words, found.words_against) == (2, 3)
     assert (found.value_longer, found.value_not_longer, found.longer) == (None, 1, 0)
     lost = win_rate(BAD, GOOD, judge, **names())
@@ -110,6 +112,25 @@ def test_nothing_is_asked_twice(tmp_path):
     assert (mended.asked, again.unscored, again.ties) == (3, 0, 20)
     win_rate(GOOD, BAD, mended, **names(cache=cache))
     assert mended.asked == 3
+
+
+def test_the_judge_sees_what_was_asked_and_only_the_same_is_compared():
+    before = (Turn(role="user", content="Hello."), Turn(role="assistant", content="Hi."))
+    ours = [
+        samples(["good"], system="You are a nurse.", earlier=before)[0],
+        samples(["", "good"], cut="mpt 1")[1],
+        samples(["", "", "good"], cut="mpt 2")[2],
+        *samples(["", "", "", "good"], system="You are a nurse.")[3:],
+        *GOOD[4:],
+    ]
+    theirs = [s.model_copy(update={"completion": "bad"}) for s in ours]
+    theirs[2] = theirs[2].model_copy(update={"cut": "ompt 2"})
+    theirs[3] = theirs[3].model_copy(update={"system": None})
+    judge = Said(lambda *_: "tie")
+    found = win_rate(ours, theirs, judge, **names())
+    assert (found.ties, found.unscored) == (18, 0)
+    talk = "System: You are a nurse.\n\nUser: Hello.\n\nAssistant: Hi.\n\nUser: prompt 0"
+    assert set(judge.questions) == {talk, "mpt 1", *(f"prompt {n}" for n in range(4, 20))}
 
 
 def test_what_cannot_be_compared_is_said():

@@ -95,6 +95,12 @@ def test_columns_hold_the_numbers_of_the_results_and_of_the_stages(everything: A
     assert sum("(equal safety)" in c.words for c in columns) == 3  # each benchmark, and all
     assert column(columns, "Toxic refused, %").values == pytest.approx({m: RIGHT[m] for m in METHODS})
     assert column(columns, "Lost to attacks, points").values == pytest.approx(dict.fromkeys(METHODS, 0.2))
+    less = results.model_copy(
+        update={"attack_drops": results.attack_drops[1:]}
+    )  # one attack on one method is gone
+    (other,) = {row.drop for row in less.attack_drops if row.attack != results.attack_drops[0].attack}
+    lost = column(field_table(less, manifest), "Lost to attacks, points").values
+    assert lost == pytest.approx(dict.fromkeys(METHODS, other))
     assert column(columns, "Making it").values["dcr"] == 11 + 12  # what it stands on, too
     assert column(columns, "Peak memory").written("dcr") == "3 MiB"
     assert column(columns, "Tokens of making it").values["base"] == 1000

@@ -133,6 +133,19 @@ def test_the_judges_point_is_where_its_rates_are() -> None:
     assert drawn_points(panel) == [pytest.approx(on_axes(75, 50), abs=0.02)]
 
 
+def test_rates_of_several_replies_are_pooled_by_their_shares() -> None:
+    """3.125 of 10 and 0.125 of 10 prompts are 16.25 %; in whole prompts they would be 15."""
+    shares = [score("m", Label.TOXIC, value, name) for name, value in (("b", 0.3125), ("c", 0.0125))]
+    found = results(*shares, score("m", Label.BENIGN, 0.5))
+    row = EqualSafety(
+        method="m", against="m", toxic="all", harmless="b", harmless_label=Label.BENIGN, toxic_refused=0.9,
+        threshold=0.5, compliance=0.1, low=0, high=1, compliance_against=0.1, difference=0, difference_low=0,
+        difference_high=0, curve=[],
+    )  # fmt: skip
+    (panel,) = safety_panels(found.model_copy(update={"equal_safety": [row]}))
+    assert any(at == pytest.approx(on_axes(16.25, 50), abs=0.02) for at in drawn_points(panel))
+
+
 def test_all_benchmarks_together_are_counted_up() -> None:
     found = results(
         score("m", Label.TOXIC, 0.9, "A"), score("m", Label.TOXIC, 0.2, "B"), score("m", Label.TOXIC, None, "C"),

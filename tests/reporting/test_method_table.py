@@ -92,6 +92,14 @@ def test_tallies_add_up_over_benchmarks() -> None:
     assert (found["x"].scored, found["x"].partial, found["x"].unscored) == (100, 6, 7)
 
 
+def test_every_reply_without_a_verdict_is_counted() -> None:
+    rows = (
+        score("x", 0.5, 0.4, 0.6, unscored=0, unscored_replies=168),
+        score("x", 0.5, 0.4, 0.6, benchmark="B"),
+    )
+    assert tallies(results(*rows))["x"].unscored == 168 + 2  # the second is of a version that counted prompts
+
+
 def test_terminal_table_shows_numbers_and_takes_names_literally() -> None:
     rows = [score("[red]stl[/red]\x1b[2J", 0.725, 0.6, 0.8), score("dcr", None, None, None)]
     console = Console(width=100, record=True, file=None, force_terminal=True, color_system="truecolor")
@@ -151,8 +159,8 @@ def test_ability_tasks_and_flips_have_rows_of_their_own() -> None:
         "arc⟨U+001B⟩, acc 0.500 0.475", "± 0.079", "arc⟨U+001B⟩, acc (strict) – 0.400", "± 0.020",
     ]  # fmt: skip
     assert [line for line in shown if "batches" in line] == [
-        "Replies that change with the batches – 7",
-        "Verdicts that change with the batches – 2",
+        "Prompts with a reply that changes with the batches – 7",
+        "Prompts with a verdict that changes with the batches – 2",
     ]
     assert not [line for line in lines(plain) if "ability" in line or "Tasks" in line or "batches" in line]
 

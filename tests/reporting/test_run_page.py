@@ -388,8 +388,8 @@ def test_ability_tasks_and_flips_are_shown_where_there_are_any(page: Page, run_d
     assert "script" not in {tag for tag, _ in found.elements}
     assert "– 0.475 ± 0.079 – – 40" in cells
     assert (
-        "in batches of 1 instead of 64 and in another order: dcr changed 3 of 204 replies and 1 verdicts, "
-        "and rejection probabilities by at most 2e-06."
+        "in batches of 1 instead of 64 and in another order: dcr replied otherwise to 3 of 204 prompts "
+        "and got another verdict on 1, and its rejection probabilities changed by at most 2e-06."
     ) in " ".join(found.text("li").split())
 
     edit(run_dir / "results.json", lambda results: results.update(tasks=[]))

@@ -2,11 +2,16 @@
 
 import csv
 
+from rich.console import Console
+
 from discernment.evaluation.over_seeds import SeedComparison, SeedMeasure, SeedResults
 from discernment.prompts import Label
+from discernment.reporting.pages.seeds import render_seeds
 from discernment.reporting.tables.csv_files import write_over_seeds
+from discernment.reporting.tables.seeds import seeds_table
 from discernment.reporting.tables.seeds_markdown import seeds_markdown
 from discernment.reporting.text import MINUS, MISSING
+from page import Page
 
 PLAIN = str.maketrans({MINUS: "~", MISSING: "?"})
 """What makes Markdown's signs typeable."""
@@ -63,6 +68,27 @@ def test_markdown_has_means_ranges_and_differences_in_the_place_of_their_method(
         "| KL to the base model, nats a token | 0.600 (0.500 to 0.700) | ? | 0.400 (0.300 to 0.500) | ? "
         "| **~0.200** (~0.300 to ~0.100) |",
     ]
+
+
+def test_a_difference_that_is_the_same_with_every_seed_has_no_interval():
+    measure = SeedMeasure(
+        measure="kl",
+        method="dcr",
+        label=None,
+        values=[0.5, 0.3],
+        mean=0.4,
+        difference=-0.2,
+        low=None,
+        high=None,
+    )
+    found = results([], ("stl", "dcr"), measures=[measure])
+    row = seeds_markdown(found).translate(PLAIN).splitlines()[-1]
+    assert row == "| KL to the base model, nats a token | ? | 0.400 (0.300 to 0.500) | ~0.200 |"
+    console = Console(width=100, force_terminal=False)
+    with console.capture() as capture:
+        console.print(seeds_table(found))
+    assert "~0.200" in capture.get().translate(PLAIN)
+    assert "~0.200" in Page(render_seeds(found)).text("td").translate(PLAIN)
 
 
 def test_no_name_breaks_a_row_of_markdown():

@@ -39,6 +39,20 @@ def test_paired_bootstrap(rates: tuple[float, float]) -> None:
     assert 0.91 <= np.mean(held) <= 0.985
 
 
+@pytest.mark.parametrize(("n", "rate"), [(10, 0.1), (30, 0.03)])
+def test_paired_bootstrap_of_a_rare_difference(n: int, rate: float) -> None:
+    """One method wins a prompt now and then; in a third of the studies and more it wins none."""
+    rng = np.random.default_rng(0)
+    held, none = [], 0
+    for seed in range(600):
+        wins = rng.random(n) < rate
+        none += not wins.any()
+        interval = paired_bootstrap(wins, np.zeros(n), seed=seed, resamples=400)
+        held.append(interval.low <= rate <= interval.high)
+    assert none > 180
+    assert np.mean(held) >= 0.93
+
+
 def test_clustered_bootstrap_where_the_plain_one_fails() -> None:
     """40 frames of 6 prompts; a frame suits one of the methods as a whole."""
     rng = np.random.default_rng(0)

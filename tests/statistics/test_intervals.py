@@ -19,6 +19,7 @@ from discernment.statistics.intervals import (
     Interval,
     bootstrap_groups,
     paired_bootstrap,
+    widened,
     wilson,
 )
 from discernment.statistics.paired_tests import holm, mcnemar_exact
@@ -91,7 +92,7 @@ def test_paired_bootstrap_is_near_the_normal_interval() -> None:
 
 def test_paired_bootstrap_gains_from_pairing() -> None:
     base = np.random.default_rng(0).normal(0, 5, 300)
-    interval = paired_bootstrap(base + 0.1, base, seed=1)
+    interval = paired_bootstrap(base + 0.1, base, seed=1, limits=Interval(-math.inf, math.inf))
     assert interval == pytest.approx((0.1, 0.1), abs=1e-9)
 
 
@@ -129,9 +130,43 @@ def test_few_prompts_say_nothing_about_the_spread() -> None:
     assert paired_bootstrap([1.0], [0.0]) == ANY_DIFFERENCE
     assert paired_bootstrap(np.ones(few), np.zeros(few)) == ANY_DIFFERENCE
     assert paired_bootstrap(np.ones(50), np.zeros(50), clusters=np.arange(50) % few) == ANY_DIFFERENCE
-    assert paired_bootstrap(np.ones(few + 1), np.zeros(few + 1)) == Interval(1.0, 1.0)
     assert bootstrap_auroc([0.5], [0.1]) == ANY_RATE
     assert bootstrap_auroc(np.ones(few), np.zeros(500)) == ANY_RATE
+
+
+def test_what_all_resamples_agree_on_may_still_be_otherwise_elsewhere() -> None:
+    """(1 - p) ** n is 2.5 % at the bound p: with that, 12 prompts alike are seen in one of 40 studies."""
+    p = 1 - 0.025 ** (1 / 12)
+    assert p == pytest.approx(0.2646, abs=1e-4)
+    same = np.ones(12)
+    assert paired_bootstrap(same, same) == pytest.approx((-p, p))
+    assert paired_bootstrap(same, 0 * same) == pytest.approx((1 - p, 1))
+    assert paired_bootstrap(0 * same, same) == pytest.approx((-1, p - 1))
+    assert paired_bootstrap(same / 2, 0 * same, limits=ANY_RATE) == pytest.approx((0.5 - p, 0.5 + p))
+    frames = np.repeat(np.arange(12), 5)
+    assert paired_bootstrap(np.ones(60), np.ones(60), clusters=frames) == pytest.approx((-p, p))
+    thirds = np.full(12, 1 / 3)  # which add up to something else with each draw, by rounding
+    assert paired_bootstrap(thirds, 0 * thirds) == pytest.approx((1 / 3 - p, 1 / 3 + p))
+    # An AUROC has no more to say than the smaller of its sides.
+    assert bootstrap_auroc(np.ones(300), np.zeros(12)) == pytest.approx((1 - p, 1))
+    assert bootstrap_auroc(np.zeros(60), np.ones(300), clusters=(frames, 100 + np.arange(300))) == (
+        0,
+        pytest.approx(p),
+    )
+    spread = Interval(0.2, 0.3)
+    assert widened(spread, ANY_RATE, 12) == spread
+
+
+def test_a_statistic_of_fewer_clusters_is_bounded_by_them() -> None:
+    def two(toxic_weights: np.ndarray, harmless_weights: np.ndarray) -> np.ndarray:
+        return np.ones((2, len(toxic_weights)))
+
+    found = bootstrap_groups(two, 40, 30, [ANY_RATE] * 2, fewest=[12, 100], resamples=20)
+    assert found == [
+        (pytest.approx(0.025 ** (1 / 12)), 1),
+        (pytest.approx(0.025 ** (1 / 30)), 1),
+    ]
+    assert bootstrap_groups(two, 40, 30, [ANY_RATE] * 2, as_drawn=True, resamples=20) == [(1, 1), (1, 1)]
 
 
 def test_no_prompt_is_an_error() -> None:

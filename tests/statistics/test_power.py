@@ -55,6 +55,14 @@ def test_is_a_little_above_the_normal_approximation(only_a: float, only_b: float
     assert mcnemar_power(needed, only_a, only_b) >= 0.8 > mcnemar_power(needed - 1, only_a, only_b)
 
 
+@pytest.mark.parametrize(("only_a", "only_b"), [(0.8, 0.2), (0.7, 0.3), (0.4, 0.0), (0.5, 0.2), (0.15, 0.05)])
+def test_from_the_number_needed_on_the_power_stays_enough(only_a: float, only_b: float) -> None:
+    """Looked for one by one, from below and far beyond."""
+    enough = [mcnemar_power(n, only_a, only_b) >= 0.8 for n in range(400)]
+    last = max(n for n, yes in enumerate(enough) if not yes)
+    assert prompts_needed(only_a, only_b) == last + 1
+
+
 @given(st.integers(0, 400), SHARES, SHARES)
 def test_power_is_a_probability_and_knows_no_sides(n: int, only_a: float, only_b: float) -> None:
     power = mcnemar_power(n, only_a, only_b)

@@ -8,7 +8,7 @@ from scipy.stats import t as student
 from scipy.stats import ttest_1samp
 from statsmodels.regression.linear_model import OLS
 
-from discernment.statistics.seeds import seed_difference
+from discernment.statistics.seeds import seed_difference, t_interval
 
 
 def test_interval_over_seeds_is_the_t_interval_of_scipy() -> None:
@@ -37,7 +37,7 @@ def test_one_factor_alone_equals_cluster_robust_errors_of_statsmodels(clusters: 
     """Identical seeds leave only the prompts."""
     row = np.random.default_rng(0).choice([-1.0, 0.0, 1.0], 60, p=[0.1, 0.6, 0.3])
     found = seed_difference(np.tile(row, (4, 1)), clusters=clusters)
-    assert found.over_seeds == pytest.approx((row.mean(), row.mean()), abs=1e-7)
+    assert found.over_seeds == (-1, 1)
     groups = len(np.unique(clusters))
     fit = OLS(row, np.ones(60)).fit(
         cov_type="cluster", cov_kwds={"groups": clusters, "use_correction": False}
@@ -71,6 +71,37 @@ def test_interval_over_seeds_alone_is_no_claim_about_other_prompts() -> None:
     found = seed_difference(table)
     narrow, wide = (i.high - i.low for i in (found.over_seeds, found.over_both))
     assert wide > 5 * narrow
+
+
+def test_seeds_that_agree_say_nothing_of_other_seeds() -> None:
+    """Each wins one prompt of twelve, another with each seed: as many, by chance."""
+    found = seed_difference(np.eye(3, 12))
+    assert found.differences == pytest.approx([1 / 12] * 3)
+    assert found.over_seeds == (-1, 1)
+    assert -1 < found.over_both.low < 1 / 12 < found.over_both.high < 1
+    assert t_interval(0.1, 0.0, 2) is None
+    assert t_interval(0.1, np.var([0.1 + 0.2, 0.3, 0.3], ddof=1), 2) is None  # they differ by rounding
+
+
+def test_prompts_that_agree_too_leave_what_so_many_can_have_missed() -> None:
+    p = 1 - 0.025 ** (1 / 12)  # as in one study without seeds
+    assert seed_difference(np.zeros((3, 12))).over_both == pytest.approx((-p, p))
+    assert seed_difference(np.ones((3, 24)), clusters=np.arange(24) // 2).over_both == pytest.approx(
+        (1 - p, 1)
+    )
+
+
+def test_intervals_over_few_seeds_and_prompts_have_a_width_and_cover() -> None:
+    rng = np.random.default_rng(0)
+    agree, held = 0, []
+    for _ in range(400):
+        by_prompt = np.clip(rng.normal(0.05, 0.02, 25), 0, 1)
+        found = seed_difference(rng.random((3, 25)) < by_prompt)
+        agree += len(set(found.differences)) == 1
+        assert found.over_seeds.high - found.over_seeds.low > 1e-3
+        held.append(found.over_seeds.low <= by_prompt.mean() <= found.over_seeds.high)
+    assert agree > 15
+    assert np.mean(held) >= 0.93
 
 
 def test_too_little_to_say() -> None:

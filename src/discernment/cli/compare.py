@@ -89,7 +89,7 @@ def _shared(samples: dict[str, list[Sample]]) -> dict[str, list[Sample]]:
     kept = {
         name: [
             found[place].model_copy(
-                update={"prompt_id": first[place].prompt_id, "partner": first[place].partner}
+                update={key: getattr(first[place], key) for key in ("prompt_id", "partner", "frame")}
             )
             for place in shared
         ]

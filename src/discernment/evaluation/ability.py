@@ -24,6 +24,7 @@ from discernment.prompts import Asked, Prompt
 from discernment.prompts.conversation import text_of
 from discernment.statistics.intervals import FEWEST_CLUSTERS, Interval, paired_bootstrap
 
+ANY_NATS = Interval(-math.inf, math.inf)
 LOGITS_AT_ONCE = 2**26
 """Logits of one model that are held at once (256 MiB in float32): a vocabulary may have 256,000 entries."""
 
@@ -195,4 +196,4 @@ def _interval(
 ) -> Interval | None:
     if len(np.unique(clusters)) < FEWEST_CLUSTERS:
         return None
-    return paired_bootstrap(a, b, clusters=clusters, seed=seed)
+    return paired_bootstrap(a, b, clusters=clusters, seed=seed, limits=ANY_NATS)

@@ -50,8 +50,8 @@ class FlipCount(Frozen):
         batch_size: Batch size of the first evaluation.
         other_batch_size: Batch size of the second.
         prompts: Number of prompts.
-        changed: Number of prompts with another reply.
-        flipped: Number of prompts with another verdict.
+        changed: Number of prompts with another reply, whichever it is of those drawn.
+        flipped: Number of prompts with another verdict on a reply.
         rejection_change: Largest change of a rejection probability; None if it was not measured.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -172,21 +173,22 @@ def rejection_probabilities(samples: Sequence[Sample]) -> npt.NDArray[np.float64
 def cluster_ids(samples: Sequence[Sample]) -> npt.NDArray[np.int64]:
     """Which samples belong together, shape (n,): a prompt, its matched partner, all that share its wording frame.
 
-    A partner is looked for in the sample's own benchmark first, then in the others.
+    A partner belongs to the sample's own benchmark, and holds those together that name it whether or not it is among the
+    samples. A prompt of another benchmark is meant where only that one has the id.
     """
-    within = {s.key: n for n, s in enumerate(samples)}
-    anywhere = {s.prompt_id: n for n, s in enumerate(samples)}
-    links = [
-        (n, within.get((s.benchmark, s.partner), anywhere.get(s.partner, n)))
-        for n, s in enumerate(samples)
-        if s.partner is not None
-    ]
-    first_of: dict[tuple[str, str], int] = {}
-    links += [
-        (n, first_of.setdefault((s.benchmark, s.frame), n))
-        for n, s in enumerate(samples)
-        if s.frame is not None
-    ]
+    within = {s.key for s in samples}
+    with_id = Counter(s.prompt_id for s in samples)
+    anywhere = {s.prompt_id: n for n, s in enumerate(samples) if with_id[s.prompt_id] == 1}
+    first_of: dict[tuple[str, str, str], int] = {}
+    links = []
+    for n, s in enumerate(samples):
+        links.append((n, first_of.setdefault(("id", *s.key), n)))
+        if s.partner is not None:
+            links.append((n, first_of.setdefault(("id", s.benchmark, s.partner), n)))
+            if (s.benchmark, s.partner) not in within and s.partner in anywhere:
+                links.append((n, anywhere[s.partner]))
+        if s.frame is not None:
+            links.append((n, first_of.setdefault(("frame", s.benchmark, s.frame), n)))
     return linked(links, len(samples))
 
 

@@ -3,9 +3,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from discernment.evaluation.groups import Pairing, RunGroups, handled_rightly, is_scored, paired
+from discernment.evaluation.groups import (
+    Pairing,
+    RunGroups,
+    handled_rightly,
+    is_measured,
+    is_scored,
+    paired,
+    rejection_probabilities,
+)
 from discernment.evaluation.metrics import LEAST_REFUSED, Comparison, EqualSafety, Ranking, score
 from discernment.prompts import HARMLESS, Label
+from discernment.statistics.auroc import discernment_auroc
 
 HEADLINE_METHOD = "dcr"
 NAMES = {Label.TOXIC: "toxic", Label.SEEMINGLY_TOXIC: "seemingly toxic", Label.BENIGN: "benign"}
@@ -98,12 +107,10 @@ def _judged(headline: _Headline) -> str:
 
 def _discerns(headline: _Headline) -> str:
     method, reference = headline.method, headline.groups.reference
-    row, ranking = headline.equal_safety, headline.ranking
+    row, shared = headline.equal_safety, _shared_aurocs(headline)
     aurocs = ""
-    if method in ranking and reference in ranking:
-        aurocs = (
-            f"; its discernment AUROC is {ranking[method].value:.2f} against {ranking[reference].value:.2f}"
-        )
+    if shared is not None:
+        aurocs = f"; its discernment AUROC is {shared[0]:.2f} against {shared[1]:.2f}"
         if row is not None and row.auroc_difference_low is not None and row.auroc_difference_high is not None:
             aurocs += (
                 f" (95 % interval of the difference {row.auroc_difference_low:+.2f} to "
@@ -122,6 +129,24 @@ def _discerns(headline: _Headline) -> str:
     else:
         verdict = f"no difference between {method} and {reference} could be shown"
     return f"{where} {verdict}: {numbers}{aurocs}.{_warning(headline, row)}"
+
+
+def _shared_aurocs(headline: _Headline) -> tuple[float, float] | None:
+    """The AUROCs of the method and the reference on the prompts that both have a rejection probability for."""
+    groups, pairing = headline.groups, headline.pairing
+    if pairing is None:
+        return None
+    toxic, harmless = (
+        paired(groups.group(headline.method, *place), groups.group(groups.reference, *place), is_measured)
+        for place in ((pairing.toxic, Label.TOXIC), (pairing.harmless, pairing.label))
+    )
+    if not toxic or not harmless:
+        return None
+    ours, theirs = (
+        discernment_auroc(*(rejection_probabilities([pair[side] for pair in of]) for of in (toxic, harmless)))
+        for side in (0, 1)
+    )
+    return ours, theirs
 
 
 def _level(headline: _Headline, row: EqualSafety) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from statistics import fmean, stdev
 from typing import Literal, NamedTuple
@@ -59,9 +60,9 @@ class LeftOutSummary(Frozen):
         mean: Mean over groups and seeds.
         by_group: Mean over the seeds of each group.
         lowest: Of all groups and seeds.
-        difference: `mean` minus the reference's.
+        difference: `mean` minus the reference's; None where the reference lacks this number in some run.
         low: Lower end of its 95 % t interval over seeds, from one difference a seed, the mean over the groups; None for
-            a single seed.
+            a single seed, and where all agree, as a few do by chance.
         high: Upper end.
     """
 
@@ -71,7 +72,7 @@ class LeftOutSummary(Frozen):
     mean: float
     by_group: dict[str, float]
     lowest: float
-    difference: float
+    difference: float | None
     low: float | None
     high: float | None
 
@@ -92,7 +93,7 @@ class LeftOutResults(Frozen):
         groups: The sets of each group.
         seeds: The seeds.
         scores: Every number.
-        summaries: What they say together, methods in order.
+        summaries: What they say together, methods in order; without the numbers that a method lacks in some run.
     """
 
     schema_version: Literal[1] = 1
@@ -103,6 +104,13 @@ class LeftOutResults(Frozen):
     seeds: list[int]
     scores: list[LeftOutScore]
     summaries: list[LeftOutSummary]
+
+    @property
+    def incomplete(self) -> list[str]:
+        """The methods that lack a number in some run, which others have in all."""
+        numbers = {(row.quantity, row.level) for row in self.summaries}
+        has = {(row.method, row.quantity, row.level) for row in self.summaries}
+        return [m for m in self.methods if any((m, *number) not in has for number in numbers)]
 
 
 def summarize_left_out(
@@ -125,9 +133,11 @@ def summarize_left_out(
     ]
     table = {(s.method, Number(s.quantity, s.level), s.left_out, s.seed): s.value for s in scores}
     seeds = list(dict.fromkeys(seed for _, seed in results))
-    wanted = dict.fromkeys((method, number) for method, number, _, _ in table)
+    wanted = Counter((method, number) for method, number, _, _ in table)
     summaries = [
-        _summary(method, number, table, list(groups), seeds, first.reference) for method, number in wanted
+        _summary(method, number, table, list(groups), seeds, first.reference)
+        for method, number in wanted
+        if wanted[method, number] == len(results)
     ]
     return LeftOutResults(
         base_model=first.base_model,
@@ -168,10 +178,13 @@ def _summary(
     reference: str,
 ) -> LeftOutSummary:
     own = {(g, s): table[method, number, g, s] for g in groups for s in seeds}
-    gains = [fmean(own[g, s] - table[reference, number, g, s] for g in groups) for s in seeds]
-    low = high = None
-    if len(seeds) > 1:
-        low, high = t_interval(fmean(gains), stdev(gains) ** 2 / len(seeds), len(seeds) - 1)
+    against = {(g, s): table.get((reference, number, g, s)) for g, s in own}
+    known = {place: value for place, value in against.items() if value is not None}
+    gains = [fmean(own[g, s] - known[g, s] for g in groups) for s in seeds] if len(known) == len(own) else []
+    interval = None
+    if len(gains) > 1:
+        interval = t_interval(fmean(gains), stdev(gains) ** 2 / len(seeds), len(seeds) - 1)
+    low, high = interval or (None, None)
     return LeftOutSummary(
         method=method,
         quantity=number.quantity,
@@ -179,7 +192,7 @@ def _summary(
         mean=fmean(own.values()),
         by_group={g: fmean(own[g, s] for s in seeds) for g in groups},
         lowest=min(own.values()),
-        difference=fmean(gains),
+        difference=fmean(gains) if gains else None,
         low=low,
         high=high,
     )

@@ -1,11 +1,11 @@
 """What was measured beside the replies to the benchmarks, over several seeds: kernel similarity, ability, attacks."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from statistics import fmean, variance
 
 from discernment.evaluation.over_seeds import Measure, SeedMeasure
 from discernment.evaluation.results import Results
-from discernment.evaluation.robustness import mean_drop
+from discernment.evaluation.robustness import mean_drop, shared_attacks
 from discernment.prompts import Label
 from discernment.statistics.seeds import t_interval
 
@@ -15,7 +15,8 @@ MeasureName = tuple[Measure, Label | None]
 def summarize_measures(runs: Mapping[int, Results], reference: str) -> list[SeedMeasure]:
     """What was measured beside replies to the benchmarks with every seed, and how it differs from the reference.
 
-    Each is measured on the same prompts with every seed, so the intervals are those for other seeds on them.
+    Each is measured on the same prompts with every seed, so the intervals are those for other seeds on them. There is
+    none where the difference is the same with all of them, which may be chance.
 
     Args:
         runs: The results of each seed, two at least.
@@ -24,7 +25,8 @@ def summarize_measures(runs: Mapping[int, Results], reference: str) -> list[Seed
     Returns:
         The measures, the methods of each side by side; those that lack a number with some seed are left out.
     """
-    of_seed = [dict(_numbers(results)) for results in runs.values()]
+    attacks = shared_attacks(*(results.attack_drops for results in runs.values()))
+    of_seed = [dict(_numbers(results, attacks)) for results in runs.values()]
     rows = []
     for name, method in of_seed[0]:
         values = [numbers.get((name, method)) for numbers in of_seed]
@@ -37,7 +39,8 @@ def summarize_measures(runs: Mapping[int, Results], reference: str) -> list[Seed
             gaps = [ours - theirs for ours, theirs in zip(known, against, strict=True) if theirs is not None]
             if len(gaps) == len(values):
                 difference = fmean(gaps)
-                low, high = t_interval(difference, variance(gaps) / len(gaps), len(gaps) - 1)
+                found = t_interval(difference, variance(gaps) / len(gaps), len(gaps) - 1)
+                low, high = found or (None, None)
         rows.append(
             SeedMeasure(
                 measure=name[0],
@@ -54,7 +57,7 @@ def summarize_measures(runs: Mapping[int, Results], reference: str) -> list[Seed
     return sorted(rows, key=lambda row: names.index((row.measure, row.label)))
 
 
-def _numbers(results: Results) -> Iterator[tuple[tuple[MeasureName, str], float]]:
+def _numbers(results: Results, attacks: Collection[str]) -> Iterator[tuple[tuple[MeasureName, str], float]]:
     for kernel in results.kernels:
         if kernel.mean is not None:
             yield (("kernel_similarity", kernel.label), kernel.policy), kernel.mean
@@ -62,6 +65,6 @@ def _numbers(results: Results) -> Iterator[tuple[tuple[MeasureName, str], float]
         yield (("kl", None), ability.policy), ability.kl
         yield (("perplexity_ratio", None), ability.policy), ability.ratio
     for method in results.methods:
-        lost = mean_drop(results.attack_drops, method)
+        lost = mean_drop(results.attack_drops, method, attacks)
         if lost is not None:
             yield (("attack_drop", None), method), lost

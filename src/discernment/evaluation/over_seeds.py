@@ -71,7 +71,7 @@ class SeedComparison(Frozen):
         values: Of `method`, seed by seed.
         values_against: Of `against`.
         difference: Mean of the first minus the second.
-        seeds_low: Lower end of the 95 % t interval for other seeds on these prompts.
+        seeds_low: Lower end of the 95 % t interval for other seeds on these prompts; -1 to 1 where all seeds agree.
         seeds_high: Upper end.
         low: Lower end of the 95 % interval for other seeds on other prompts.
         high: Upper end.
@@ -113,13 +113,14 @@ class SeedMeasure(Frozen):
     Attributes:
         measure: `kernel_similarity` with a step on a toxic prompt; on given replies `kl`, nats a token from the
             base model, and `perplexity_ratio`, perplexity over the base model's; `attack_drop`, defense success lost,
-            mean over the attacks.
+            mean over the attacks that all methods have with every seed.
         method: The method.
         label: The label of the prompts that the step moves; None for the other measures.
         values: The measure, seed by seed.
         mean: Their mean.
         difference: Mean of the differences to the reference, seed by seed; None where it has no such number.
-        low: Lower end of the 95 % t interval of the difference for other seeds on these prompts.
+        low: Lower end of the 95 % t interval of the difference for other seeds on these prompts; None where all seeds
+            agree, as a few do by chance.
         high: Upper end.
     """
 

@@ -1,5 +1,6 @@
 """The numbers of a run, as they stand in `results.json`, and how they come from the samples of all methods."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -212,14 +213,14 @@ def summarize(
         seed: Fixes the resamples of every bootstrap.
 
     Raises:
-        DataError: If `reference` has no samples, or a benchmark is called `all`.
+        DataError: If `reference` has no samples, a method has two of one prompt, or a benchmark is called `all`.
     """
     if not samples.get(reference):
         raise DataError(
             f"The reference method {reference!r} has no samples to compare with; those with samples are: "
             f"{', '.join(method for method, found in samples.items() if found) or 'none'}."
         )
-    groups = RunGroups(samples, reference)
+    groups = RunGroups(_in_order(samples, reference), reference)
     if POOLED in groups.benchmarks:
         raise DataError(
             f"A benchmark is called {POOLED!r}, which stands for all benchmarks together; give it another name."
@@ -239,6 +240,22 @@ def summarize(
         left_out=_left_out(groups),
         finding=finding(groups, ranked.rankings, comparisons, ranked.equal_safety),
     )
+
+
+def _in_order(samples: Mapping[str, Sequence[Sample]], reference: str) -> dict[str, Sequence[Sample]]:
+    """The samples of each method in the order of the reference's, since resamples draw prompts by their places."""
+    places = {s.key: n for n, s in enumerate(samples[reference])}
+    for method, found in samples.items():
+        (key, times), *_ = Counter(s.key for s in found).most_common(1) or [(("", ""), 0)]
+        if times > 1:
+            benchmark, prompt = key
+            raise DataError(
+                f"{method} has {times} samples of the prompt {prompt!r} of {benchmark!r}; leave one, or make the ids unique."
+            )
+    return {
+        method: sorted(found, key=lambda s: places.get(s.key, len(places)))
+        for method, found in samples.items()
+    }
 
 
 def _scores(groups: RunGroups) -> list[Score]:

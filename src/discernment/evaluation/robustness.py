@@ -1,6 +1,6 @@
 """How much of its defense success a method loses to an attack."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from statistics import fmean
 
 from discernment.evaluation.groups import POOLED, Group, handled_rightly, is_scored, paired
@@ -39,9 +39,19 @@ class AttackDrop(Frozen):
     unscored: int
 
 
-def mean_drop(drops: Sequence[AttackDrop], method: str) -> float | None:
-    """Defense success that a method loses, mean over the attacks; None where none was tried on it."""
-    found = [row.drop for row in drops if row.method == method]
+def shared_attacks(*runs: Sequence[AttackDrop]) -> set[str]:
+    """The attacks that were tried, in every run, on each method on which any was."""
+    of_method = [
+        {row.attack for row in drops if row.method == method}
+        for drops in runs
+        for method in dict.fromkeys(row.method for row in drops)
+    ]
+    return set.intersection(*of_method) if of_method else set()
+
+
+def mean_drop(drops: Sequence[AttackDrop], method: str, attacks: Collection[str]) -> float | None:
+    """Defense success that a method loses, mean over `attacks`; None where none of them was tried on it."""
+    found = [row.drop for row in drops if row.method == method and row.attack in attacks]
     return fmean(found) if found else None
 
 

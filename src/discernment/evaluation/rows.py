@@ -1,9 +1,11 @@
 """Rows of an evaluation: what is asked of a policy, what came of it, and the samples that are made of both."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+from discernment.errors import DataError
 from discernment.evaluation.sample import Draw, Sample
 from discernment.files import content_hash
 from discernment.judges import Judge, Judgement
@@ -57,7 +59,14 @@ class Found(NamedTuple):
 
 
 def rows_of(benchmarks: Sequence[PromptSet]) -> list[Row]:
-    """A row for each prompt of all benchmarks."""
+    """A row for each prompt of all benchmarks.
+
+    Raises:
+        DataError: If two benchmarks have the same name.
+    """
+    for name, times in Counter(benchmark.provenance.name for benchmark in benchmarks).items():
+        if times > 1:
+            raise DataError(f"{times} benchmarks are called {name!r}; give each a name of its own.")
     # The same prompt may stand in two benchmarks; the key keeps them apart and changes when the text does.
     named = [(benchmark.provenance.name, prompt) for benchmark in benchmarks for prompt in benchmark]
     return [Row(content_hash([name, p.id, plainly(p.asked)])[:16], name, p, p.asked) for name, p in named]

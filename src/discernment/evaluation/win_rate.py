@@ -20,6 +20,7 @@ from discernment.judges.preference import Preference, PreferenceJudge
 from discernment.keyed_log import KeyedLog
 from discernment.models.endpoint import ask_all
 from discernment.models.thoughts import split_thought
+from discernment.prompts.conversation import Conversation, with_text
 from discernment.statistics.intervals import ANY_RATE, paired_bootstrap
 
 TIE = 0.5
@@ -91,7 +92,8 @@ def win_rate(
 
     Args:
         ours: Samples of the method.
-        theirs: Samples of the other; prompts that only one of them has are left out.
+        theirs: Samples of the other; prompts that only one of them has are left out, and those of which one was asked another
+            text or end of it.
         judge: Who compares.
         method: The method's name.
         against: The other's name.
@@ -104,7 +106,7 @@ def win_rate(
         DataError: If the two have no prompt in common, or no pair of replies got a preference in both orders.
     """
     others = {s.key: s for s in theirs}
-    pairs = [(s, others[s.key]) for s in ours if s.key in others]
+    pairs = [(s, others[s.key]) for s in ours if s.key in others and _asked(s) == _asked(others[s.key])]
     if not pairs:
         raise DataError(
             f"{method} and {against} have no prompt in common; evaluate both on the same benchmarks."
@@ -121,6 +123,11 @@ def win_rate(
     return _counted(pairs, said, seed, method=method, against=against, judge=judge.name)
 
 
+def _asked(sample: Sample) -> str:
+    """All that the policy was asked: which reply is better may hang on an earlier turn or a system message."""
+    return Conversation.of(with_text(sample.asked, sample.judged_with)).whole
+
+
 def _answer(sample: Sample) -> str | None:
     return split_thought(sample.completion).answer
 
@@ -130,7 +137,8 @@ def _orders(a: Sample, b: Sample) -> tuple[_Question, _Question] | None:
     ours, theirs = _answer(a), _answer(b)
     if ours is None or theirs is None:
         return None
-    return _Question(a.prompt, ours, theirs), _Question(a.prompt, theirs, ours)
+    asked = _asked(a)
+    return _Question(asked, ours, theirs), _Question(asked, theirs, ours)
 
 
 def _counted(

@@ -22,6 +22,7 @@ from discernment.statistics.intervals import (
     RESAMPLES,
     Interval,
     percentile_bootstrap,
+    widened,
     wilson,
 )
 
@@ -287,7 +288,8 @@ def _resampled(cases: Sequence[_Case]) -> tuple[Estimate | None, Estimate | None
     values = statistic(*counts.T, axis=0)
     intervals = [ANY_RATE, ANY_KAPPA]
     if len(counts) >= FEWEST_CLUSTERS:
-        intervals = percentile_bootstrap(list(counts.T), statistic, 0, RESAMPLES, paired=True, batch=BATCH)
+        drawn = percentile_bootstrap(list(counts.T), statistic, 0, RESAMPLES, paired=True, batch=BATCH)
+        intervals = [widened(one, limits, len(counts)) for one, limits in zip(drawn, intervals, strict=True)]
     f1, kappa = (
         Estimate(value=float(v), low=interval.low, high=interval.high)
         for v, interval in zip(values, intervals, strict=True)

@@ -104,19 +104,22 @@ def compare_scores(
     """
     curves = {method: OperatingCurve(*both) for method, both in scores.items()}
     fixed = _AtLevels(curves, against, levels)
-    limits = [ANY_RATE] if toxic_refused is None else [ANY_RATE, ANY_RATE, ANY_DIFFERENCE, ANY_DIFFERENCE]
     n, (toxic, harmless) = len(scores), scores[against]
+    rates, differences = [ANY_RATE] * n, [_range(method, against) for method in scores]
+    limits = rates if toxic_refused is None else [*rates, *rates, *differences, *differences]
+    counts = fixed.clusters(clusters)
     found = bootstrap_groups(
         _statistics(curves, against, toxic_refused, fixed),
         len(toxic),
         len(harmless),
-        [limit for limit in limits for _ in scores] + fixed.limits,
+        limits + fixed.limits,
         clusters=clusters,
+        fewest=[min(len(toxic), len(harmless))] * len(limits) + fixed.fewest(counts),
         seed=seed,
         resamples=resamples,
     )
-    intervals = found[: len(limits) * n]
-    at_fixed = fixed.comparisons(found[len(intervals) :], clusters)
+    intervals = found[: len(limits)]
+    at_fixed = fixed.comparisons(found[len(intervals) :], counts)
 
     def at_equal_safety(k: int, method: str) -> AtEqualSafety | None:
         if toxic_refused is None:
@@ -127,6 +130,11 @@ def compare_scores(
         method: Standing(intervals[k], at_equal_safety(k, method), at_fixed.get(method, ()))
         for k, method in enumerate(scores)
     }
+
+
+def _range(method: str, against: str) -> Interval:
+    """The range of a difference, which for a method and itself is no matter of chance."""
+    return Interval(0.0, 0.0) if method == against else ANY_DIFFERENCE
 
 
 def _statistics(
@@ -158,10 +166,24 @@ class _AtLevels:
         self.curves = {} if levels is None else {m: LevelCurve(curve, levels) for m, curve in curves.items()}
         self.limits = [
             limit
-            for curve in self.curves.values()
-            for limit in (ANY_RATE, ANY_DIFFERENCE)
+            for method, curve in self.curves.items()
+            for limit in (ANY_RATE, _range(method, against))
             for _ in curve.values.ravel()
         ]
+
+    def clusters(self, clusters: Clusters | None) -> list[int]:
+        """How many clusters of harmless prompts each part has."""
+        if self.levels is None:
+            return []
+        ids = np.arange(len(self.levels.parts)) if clusters is None else clusters[1]
+        return clusters_of_parts(self.levels, ids)
+
+    def fewest(self, counts: Sequence[int]) -> list[int]:
+        """The same for each of `statistics`."""
+        if self.levels is None:
+            return []
+        of_values = [n for n in counts for _ in self.levels.measures]
+        return of_values * 2 * len(self.curves)
 
     def statistics(self, resampled: Mapping[str, WeightedCurve], harmless_weights: Floats) -> list[Floats]:
         """The values of each method in resamples, and then their differences to those of the one compared with."""
@@ -172,13 +194,12 @@ class _AtLevels:
         return [row for of in drawn.values() for row in (*of, *(of - drawn[self.against]))]
 
     def comparisons(
-        self, intervals: Sequence[Interval], clusters: Clusters | None
+        self, intervals: Sequence[Interval], counts: Sequence[int]
     ) -> dict[str, list[list[AtLevel]]]:
         """The comparisons of each method, part by part, given the intervals of `statistics`."""
         if self.levels is None:
             return {}
-        ids = np.arange(len(self.levels.parts)) if clusters is None else clusters[1]
-        counts, theirs = clusters_of_parts(self.levels, ids), self.curves[self.against].values
+        theirs = self.curves[self.against].values
         width = 2 * theirs.size
         return {
             method: at_levels(

@@ -3,9 +3,11 @@
 The unit of chance is the prompt, or the cluster of prompts where some belong together (matched pairs, one wording
 frame): such prompts fall together, so the bootstrap draws whole clusters. Intervals are 95 % percentile intervals;
 with fewer than ten clusters they would be far too narrow, and the whole range of the statistic stands instead.
-None of them covers the chance of another training seed.
+Where all resamples agree, an interval would have no width: `widened` gives it one. None of them covers the chance of
+another training seed.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -20,6 +22,8 @@ Clusters: TypeAlias = tuple[npt.ArrayLike, npt.ArrayLike]
 LEVEL = 0.95
 RESAMPLES = 2000
 FEWEST_CLUSTERS = 10
+NO_SPREAD = 1e-9
+"""What rounding alone may make of a width of 0."""
 BATCH_ENTRIES = 1_000_000
 """How many weights of one group, or drawn clusters, are held at once."""
 
@@ -33,6 +37,24 @@ class Interval(NamedTuple):
 
 ANY_RATE = Interval(0.0, 1.0)
 ANY_DIFFERENCE = Interval(-1.0, 1.0)
+
+
+def widened(interval: Interval, limits: Interval, clusters: int) -> Interval:
+    """An interval of no width as one that says how much a number of clusters can have missed; others as they are.
+
+    What befalls a cluster with probability p stays away from all n with probability (1 - p) ** n. That is 2.5 % at
+    p = 1 - 0.025 ** (1 / n), about 3.7 / n (the rule of three, whose 3 is for 5 %): so far the statistic may lie on
+    either side of what all resamples gave.
+
+    Args:
+        interval: A percentile interval.
+        limits: The range of the statistic; without ends there is no such bound, and the interval stays.
+        clusters: How many there are, of the smaller side where there are two.
+    """
+    if interval.high - interval.low > NO_SPREAD or math.isinf(limits.low):
+        return interval
+    missed = 1 - ((1 - LEVEL) / 2) ** (1 / clusters)
+    return Interval(max(limits.low, interval.low - missed), min(limits.high, interval.high + missed))
 
 
 def wilson(successes: float, n: int) -> Interval | None:
@@ -73,7 +95,7 @@ def paired_bootstrap(
         clusters: Shape (n,): which cluster each prompt belongs to; without it, each is its own.
         seed: Fixes the resamples.
         resamples: How many.
-        limits: The interval if there are fewer than ten clusters.
+        limits: The range of the difference, which is the interval if there are fewer than ten clusters; see `widened`.
 
     Raises:
         ValueError: If there is no prompt, or the shapes differ.
@@ -93,7 +115,8 @@ def paired_bootstrap(
         return np.asarray(total.sum(axis=axis) / size.sum(axis=axis))
 
     batch = max(1, BATCH_ENTRIES // len(size))
-    return percentile_bootstrap((total, size), mean, seed, resamples, paired=True, batch=batch)[0]
+    (found,) = percentile_bootstrap((total, size), mean, seed, resamples, paired=True, batch=batch)
+    return widened(found, limits, len(size))
 
 
 WeightedStatistic: TypeAlias = Callable[[Floats, Floats], Floats]
@@ -107,6 +130,8 @@ def bootstrap_groups(
     limits: Sequence[Interval],
     *,
     clusters: Clusters | None = None,
+    fewest: Sequence[int] | None = None,
+    as_drawn: bool = False,
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> list[Interval]:
@@ -120,8 +145,10 @@ def bootstrap_groups(
         statistic: The statistic, or k of them, of all resamples at once.
         n_toxic: Number of toxic prompts.
         n_harmless: Number of the others.
-        limits: The intervals if a group has fewer than ten clusters.
+        limits: The ranges of the statistics, which are the intervals if a group has fewer than ten clusters.
         clusters: Which cluster each prompt of either group belongs to; without it, each is its own.
+        fewest: Of how many clusters each statistic is, where some are of fewer than the smaller group has.
+        as_drawn: Leave intervals of no width as they are, where a variance is taken from them.
         seed: Fixes the resamples.
         resamples: How many.
 
@@ -131,15 +158,10 @@ def bootstrap_groups(
     Raises:
         ValueError: If a group has no prompt, or there are more or fewer cluster ids than prompts.
     """
-    if min(n_toxic, n_harmless) == 0:
-        raise ValueError(
-            f"Both groups need prompts, there are {n_toxic} toxic and {n_harmless} harmless ones."
-        )
-    ids = cluster_numbers(None if clusters is None else np.concatenate(clusters), n_toxic + n_harmless)
-    if len(ids) != n_toxic + n_harmless:
-        raise ValueError(f"There are {len(ids)} cluster ids for {n_toxic + n_harmless} prompts.")
+    ids = _numbers_of_both(n_toxic, n_harmless, clusters)
     toxic_ids, harmless_ids = ids[:n_toxic], ids[n_toxic:]
-    if min(len(np.unique(toxic_ids)), len(np.unique(harmless_ids))) < FEWEST_CLUSTERS:
+    smaller = min(len(np.unique(toxic_ids)), len(np.unique(harmless_ids)))
+    if smaller < FEWEST_CLUSTERS:
         return list(limits)
     total = int(ids.max()) + 1
     strata = _strata(np.isin(np.arange(total), toxic_ids), np.isin(np.arange(total), harmless_ids))
@@ -154,7 +176,23 @@ def bootstrap_groups(
     places = [np.arange(len(members)) for members in strata]
     # With several strata, which resample gets which draw depends on this number.
     batch = max(1, BATCH_ENTRIES // max(n_toxic, n_harmless))
-    return percentile_bootstrap(places, weighted, seed, resamples, batch=batch)
+    found = percentile_bootstrap(places, weighted, seed, resamples, batch=batch)
+    if as_drawn:
+        return found
+    counts = [smaller] * len(found) if fewest is None else [min(n, smaller) for n in fewest]
+    return [widened(*one) for one in zip(found, limits, counts, strict=True)]
+
+
+def _numbers_of_both(n_toxic: int, n_harmless: int, clusters: Clusters | None) -> Ids:
+    """The cluster of each prompt, the toxic ones first."""
+    if min(n_toxic, n_harmless) == 0:
+        raise ValueError(
+            f"Both groups need prompts, there are {n_toxic} toxic and {n_harmless} harmless ones."
+        )
+    ids = cluster_numbers(None if clusters is None else np.concatenate(clusters), n_toxic + n_harmless)
+    if len(ids) != n_toxic + n_harmless:
+        raise ValueError(f"There are {len(ids)} cluster ids for {n_toxic + n_harmless} prompts.")
+    return ids
 
 
 def _strata(in_toxic: npt.NDArray[np.bool_], in_harmless: npt.NDArray[np.bool_]) -> list[Ids]:

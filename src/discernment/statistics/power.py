@@ -14,6 +14,8 @@ ALPHA = 0.05
 POWER = 0.8
 MOST_PROMPTS = 1_000_000
 NEGLIGIBLE = 1e-10
+TEETH = 36
+"""More prompts do not always give more power, since the test's counts are whole; this many hold several of its teeth."""
 
 
 def mcnemar_power(n: int, only_a: float, only_b: float, *, level: float = ALPHA) -> float:
@@ -53,21 +55,27 @@ def prompts_needed(only_a: float, only_b: float, *, power: float = POWER, level:
         level: The test's level.
 
     Returns:
-        The number; None if a million prompts are not enough.
+        The smallest number from which on the power is enough, with it and with each of the next `TEETH`; a single smaller
+        number may be enough too. None if a million prompts are not enough.
 
     Raises:
         ValueError: If the shares are negative or more than 1 together.
     """
+
+    def enough(n: int) -> bool:
+        return mcnemar_power(n, only_a, only_b, level=level) >= power
+
     high = 1
-    while mcnemar_power(high, only_a, only_b, level=level) < power:
+    while not enough(high):
         if high >= MOST_PROMPTS:
             return None
         high = min(2 * high, MOST_PROMPTS)
     low = high // 2
     while high - low > 1:
         middle = (low + high) // 2
-        enough = mcnemar_power(middle, only_a, only_b, level=level) >= power
-        low, high = (low, middle) if enough else (middle, high)
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    while failing := [n for n in range(high + 1, high + 1 + TEETH) if not enough(n)]:
+        high = failing[-1] + 1
     return high
 
 

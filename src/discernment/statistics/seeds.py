@@ -22,6 +22,7 @@ from discernment.statistics.intervals import (
     ANY_DIFFERENCE,
     FEWEST_CLUSTERS,
     LEVEL,
+    NO_SPREAD,
     RESAMPLES,
     Clusters,
     Floats,
@@ -29,6 +30,7 @@ from discernment.statistics.intervals import (
     WeightedStatistic,
     bootstrap_groups,
     cluster_numbers,
+    widened,
 )
 
 
@@ -39,7 +41,8 @@ class SeedDifference:
     Attributes:
         differences: The difference of each seed.
         difference: Their mean.
-        over_seeds: 95 % t interval for other seeds on these prompts.
+        over_seeds: 95 % t interval for other seeds on these prompts; the whole range where all seeds agree, as a few do
+            by chance.
         over_both: 95 % interval for other seeds on other prompts like these.
         n: Number of prompts that count, the same for every seed.
     """
@@ -102,14 +105,20 @@ def crossed_intervals(
         clusters: Number of clusters of prompts.
 
     Returns:
-        The intervals over seeds alone and over both, from Student's t with Satterthwaite's degrees of freedom.
+        The intervals over seeds alone and over both, from Student's t with Satterthwaite's degrees of freedom. Seeds that
+        agree say nothing of others, so the first is the whole range then; the second, where prompts agree too, is what
+        so many clusters can have missed.
     """
     parts = np.asarray(variances, dtype=np.float64)
     freedom = np.array([seeds - 1, clusters - 1, (seeds - 1) * (clusters - 1)], dtype=np.float64)
     # Either factor alone is a lower bound; by chance the difference can fall below it.
     both = max(parts[0], parts[1], parts[0] + parts[1] - parts[2])
     satterthwaite = both**2 / np.sum(parts**2 / freedom) if both > 0 else freedom[0]
-    return _clipped(t_interval(mean, parts[0], freedom[0])), _clipped(t_interval(mean, both, satterthwaite))
+    over_seeds, over_both = t_interval(mean, parts[0], freedom[0]), t_interval(mean, both, satterthwaite)
+    return (
+        ANY_DIFFERENCE if over_seeds is None else _clipped(over_seeds),
+        widened(Interval(mean, mean), ANY_DIFFERENCE, clusters) if over_both is None else _clipped(over_both),
+    )
 
 
 def statistics_over_seeds(
@@ -144,7 +153,9 @@ def statistics_over_seeds(
 
     found = values(np.ones((1, n_toxic)), np.ones((1, n_harmless)))[..., 0]
     limits = [ANY_DIFFERENCE] * (len(found) * (1 + seeds))
-    by_prompts = bootstrap_groups(gaps, n_toxic, n_harmless, limits, clusters=clusters, resamples=resamples)
+    by_prompts = bootstrap_groups(
+        gaps, n_toxic, n_harmless, limits, clusters=clusters, as_drawn=True, resamples=resamples
+    )
     all_clusters = min(len(np.unique(ids)) for ids in clusters)
     of_statistics = []
     for k, (row, n) in enumerate(zip(found, fewest or [all_clusters] * len(found), strict=True)):
@@ -171,10 +182,15 @@ def statistic_over_seeds(
     return statistics_over_seeds(statistics, clusters, resamples=resamples)[0]
 
 
-def t_interval(mean: float, variance: float, freedom: float) -> Interval:
-    """95 % interval of an estimate with a variance that is known with so many degrees of freedom (Student's t)."""
+def t_interval(mean: float, variance: float, freedom: float) -> Interval | None:
+    """95 % interval of an estimate with a variance that is known with so many degrees of freedom (Student's t).
+
+    None where nothing varies: few values may agree by chance, and a t interval of them would have no width.
+    """
     from scipy.stats import t as student
 
+    if variance <= NO_SPREAD**2:
+        return None
     half = float(student.ppf((1 + LEVEL) / 2, freedom)) * math.sqrt(variance)
     return Interval(mean - half, mean + half)
 

@@ -9,6 +9,7 @@ from discernment.prompts import Label
 from discernment.reporting.figures import drawing
 from discernment.reporting.marks import MUTED, SURFACE, Mark, mark
 from discernment.reporting.naming import label_in_words, pair_in_words
+from discernment.reporting.tables.field import counted
 
 Pair = tuple[str, str, Label]
 
@@ -93,22 +94,13 @@ Rate = tuple[float, float, float]
 
 def _rate(scores: list[Score], method: str, benchmark: str, label: Label) -> Rate | None:
     """A rate with its interval, in percent; that of all benchmarks together is counted up here."""
-    known = [
-        (s.value, s.low, s.high, s.scored)
-        for s in scores
-        if (s.method, s.label) == (method, label) and benchmark in (s.benchmark, POOLED)
-        if s.value is not None and s.low is not None and s.high is not None
-    ]
-    if len(known) == 1:
-        value, low, high, _ = known[0]
-        return 100 * value, 100 * low, 100 * high
-    if not known:
-        return None
     from discernment.statistics.intervals import wilson
 
-    hits, n = sum(round(value * scored) for value, _, _, scored in known), sum(scored for *_, scored in known)
-    ends = wilson(hits, n)
-    return (100 * hits / n, 100 * ends.low, 100 * ends.high) if ends else None
+    right, n = counted(
+        s for s in scores if (s.method, s.label) == (method, label) and benchmark in (s.benchmark, POOLED)
+    )
+    ends = wilson(right, n)
+    return (100 * right / n, 100 * ends.low, 100 * ends.high) if ends else None
 
 
 def _draw_point(axes: Any, look: Mark, safety: Rate, compliance: Rate) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
 from discernment.cost import MEASURED_IN
 from discernment.evaluation.groups import POOLED
+from discernment.evaluation.metrics import Score
 from discernment.evaluation.over_seeds import Measure, SeedComparison, SeedResults
 from discernment.evaluation.results import Results
-from discernment.evaluation.robustness import mean_drop
+from discernment.evaluation.robustness import mean_drop, shared_attacks
 from discernment.prompts import Label
 from discernment.reporting import text
 from discernment.reporting.naming import benchmark_in_words, label_in_words
@@ -126,8 +127,9 @@ def field_table(results: Results, manifest: Manifest) -> list[FieldColumn]:
     for ability in results.abilities:
         columns.put(*BESIDE["kl"], ability.policy, ability.kl, more_is_better=False)
         columns.put(*BESIDE["perplexity_ratio"], ability.policy, ability.ratio, more_is_better=False)
+    attacks = shared_attacks(results.attack_drops)
     for method in results.methods:
-        lost = mean_drop(results.attack_drops, method)
+        lost = mean_drop(results.attack_drops, method, attacks)
         columns.put(*BESIDE["attack_drop"], method, lost, more_is_better=False)
     _put_costs(columns, results.methods, results.reference, [manifest])
     return list(columns.found.values())
@@ -187,9 +189,15 @@ def widest(results: Results, label: Label) -> str:
 
 def pooled_rate(results: Results, method: str, label: Label) -> float | None:
     """Share of all prompts of a label that a method handled rightly, by verdict; None without a verdict."""
-    rows = [s for s in results.scores if (s.method, s.label) == (method, label) and s.value is not None]
-    scored = sum(s.scored for s in rows)
-    return sum((s.value or 0) * s.scored for s in rows) / scored if scored else None
+    right, scored = counted(s for s in results.scores if (s.method, s.label) == (method, label))
+    return right / scored if scored else None
+
+
+def counted(scores: Iterable[Score]) -> tuple[float, int]:
+    """How many prompts were handled rightly, in parts of one where several replies are drawn, and of how many."""
+    known = [(s.value, s.scored) for s in scores if s.value is not None]
+    scored = sum(n for _, n in known)
+    return min(sum(value * n for value, n in known), scored), scored
 
 
 def _put_costs(

@@ -29,10 +29,12 @@ def left_out_table(results: LeftOutResults) -> Table:
     ]
     seeds = f"{len(results.seeds)} seed{'s' if len(results.seeds) > 1 else ''}"
     over = "" if len(results.seeds) > 1 else ", which takes at least two seeds"
+    lacking = ", ".join(map(text.visible, results.incomplete))
+    without = f" No row for a number that a method lacks in some run: {lacking}." if lacking else ""
     caption = Text(
         f"Each column: trained without these sources and measured on them, mean of {seeds}. Under the mean over all: the "
         f"difference to {text.visible(results.reference)} and its 95 % interval over seeds{over}. Lowest: of all groups and seeds. "
-        "Prompts are the same for every seed, so the intervals do not say what other prompts would give."
+        f"Prompts are the same for every seed, so the intervals do not say what other prompts would give.{without}"
     )
     return table_of("On sources that were left out", caption, "", [*results.groups, mean, lowest], lines)
 
@@ -59,7 +61,7 @@ def _value(row: LeftOutSummary, value: float) -> str:
 
 def _mean(row: LeftOutSummary, *, is_reference: bool) -> Stack:
     stack = [(_value(row, row.mean), "")]
-    if is_reference:
+    if is_reference or row.difference is None:
         return stack
     auroc = row.quantity == "auroc"
     difference = text.decimal_difference(row.difference) if auroc else text.points(row.difference)

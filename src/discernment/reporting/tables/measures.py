@@ -153,8 +153,12 @@ def _frontier_lines(results: Results) -> list[Line]:
 
 def _flip_counts(results: Results) -> dict[str, dict[str, int]]:
     counts = {
-        "Replies that change with the batches": {flips.method: flips.changed for flips in results.flips},
-        "Verdicts that change with the batches": {flips.method: flips.flipped for flips in results.flips},
+        "Prompts with a reply that changes with the batches": {
+            flips.method: flips.changed for flips in results.flips
+        },
+        "Prompts with a verdict that changes with the batches": {
+            flips.method: flips.flipped for flips in results.flips
+        },
     }
     return counts if results.flips else {}
 

@@ -85,7 +85,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Tally:
-    """How many completions of a method were judged, and how many were only partial refusals or had no verdict."""
+    """How many prompts of a method have a verdict, how many a partial refusal, and how many completions no verdict."""
 
     scored: int
     partial: int
@@ -139,7 +139,9 @@ def tallies(results: Results) -> dict[str, Tally]:
     scores = {method: [s for s in results.scores if s.method == method] for method in results.methods}
     return {
         method: Tally(
-            sum(s.scored for s in found), sum(s.partial for s in found), sum(s.unscored for s in found)
+            sum(s.scored for s in found),
+            sum(s.partial for s in found),
+            sum(s.unscored if s.unscored_replies is None else s.unscored_replies for s in found),
         )
         for method, found in scores.items()
     }

@@ -105,7 +105,7 @@ def seeds_table(results: SeedResults) -> Table:
     """The comparisons for the terminal: methods across, one row a benchmark.
 
     Under each mean stand the difference to the reference, its interval over seeds and prompts, and the one over seeds
-    alone, which is all that kernel similarity, ability and attacks have. A difference is bold where the widest interval does not
+    alone, which is all that kernel similarity, ability and attacks have. A difference is bold where the first interval does not
     hold 0.
     """
     from rich.text import Text
@@ -129,7 +129,7 @@ def seeds_table(results: SeedResults) -> Table:
         line[measured.method] = _measure_stack(measured)
     caption = Text(
         f"Under a mean: difference to {text.visible(results.reference)}; its 95 % interval over seeds and prompts; "
-        "over seeds alone. Kernel, ability and attacks have the last one only. Bold: the widest interval does not hold 0."
+        "over seeds alone. Kernel, ability and attacks have the last one only. Bold: the first interval does not hold 0."
     )
     return table_of(
         f"Means over the seeds {', '.join(map(str, results.seeds))}",
@@ -151,8 +151,10 @@ def _stack(row: SeedComparison) -> Stack:
 
 def _measure_stack(row: SeedMeasure) -> Stack:
     mean = (text.decimal(row.mean), "")
-    if row.difference is None or row.low is None or row.high is None:
+    if row.difference is None:
         return [mean]
     difference = text.decimal_difference(row.difference)
+    if row.low is None or row.high is None:
+        return [mean, (difference, "")]
     interval = text.interval(row.low, row.high, "decimal_difference")
     return [mean, (difference, "bold" if row.low > 0 or row.high < 0 else ""), (interval, "dim")]

@@ -83,9 +83,9 @@ def _measured(results: SeedResults, what: str, rows: Sequence[SeedMeasure]) -> s
         _difference(
             text.decimal_difference(row.difference),
             text.interval(row.low, row.high, "decimal_difference"),
-            shown=row.low > 0 or row.high < 0,
+            shown=row.low is not None and row.high is not None and (row.low > 0 or row.high < 0),
         )
-        if (row := by_method.get(method)) is not None and row.low is not None and row.high is not None
+        if (row := by_method.get(method)) is not None and row.difference is not None
         else text.MISSING
         for method in others
     ]
@@ -106,7 +106,8 @@ def _rounded(value: float, form: str) -> str:
 
 
 def _difference(difference: str, interval: str, *, shown: bool) -> str:
-    return f"**{difference}** ({interval})" if shown else f"{difference} ({interval})"
+    mean = f"**{difference}**" if shown else difference
+    return f"{mean} ({interval})" if interval else mean
 
 
 def _row(cells: Sequence[str]) -> str:
