@@ -169,6 +169,10 @@ def test_labels_are_not_replaced(invoke, tmp_path) -> None:
     assert labels.read_bytes() == before
     with pytest.raises(RecipeError, match=r"needs `--out FILE\.safetensors`"):
         invoke("judges", "train", "--kind", "classifier", "--labels", str(labels), "--out", str(tmp_path))
+    with pytest.raises(RecipeError, match="it names no model"):
+        invoke(
+            "judges", "train", "--labels", str(labels), "--encoder", "openai:", "--out", str(tmp_path / "e")
+        )
     with pytest.raises(RecipeError, match="`--encoder` is for"):
         invoke("judges", "train", "--kind", "classifier", "--encoder", "x", "--out", str(tmp_path / "c"))
 

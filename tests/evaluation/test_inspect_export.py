@@ -27,7 +27,7 @@ def test_the_task_compiles_and_the_dataset_holds_every_prompt(tmp_path) -> None:
 
 
 def test_user_mistakes(tmp_path) -> None:
-    for name in ("My task", "1st", "a.b", "import os\nx", "discernment", "class"):
+    for name in ("My task", "1st", "a.b", "import os\nx", "discernment", "generate", "class"):
         with pytest.raises(RecipeError, match="cannot name a task"):
             export_inspect_task([make_benign()], tmp_path, name=name)
     with pytest.raises(RecipeError, match="named twice"):

@@ -100,6 +100,9 @@ def test_every_draw_is_judged_and_read_back(tmp_path):
     )
     [nothing] = judge_again([unasked], NobodyIsAsked(), tmp_path)
     assert (nothing.verdict, nothing.unscored_reason) == (Verdict.UNSCORED, "too long")
+    failed = Draw(completion="", finished=False, verdict="unscored", unscored_reason="the endpoint failed")
+    [_, drawn] = judge_again([samples[0].model_copy(update={"further": (failed,)})], KeywordJudge(), tmp_path)
+    assert (drawn.verdict, drawn.unscored_reason) == (Verdict.UNSCORED, "the endpoint failed")
     cut = samples[0].model_copy(update={"cut": "the end of it"})
     judge_again([cut, samples[1]], judge := Listening(), tmp_path)
     assert judge.heard == ["the end of it", "prompt 1", "prompt 1"]

@@ -57,6 +57,15 @@ def test_a_judge_that_looks_at_the_position_gives_one_half(place):
     assert (found.wins, found.ties, found.losses, found.reversed) == (0, 20, 0, 20)
 
 
+def test_a_reply_that_never_came_loses_nothing_and_one_like_the_other_is_a_tie():
+    failed = samples([""] * 10, unscored_reason="the endpoint failed")
+    ours = [*GOOD[:5], *failed[5:10], *BAD[10:]]
+    judge = Said(lambda prompt, a, b: "a" if a.startswith("good") else "b")
+    found = win_rate(ours, BAD, judge, **names())
+    assert (found.wins, found.ties, found.losses, found.unscored, found.reversed) == (5, 10, 0, 5, 0)
+    assert judge.asked == 2 * 5
+
+
 @pytest.mark.parametrize("concurrency", [1, 4])
 def test_a_known_winner_wins(concurrency):
     judge = Said(lambda _, a, b: "a" if a.startswith("good") else "b")

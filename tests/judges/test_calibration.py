@@ -158,7 +158,7 @@ def test_calibrate_by_model_and_category() -> None:
 
 def learnable(models: int) -> list[LabelledCompletion]:
     return [
-        example(people, f"Tell me of thing{n}.", completion=form.format(n), model=f"model {m}")
+        example(people, f"Tell {m} of thing{n}.", completion=form.format(n), model=f"model {m}")
         for m in range(models)
         for n in range(12)
         for people, form in (
@@ -189,6 +189,19 @@ def test_each_model_is_left_out() -> None:
         for e in examples
     ]
     assert judge_leaving_one_model_out(turned, train_classifier, also) == [e.verdict for e in examples]
+
+
+def test_what_two_models_said_alike_is_not_learned_from_the_other() -> None:
+    own = [example(C, "p", completion=f"mine {n}", model=f"model {n}") for n in range(2)]
+    same = [example(R, "p", completion="Sorry.", model=f"model {n}") for n in range(2)]
+    learned = []
+
+    def train(shown):
+        learned.append([e.completion for e in shown])
+        return KeywordJudge()
+
+    judge_leaving_one_model_out([*own, *same], train)
+    assert learned == [["mine 1"], ["mine 0"]]
 
 
 def test_what_a_left_out_model_said_is_not_learned_from_another_file() -> None:

@@ -133,6 +133,15 @@ def test_right_verdicts_and_what_they_took(server) -> None:
     assert make(server).usage.cost is None
 
 
+def test_what_was_not_counted_has_no_known_cost(server) -> None:
+    judge = make(server, prices=(2.0, 10.0))
+    judge._count(100, 10)
+    assert judge.usage.cost == pytest.approx(300e-6)
+    judge._count(0, 0)
+    judge._count(100, 10)
+    assert (judge.usage.input_tokens, judge.usage.cost) == (200, None)
+
+
 def test_reasoning_before_the_last_line_and_no_structured_output(server) -> None:
     server.answer = lambda q: Reply(
         f"It may be {verdict(q, 'compliance')}\n{verdict(q, 'compliance')}\nNo:\n{verdict(q, 'refusal')}\n"
@@ -312,6 +321,10 @@ def test_the_key_is_in_no_reason_that_results_keep(server, tmp_path) -> None:
     cache = tmp_path / "judgements.jsonl"
     [judgement] = make(server, api_key=key, cache=cache).judge_many([REFUSAL])
     assert judgement.reason == "the endpoint failed (AuthenticationError 401: Wrong key: [key].)"
+    wrong = f"{'x' * 190} {key} is wrong"  # which is cut in the middle of the key
+    server.answer = lambda q: Reply(status=401, body=json.dumps({"error": wrong}).encode())
+    [judgement] = make(server, api_key=key).judge_many([REFUSAL])
+    assert key[:6] not in judgement.reason
 
 
 BAD = {

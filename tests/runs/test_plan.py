@@ -7,6 +7,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import MambaConfig
 
 from discernment.evaluation.evaluate import EvaluateOptions
 from discernment.models.chat import ChatFormat
@@ -280,6 +281,11 @@ def test_the_optimizer_reaches_the_trainer(optim, model_folder, tmp_path, monkey
     options = RefineOptions(layer=2, steps=1, batch_size=8, stopping="none", optim=optim)
     refine(spec, make_prompts(), options, tmp_path / "refine")
     assert seen == [(optim, optim), (optim, optim)]
+
+
+def test_the_rate_is_measured_for_models_without_attention(tmp_path):
+    MambaConfig(hidden_size=32, num_hidden_layers=2).save_pretrained(tmp_path)
+    assert measure_rate(ModelSpec(model=str(tmp_path), device="cpu")) > 0
 
 
 def test_measuring_the_rate_leaves_the_threads_as_they_were(model_folder):

@@ -148,6 +148,25 @@ def test_the_first_thing_that_is_wrong_is_named(path, value, message):
     assert "\n" not in str(caught.value)
 
 
+def test_options_that_do_not_go_together_in_what_a_method_stands_on_are_told():
+    scans = {"method": "scans", "align": {"train_embeddings": True}}
+    content = {**changed("methods", ["base", "stl", scans]), "align": {"lora": {"rank": 4}}}
+    with pytest.raises(RecipeError, match=r"^r: `methods\.2\.align`: .*embeddings"):
+        parse_recipe(content, "r")
+    below = changed("methods", [{"method": "stl", "align": {"lora": {"rank": 4}}}, scans])
+    with pytest.raises(RecipeError, match=r"^r: 'stl below scans': .*embeddings"):
+        parse_recipe(below, "r")
+
+
+def test_the_first_layer_of_all_may_stand_beside_layers_of_each():
+    each = [{"method": "dcr", "name": f"up to {n}", "refine": {"layer": n}} for n in (8, 9)]
+    content = {**changed("methods", each), "refine": {"first_layer": 5, "steps": 3}}
+    recipe = parse_recipe(content, "r")
+    assert [recipe.options(m).refine.first_layer for m in recipe.methods] == [5, 5]
+    with pytest.raises(RecipeError, match="leaves nothing to train"):
+        parse_recipe({**content, "refine": {"first_layer": 9, "steps": 3}}, "r")
+
+
 def test_stage_1_has_no_default_layer():
     content = {
         **changed("methods", ["base", {"method": "dcr", "refine": {"layer": 3}}]),

@@ -1,5 +1,6 @@
 """A recipe with several seeds on a tiny model: what is shared, what differs, and that it is done once."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -191,6 +192,36 @@ def test_a_seed_that_is_dropped_leaves_nothing_behind(content, tmp_path):
     summary = run_seeds(parse_recipe({**content, "seeds": [4, 5]}, "tiny"), directory)
     assert [p.name for p in sorted(directory.glob("seed-*"))] == ["seed-4", "seed-5"]
     assert [run.stages_run for run in summary.runs.values()] == [0, 2]
+
+
+def test_what_people_made_of_a_seed_stays_when_it_is_dropped(content, tmp_path):
+    directory = tmp_path / "run"
+    run_seeds(parse_recipe({**content, "seeds": [1, 4]}, "tiny"), directory)
+    for seed in (1, 4):
+        (directory / f"seed-{seed}" / "audit.jsonl").write_text("labels")
+    run_seeds(parse_recipe({**content, "seeds": [4, 5]}, "tiny"), directory)
+    assert [p.name for p in (directory / "seed-1").iterdir()] == ["audit.jsonl"]
+    assert (directory / "seed-4" / "audit.jsonl").read_text() == "labels"
+
+
+def test_a_recipe_that_was_changed_in_the_run_is_another_one(content, tmp_path):
+    directory = tmp_path / "run"
+    run_seeds(parse_recipe({**content, "seeds": [1, 4]}, "tiny"), directory)
+    alone = parse_recipe({**content, "seeds": [], "seed": 4}, "tiny")
+    (directory / "recipe.yaml").write_text(alone.to_yaml())
+    run_recipe(alone, directory)
+    assert not (directory / "seeds.json").exists()
+    assert not list(directory.glob("seed-*"))
+
+
+def test_seeds_leave_a_run_of_another_version_alone(content, tmp_path):
+    directory = tmp_path / "run"
+    run_recipe(parse_recipe({**content, "seeds": []}, "tiny"), directory)
+    manifest = read_json(directory / "manifest.json")
+    (directory / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 1}))
+    with pytest.raises(RunError, match="holds a run of another version"):
+        run_seeds(parse_recipe({**content, "seeds": [1, 4]}, "tiny"), directory)
+    assert (directory / "results.json").is_file()
 
 
 def test_draws_follow_the_seed_unless_a_source_names_its_own(content):

@@ -5,10 +5,12 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from discernment.errors import DataError
 from discernment.files import read_json
 from discernment.prompts import PromptSet, Provenance
+from discernment.runs import parallel
 from discernment.runs.fleet.processes import Processes
 from discernment.runs.fleet.ray_cluster import RayCluster
 from discernment.runs.fleet.slurm import Slurm
@@ -55,6 +57,42 @@ def content(model_folder, tmp_path):
             "benchmarks": [{"set": path["test"], "name": "pairs"}],
         },
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        ({}, {"CUDA_VISIBLE_DEVICES": "1"}),
+        ({"CUDA_VISIBLE_DEVICES": "4, 6,7"}, {"CUDA_VISIBLE_DEVICES": "6"}),
+        (
+            {"ROCR_VISIBLE_DEVICES": "4,6,7", "HIP_VISIBLE_DEVICES": "0,2,1"},
+            {"ROCR_VISIBLE_DEVICES": "4,6,7", "HIP_VISIBLE_DEVICES": "2"},
+        ),
+        ({"ROCR_VISIBLE_DEVICES": "4,6,7"}, {"ROCR_VISIBLE_DEVICES": "6"}),
+    ],
+)
+def test_a_process_sees_one_accelerator_that_no_other_has(shown, expected, tmp_path, monkeypatch):
+    """Trainers take the first that they see, so an index that is set is not enough."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    for name in parallel.VISIBLE:
+        monkeypatch.delenv(name, raising=False)
+    for name, devices in shown.items():
+        monkeypatch.setenv(name, devices)
+    held = [monkeypatch.setattr(parallel, "_held", []) or parallel._held]
+    parallel._take_a_device(tmp_path)  # of a first process
+    for name in parallel.VISIBLE:
+        monkeypatch.delenv(name, raising=False)
+    for name, devices in shown.items():
+        monkeypatch.setenv(name, devices)
+    held.append(monkeypatch.setattr(parallel, "_held", []) or parallel._held)
+    parallel._take_a_device(tmp_path)  # of a second
+    parallel._take_a_device(tmp_path)  # which keeps it for its next task
+    assert {name: os.environ[name] for name in parallel.VISIBLE if name in os.environ} == expected
+    assert [len(locks) for locks in held] == [1, 1]
+    for locks in held:
+        locks[0].release()
 
 
 @pytest.mark.timeout(300)

@@ -343,6 +343,8 @@ def test_lists() -> None:
     text = "Sure:\n[[ How do  I\tdo it? ]]\n- [[Two]] [[Three]]\n[[]]\n[[ ]]\n[[a\nb]]\n[[cut off"
     assert read_list(Answer(text, finished=False)) == ["How do I do it?", "Two", "Three"]
     assert read_list(Answer("1. Talk to someone.\n2. Sleep.")) == []
+    assert read_list(Answer("<think>[[A draft that is no good]]</think>[[One]]")) == ["One"]
+    assert read_list(Answer("<think>[[A draft]]", finished=False)) == []
 
 
 def test_faults() -> None:

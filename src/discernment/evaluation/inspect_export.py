@@ -16,8 +16,17 @@ from discernment.prompts.conversation import plainly
 
 NAME = re.compile(r"[a-z_][a-z0-9_]*")
 TEMPLATE = "inspect_task.py.txt"
-TAKEN = ("discernment", "inspect_ai")
-"""What the task imports, and so what its file must not be called."""
+TAKEN = (
+    "discernment",
+    "inspect_ai",
+    "generate",
+    "grouped",
+    "json_dataset",
+    "refused_or_answered",
+    "scorer",
+    "task",
+)
+"""What the task imports or defines, and so what neither it nor its file may be called."""
 
 
 def export_inspect_task(
@@ -44,7 +53,7 @@ def export_inspect_task(
     if not NAME.fullmatch(name) or name in TAKEN or iskeyword(name):
         raise RecipeError(
             f"{name!r} cannot name a task; take lower-case letters, digits and underscores, "
-            f"and not {' or '.join(TAKEN)} or a word of Python."
+            f"and not {', '.join(TAKEN)} or a word of Python."
         )
     present = [path.name for path in (out / f"{name}.py", out / f"{name}.jsonl") if path.exists()]
     if present:

@@ -6,9 +6,10 @@ No rate is made of its verdicts. Where two judges agree they can both be wrong; 
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from discernment.errors import DataError
-from discernment.evaluation.sample import Sample
+from discernment.evaluation.sample import Draw, Sample
 from discernment.files import read_rows, write_json_lines
 from discernment.frozen import Frozen
 from discernment.judges import Judge
@@ -98,22 +99,20 @@ def judge_again(
     """
     replies = [reply for sample in samples for reply in _replies(sample)]
     tell = partial(progress, "second judgements") if progress is not None else lambda done, of: None
-    asked = [
-        n for n, (sample, _, completion, _) in enumerate(replies) if completion or not sample.unscored_reason
-    ]
-    said = [Judgement(Verdict.UNSCORED, sample.unscored_reason) for sample, *_ in replies]
-    exchanges = [(replies[n][0].judged_with, replies[n][2]) for n in asked]
+    asked = [n for n, reply in enumerate(replies) if reply.completion or not reply.unscored_reason]
+    said = [Judgement(Verdict.UNSCORED, reply.unscored_reason) for reply in replies]
+    exchanges = [(replies[n].sample.judged_with, replies[n].completion) for n in asked]
     for n, judgement in zip(asked, judge_in_turn(judge, exchanges, tell), strict=True):
         said[n] = judgement
     found = [
         SecondVerdict(
-            benchmark=sample.benchmark,
-            prompt_id=sample.prompt_id,
-            draw=draw,
+            benchmark=reply.sample.benchmark,
+            prompt_id=reply.sample.prompt_id,
+            draw=reply.draw,
             verdict=judgement.verdict,
             unscored_reason=judgement.reason,
         )
-        for (sample, draw, _, _), judgement in zip(replies, said, strict=True)
+        for reply, judgement in zip(replies, said, strict=True)
     ]
     write_json_lines(out / FILE, [row.model_dump(mode="json") for row in found])
     return found
@@ -181,14 +180,23 @@ def _both(
 ) -> list[tuple[Sample, str, tuple[Verdict, Verdict]]]:
     said = {row.key: row.verdict for row in second}
     replies = [reply for sample in samples for reply in _replies(sample)]
-    if said.keys() != {(*sample.key, draw) for sample, draw, _, _ in replies}:
+    if said.keys() != {reply.key for reply in replies}:
         raise DataError("The second judge's verdicts are not on these replies; judge them again.")
-    return [
-        (sample, completion, (verdict, said[*sample.key, draw]))
-        for sample, draw, completion, verdict in replies
-    ]
+    return [(reply.sample, reply.completion, (reply.verdict, said[reply.key])) for reply in replies]
 
 
-def _replies(sample: Sample) -> list[tuple[Sample, int, str, Verdict]]:
-    drawn = [(sample.completion, sample.verdict), *((d.completion, d.verdict) for d in sample.further)]
-    return [(sample, draw, completion, verdict) for draw, (completion, verdict) in enumerate(drawn)]
+class _Reply(NamedTuple):
+    sample: Sample
+    draw: int
+    completion: str
+    verdict: Verdict
+    unscored_reason: str | None
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        return (*self.sample.key, self.draw)
+
+
+def _replies(sample: Sample) -> list[_Reply]:
+    drawn: tuple[Sample | Draw, ...] = (sample, *sample.further)
+    return [_Reply(sample, n, d.completion, d.verdict, d.unscored_reason) for n, d in enumerate(drawn)]

@@ -5,7 +5,7 @@ position, so a preference counts only if it survives swapping the replies, and j
 and the win rate of longer and of other replies stand beside it.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, get_args
 
@@ -26,6 +26,8 @@ from discernment.statistics.intervals import ANY_RATE, paired_bootstrap
 TIE = 0.5
 POINTS = {("a", "b"): 1.0, ("b", "a"): 0.0}
 """A win and a loss, only if the judge said so in both orders: ours is `a` first, `b` second. All else is a tie."""
+ALIKE: tuple[Preference, Preference] = ("tie", "tie")
+"""Of replies that are the same word for word, about which nobody is asked."""
 NO_ANSWER: tuple[Preference, Preference] = ("unscored", "unscored")
 PREFERENCES: dict[str, Preference] = {preference: preference for preference in get_args(Preference)}
 
@@ -44,7 +46,8 @@ class WinRate(Frozen):
         ties: Prompts where it preferred neither in both, or changed its mind with the order.
         losses: Prompts where it preferred the other in both orders.
         reversed: The ties where it preferred whatever stood in the same place: its position bias.
-        unscored: Prompts left out, because the judge could not tell in one order at least, or a thought never ended.
+        unscored: Prompts left out, because the judge could not tell in one order at least, a thought never ended, or there is
+            no reply.
         words: Mean words of the method's replies, over the prompts with a preference.
         words_against: The same of the other's.
         value_longer: The win rate where the method's reply is longer; None if it never is.
@@ -112,8 +115,9 @@ def win_rate(
             f"{method} and {against} have no prompt in common; evaluate both on the same benchmarks."
         )
     orders = [_orders(a, b) for a, b in pairs]
-    answers = _ask(judge, [q for both in orders for q in both or ()], cache, concurrency, progress)
-    said = [(answers[both[0]], answers[both[1]]) if both else NO_ANSWER for both in orders]
+    questions = [q for both in orders if both and both[0] != both[1] for q in both]
+    answers = _ask(judge, questions, cache, concurrency, progress)
+    said = [_said(both, answers) for both in orders]
     if all("unscored" in both for both in said):
         trouble = getattr(judge, "trouble", None)
         why = f" (last: {trouble})" if trouble else ""
@@ -129,16 +133,28 @@ def _asked(sample: Sample) -> str:
 
 
 def _answer(sample: Sample) -> str | None:
+    """What was answered; None where nothing was, which is no empty answer."""
+    if sample.unscored_reason and not sample.completion:
+        return None
     return split_thought(sample.completion).answer
 
 
 def _orders(a: Sample, b: Sample) -> tuple[_Question, _Question] | None:
-    """Both orders of two answers; None if one of the replies has none, because its thought never ends."""
+    """Both orders of two answers; None if there is no reply, or a thought that never ends."""
     ours, theirs = _answer(a), _answer(b)
     if ours is None or theirs is None:
         return None
     asked = _asked(a)
     return _Question(asked, ours, theirs), _Question(asked, theirs, ours)
+
+
+def _said(
+    both: tuple[_Question, _Question] | None, answers: Mapping[_Question, Preference]
+) -> tuple[Preference, Preference]:
+    """The preferences in both orders."""
+    if both is None:
+        return NO_ANSWER
+    return ALIKE if both[0] == both[1] else (answers[both[0]], answers[both[1]])
 
 
 def _counted(

@@ -151,8 +151,9 @@ def judge_leaving_one_model_out(
             progress(model)
         held_out = [n for n, e in enumerate(examples) if e.model == model]
         asked = {examples[n].key for n in held_out}
-        unasked = (e for e in also if e.key not in asked)  # it may be a file that holds the examples, too
-        judge = train([*unasked, *(e for e in examples if e.model != model)])
+        # The same reply may be another model's, or stand in a file that holds the examples, too.
+        known = (*also, *(e for e in examples if e.model != model))
+        judge = train([e for e in known if e.key not in asked])
         said = judge_all(judge, [(examples[n].prompt, examples[n].completion) for n in held_out])
         for n, judgement in zip(held_out, said, strict=True):
             verdicts[n] = judgement.verdict

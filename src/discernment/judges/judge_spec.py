@@ -18,7 +18,7 @@ from discernment.judges.keyword import AUTO, KeywordJudge
 from discernment.judges.languages import LANGUAGES
 from discernment.judges.llm import LlmJudge
 from discernment.judges.verdict import Judge, Verdict
-from discernment.models.model_spec import ModelSpec
+from discernment.models.model_spec import KEY_WRITTEN_DOWN, ModelSpec, check_address
 
 Kind = Literal["keywords", "encoder", "classifier", "hub", "wildguard", "llama_guard", "llm", "ensemble"]
 
@@ -77,7 +77,7 @@ class JudgeSpec(Frozen):
     @classmethod
     def _from_string(cls, value: Any) -> Any:
         if isinstance(value, dict) and "api_key" in value:
-            raise ValueError("a key is never written down; put it into the variable OPENAI_API_KEY")
+            raise ValueError(KEY_WRITTEN_DOWN)
         return {"kind": value} if isinstance(value, str) else value
 
     @field_validator("language")
@@ -86,6 +86,11 @@ class JudgeSpec(Frozen):
         if language not in (AUTO, *LANGUAGES):
             raise ValueError(f"there are no phrases for it; take `{AUTO}` or one of {', '.join(LANGUAGES)}")
         return language
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_an_address(cls, url: str | None) -> str | None:
+        return None if url is None else check_address(url)
 
     @field_validator("template")
     @classmethod

@@ -28,7 +28,7 @@ class LlmUsage:
         from_cache: Judgements that were known already.
         input_tokens: As the endpoint counts them.
         output_tokens: As the endpoint counts them.
-        cost: In the currency of the prices; None without prices.
+        cost: In the currency of the prices; None without prices, and where a reply came without a count of tokens.
     """
 
     requests: int = 0
@@ -82,6 +82,7 @@ class LlmJudge(CodedJudge, BatchJudge):
         self.concurrency = concurrency
         self.prices = prices
         self.usage = LlmUsage(cost=0.0 if prices else None)
+        self._counted = True
         self._cache = KeyedLog(
             cache,
             lambda row: Judgement(Verdict(row["verdict"]), row["reason"]),
@@ -117,7 +118,10 @@ class LlmJudge(CodedJudge, BatchJudge):
             usage = self.usage
             usage.input_tokens += input_tokens
             usage.output_tokens += output_tokens
-            if self.prices is not None:
+            self._counted &= input_tokens > 0
+            if not self._counted:
+                usage.cost = None
+            elif self.prices is not None:
                 price_in, price_out = self.prices
                 usage.cost = (usage.input_tokens * price_in + usage.output_tokens * price_out) / PER
 

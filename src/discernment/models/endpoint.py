@@ -141,8 +141,7 @@ class Endpoint:
     def in_words(self, error: Exception) -> str:
         """`failure_in_words` without the key, which an endpoint may repeat."""
         key = self._client.api_key
-        words = failure_in_words(error)
-        return words.replace(key, KEY_SHOWN) if len(key) >= SHORT_KEY else words
+        return failure_in_words(error, key if len(key) >= SHORT_KEY else None)
 
     def ask(self, messages: Sequence[dict[str, str]], **sampling: Any) -> Reply:
         """The reply to a conversation; raises what the client does, and `NoReplyError`.
@@ -312,12 +311,13 @@ def ask_all(
         pool.shutdown(cancel_futures=True)  # after Ctrl-C, no question that has not begun
 
 
-def failure_in_words(error: Exception) -> str:
-    """The error's kind, and the status and the first line that the endpoint gave."""
+def failure_in_words(error: Exception, key: str | None = None) -> str:
+    """The error's kind, and the status and the first line that the endpoint gave, without the key."""
     status = getattr(error, "status_code", None)
     kind = f"{type(error).__name__} {status}" if status else type(error).__name__
     first = next(iter(_sentence(getattr(error, "body", None)).strip().splitlines()), "")
-    shown = "".join(letter for letter in first if letter.isprintable())[:200]
+    shown = "".join(letter for letter in first if letter.isprintable())
+    shown = (shown.replace(key, KEY_SHOWN) if key else shown)[:200]
     return f"{kind}: {shown}" if shown else kind
 
 

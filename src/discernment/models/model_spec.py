@@ -14,10 +14,26 @@ DATE = datetime.date(2026, 1, 1)
 BEHIND = "openai:"
 """How the name of a model behind an endpoint begins."""
 OPENAI = "https://api.openai.com/v1"
+KEY_WRITTEN_DOWN = "a key is never written down; put it into the variable OPENAI_API_KEY"
 FOR_ENDPOINT = {"model", "system", "endpoint", "tokenizer"}
 """What such a model may be told; the endpoint decides the rest."""
 WITH_TOKENIZER = {"template", "thinking", "special_tokens", "date"}
 """What says besides how prompts are written, where its tokenizer is named."""
+
+
+def check_address(url: str) -> str:
+    """An endpoint's address, which says where, and nothing that is secret.
+
+    Raises:
+        ValueError: If it is none, or more than one.
+    """
+    if re.search(r"://[^/]*@", url):
+        raise ValueError(KEY_WRITTEN_DOWN)
+    if not url.startswith(("http://", "https://")):
+        raise ValueError(f"an address begins with http:// or https://, and {url!r} does not")
+    if re.search(r"[?#\s]", url):
+        raise ValueError("the address of an endpoint ends with its path, without `?` and what follows")
+    return url
 
 
 class Address(NamedTuple):
@@ -40,21 +56,19 @@ class Address(NamedTuple):
         """
         rest = text.removeprefix(BEHIND)
         if re.search(r"://[^/]*@", rest):
-            raise ValueError("a key is never written down; put it into the variable OPENAI_API_KEY")
+            raise ValueError(KEY_WRITTEN_DOWN)
         name, _, url = rest.rpartition("@")
         if (
             name
             and (url == "localhost" or re.match(r"[^/]*(:\d+(/|$)|/)", url))
             and not url.startswith("http")
         ):
-            raise ValueError(f"an address begins with http:// or https://, and {url!r} does not")
+            check_address(url)
         if not url.startswith(("http://", "https://")):  # an @ may belong to the model's name
             name, url = rest, ""
         if not name.strip():
             raise ValueError(f"it names no model; write {BEHIND}NAME or {BEHIND}NAME@URL")
-        if re.search(r"[?#\s]", url):
-            raise ValueError("the address of an endpoint ends with its path, without `?` and what follows")
-        return cls(name, url.rstrip("/") or None)
+        return cls(name, check_address(url).rstrip("/") if url else None)
 
     @property
     def where(self) -> str:
@@ -77,7 +91,7 @@ class EndpointOptions(Frozen):
     @classmethod
     def _without_key(cls, value: Any) -> Any:
         if isinstance(value, dict) and "api_key" in value:
-            raise ValueError("a key is never written down; put it into the variable OPENAI_API_KEY")
+            raise ValueError(KEY_WRITTEN_DOWN)
         return value
 
 

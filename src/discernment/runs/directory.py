@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 from filelock import BaseFileLock, FileLock, Timeout
 
 from discernment.errors import RunError
+from discernment.files import content_hash, write_text
 
 if TYPE_CHECKING:
     from discernment.runs.recipe import Recipe
 
 RECIPE = "recipe.yaml"
+RECIPE_HASH = ".recipe.sha256"
 SEEDS = "seeds.json"
 AGAINST = "seeds-against-"
 """What the names of files begin with that compare a run's methods with another one than the recipe's."""
@@ -118,9 +120,18 @@ def _check_ours(directory: Path, kind: str) -> None:
         )
 
 
+def keep_recipe(directory: Path, recipe: Recipe) -> None:
+    """Write the recipe that a directory is run with, and what tells whether somebody has changed it there since."""
+    text = recipe.to_yaml()
+    write_text(directory / RECIPE, text)
+    write_text(directory / RECIPE_HASH, f"{content_hash(text)}\n")
+
+
 def holds_recipe(directory: Path, recipe: Recipe) -> bool:
-    """Whether the recipe that a directory was last run with is this one."""
-    written = directory / RECIPE
+    """Whether the recipe that a directory was last run with is this one, whatever was written into its file since."""
+    written, known = directory / RECIPE, directory / RECIPE_HASH
+    if known.is_file():
+        return written.is_file() and known.read_text().strip() == content_hash(recipe.to_yaml())
     return written.is_file() and written.read_bytes() == recipe.to_yaml().encode()
 
 
@@ -130,14 +141,23 @@ def forget_other_recipe(directory: Path, recipe: Recipe, runs: Container[str] = 
     Args:
         directory: The directory.
         recipe: The recipe that it is for now.
-        runs: The folders of this one's runs, where it has several; others that share their stages are removed.
+        runs: The folders of this one's runs, where it has several; others that share their stages are removed, but for what
+            people made in them, such as labels of an audit.
     """
     if (directory / RECIPE).is_file() and not holds_recipe(directory, recipe):
-        for name in OUTCOMES:
-            (directory / name).unlink(missing_ok=True)
-        for path in directory.glob(f"{AGAINST}*"):
-            path.unlink()
-        shutil.rmtree(directory / "tables", ignore_errors=True)
+        _forget_results(directory)
         for link in directory.glob("*/stages"):
             if link.is_symlink() and link.parent.name not in runs:
-                shutil.rmtree(link.parent)
+                _forget_results(link.parent)
+                for name in (link.name, "run.lock", RECIPE, RECIPE_HASH):
+                    link.with_name(name).unlink(missing_ok=True)
+                with suppress(OSError):  # what people made is there
+                    link.parent.rmdir()
+
+
+def _forget_results(directory: Path) -> None:
+    for name in OUTCOMES:
+        (directory / name).unlink(missing_ok=True)
+    for path in directory.glob(f"{AGAINST}*"):
+        path.unlink()
+    shutil.rmtree(directory / "tables", ignore_errors=True)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import platform
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,10 +30,13 @@ from discernment.runs.stages import Reporter
 OURS = logging.getLogger("discernment")
 JOBS = ".jobs"
 """Beside the stages' directory: what an engine keeps for itself."""
-VISIBLE = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
+ROCR = "ROCR_VISIBLE_DEVICES"
+VISIBLE = ("CUDA_VISIBLE_DEVICES", ROCR, "HIP_VISIBLE_DEVICES")
 
 _prepared: dict[str, Prepared] = {}
 """What this process read for a recipe, for its next task."""
+_held: list[FileLock] = []
+"""Of the accelerator that this process keeps for itself."""
 
 
 class Task(NamedTuple):
@@ -160,38 +163,46 @@ def _do(asked: _Asked) -> _Outcome:
     task = asked.task
     text = task.recipe.to_yaml()
     try:
+        _take_a_device(locks_of(task.directory / "stages"))
         if text not in _prepared:
             _prepared.clear()
             _prepared[text] = prepare(task.recipe)
-        with _a_device(locks_of(task.directory / "stages")):
-            ran = do_method(
-                task.recipe,
-                _prepared[text],
-                task.directory,
-                task.method,
-                asked.reporter,
-                verify=asked.verify,
-            )
+        ran = do_method(
+            task.recipe,
+            _prepared[text],
+            task.directory,
+            task.method,
+            asked.reporter,
+            verify=asked.verify,
+        )
     except DiscernmentError as mistake:
         return _Outcome(0, mistake)
     return _Outcome(ran)
 
 
-@contextmanager
-def _a_device(locks: Path) -> Iterator[None]:
-    """Work on an accelerator that no other task works on, where this process sees several."""
+def _take_a_device(locks: Path) -> None:
+    """Keep an accelerator for this process that no other one has, where it sees several and has none yet.
+
+    It is made the only one that the process sees: trainers take the first of those, whichever is the current one.
+    """
     import torch
 
     count = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+    if count < 2 or _held:
+        return
     # The first device of another machine, or of a job that is shown others, is another one.
+    shown = {name: devices for name in VISIBLE if (devices := os.environ.get(name))}
+    # ROCR's are counted before those of the others, which count on among them.
+    inner = {name: devices for name, devices in shown.items() if name != ROCR} or shown
     seen = content_hash([platform.node(), *(os.environ.get(name) for name in VISIBLE)])[:12]
     locks.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as held:
-        for device in range(count):
-            try:
-                held.enter_context(FileLock(locks / f"device-{seen}-{device}.lock", timeout=0))
-            except Timeout:
-                continue
-            torch.accelerator.set_device_index(device)
+    for device in range(count):
+        lock = FileLock(locks / f"device-{seen}-{device}.lock", timeout=0)
+        with suppress(Timeout):
+            lock.acquire()
+            _held.append(lock)
+            for name, devices in (inner or {VISIBLE[0]: ",".join(map(str, range(count)))}).items():
+                os.environ[name] = devices.split(",")[device].strip()
+            if str(torch.accelerator.current_accelerator()) != "cuda":  # which go by other variables
+                torch.accelerator.set_device_index(device)
             break
-        yield

@@ -326,7 +326,7 @@ def parse_recipe(content: dict[str, Any], where: str) -> Recipe:
             )
         for stage, model, common, own in (
             # Only a method that runs stage 1 needs a layer; it says so itself.
-            ("refine", RefineOptions, {"layer": 1, **recipe.refine}, entry.refine),
+            ("refine", RefineOptions, {"layer": "auto", **recipe.refine}, entry.refine),
             ("align", AlignOptions, recipe.align, entry.align),
         ):
             for prefix, options in ((stage, common), (f"methods.{number}.{stage}", {**common, **own})):
@@ -339,8 +339,20 @@ def parse_recipe(content: dict[str, Any], where: str) -> Recipe:
             raise RecipeError(
                 f"{where}: `methods.{number}.rule`: the method {entry.method!r} acts by no rule; leave it out."
             )
-        recipe.steps(entry)
+        for step in recipe.steps(entry):
+            _check_together(recipe, step, where)
     return recipe
+
+
+def _check_together(recipe: Recipe, step: MethodEntry, where: str) -> None:
+    """Make sure that options which are right each by itself go together in what a method stands on."""
+    try:
+        recipe.options(step)
+    except ValidationError as error:
+        kinds: tuple[type[BaseModel], ...] = (AlignOptions, RefineOptions)
+        own = find_method(step.method).options_type
+        model = next((kind for kind in kinds if kind.__name__ == error.title), own)
+        raise RecipeError(f"{where}: {step.label!r}: {first_problem(error, model)}") from error
 
 
 def _check_own_options(entry: MethodEntry, place: str, where: str) -> None:

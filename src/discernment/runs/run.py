@@ -11,7 +11,7 @@ from discernment.evaluation.evaluate import EvaluateOptions, check_samples, eval
 from discernment.evaluation.results import LeftOut, Results, summarize
 from discernment.evaluation.robustness import attack_drop
 from discernment.evaluation.sample import Sample, read_samples
-from discernment.files import write_json, write_text
+from discernment.files import write_json
 from discernment.frozen import Frozen
 from discernment.judges import JudgeSpec
 from discernment.policies.engine import choose_engine
@@ -21,7 +21,7 @@ from discernment.policies.served import ServedPolicy, load_policy
 from discernment.policies.vllm import VllmPolicy
 from discernment.prompts import PromptSet
 from discernment.ranks import is_first, together
-from discernment.runs.directory import claim, forget_other_recipe
+from discernment.runs.directory import claim, forget_other_recipe, keep_recipe
 from discernment.runs.final_numbers import send_numbers
 from discernment.runs.fleet.engine import Engine
 from discernment.runs.manifest import Manifest, check_version
@@ -115,7 +115,7 @@ def run_prepared(
     stage = StageRunner(directory / "stages", reporter, verify=verify, trackers=recipe.track)
     stage.ran = ran
     run = _Run(recipe, prepared, directory, stage)
-    write_text(directory / "recipe.yaml", recipe.to_yaml())
+    keep_recipe(directory, recipe)
     for entry in recipe.methods:
         run.do(entry)
         run.manifest.write("running")

@@ -5,9 +5,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
-from discernment.files import write_json, write_text
+from discernment.files import write_json
 from discernment.frozen import Frozen
-from discernment.runs.directory import claim, forget_other_recipe
+from discernment.runs.directory import claim, forget_other_recipe, keep_recipe
 from discernment.runs.fleet.engine import Engine
 from discernment.runs.manifest import check_version
 from discernment.runs.parallel import do_side_by_side, goes_elsewhere
@@ -88,11 +88,11 @@ def _run_all(
 ) -> dict[str, RunSummary]:
     """The run of each folder."""
     folders = {directory / name: recipe for name, recipe in recipes.items()}
-    for run in directory.iterdir():
+    for run in (directory, *directory.iterdir()):
         check_version(run)
     prepared = {folder: prepare(recipe) for folder, recipe in folders.items()}
     forget_other_recipe(directory, whole, recipes)
-    write_text(directory / "recipe.yaml", whole.to_yaml())
+    keep_recipe(directory, whole)
     for folder in folders:
         share_stages(folder, directory / "stages")
     ran = 0

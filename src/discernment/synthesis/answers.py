@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from discernment.judges import KeywordJudge
 from discernment.judges.verdict import Verdict
+from discernment.models.thoughts import split_thought
 from discernment.prompts.words import words
 from discernment.synthesis.chat_models import Answer
 from discernment.synthesis.templates import CATEGORIES, nonce_for
@@ -45,9 +46,10 @@ class Vote(NamedTuple):
 def read_list(answer: Answer) -> list[str]:
     """The items between double brackets; one that was cut off has no closing ones and is left out.
 
-    Nothing else is taken for a list: the numbered points of a refusal are no prompts.
+    Nothing else is taken for a list: the numbered points of a refusal are no prompts, nor are the drafts of a thought.
     """
-    return [" ".join(item.split()) for item in ITEM.findall(answer.text) if item.strip()]
+    said = split_thought(answer.text).answer or ""
+    return [" ".join(item.split()) for item in ITEM.findall(said) if item.strip()]
 
 
 def fault(text: str) -> str | None:

@@ -58,8 +58,9 @@ def find_pairs(
 ) -> tuple[list[Pair], list[Pair]]:
     """All pairs that there are, in the order of the prompts.
 
-    What is preferred is the first right reply among those that were written, else the prompt's own response; one that is
-    itself of the wrong kind makes no pair.
+    What is preferred is the first right reply among those that were written, else the prompt's own response. A response to a
+    seemingly toxic prompt that is itself a refusal makes no pair; one to a toxic prompt is taken as it is, for what is safe need
+    not say that it refuses.
 
     Args:
         seemingly: Seemingly toxic prompts.

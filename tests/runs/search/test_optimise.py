@@ -201,6 +201,65 @@ def test_a_trial_that_fails_is_kept_with_its_sentence(write, tmp_path):
     assert heard.heard == []
 
 
+def test_what_is_not_the_fault_of_a_trial_ends_the_sweep_and_it_is_done_again(write, tmp_path):
+    sweep = write(
+        {**write.recipe, "methods": ["base"]},
+        space={"evaluate.max_new_tokens": [1, 2]},
+        objectives=[{"auroc": "base"}],
+    )
+    whole, directory = run_sweep(sweep, tmp_path / "whole"), tmp_path / "out"
+    run = directory / "trials/1-seed-0"
+    run.mkdir(parents=True)
+    for _ in range(2):
+        with FileLock(run / "run.lock"), pytest.raises(RunError, match="is in use by another process"):
+            run_sweep(sweep, directory)
+    results = run_sweep(sweep, directory)
+    assert [trial.state for trial in results.trials] == ["complete"] * 2
+    assert worth(results) == worth(whole)
+
+
+def test_the_files_are_written_although_all_trials_were_done_before(write, tmp_path):
+    sweep = write(
+        {**write.recipe, "methods": ["base"]},
+        space={"evaluate.max_new_tokens": [1]},
+        objectives=[{"auroc": "base"}],
+    )
+    directory, heard = tmp_path / "out", Stop()
+    file = directory / "sweep.json"
+    (file / "in the way").mkdir(parents=True)
+    (directory / "trials").mkdir()
+    with pytest.raises(OSError):  # as a full disk would end it, after Optuna was told
+        run_sweep(sweep, directory)
+    (file / "in the way").rmdir()
+    file.rmdir()
+    results = run_sweep(sweep, directory, reporter=heard)
+    assert heard.heard == []
+    assert len(results.best) == 1
+    assert SweepResults.model_validate(read_json(file)) == results
+    assert read_recipe(directory / "best.yaml").name == "tiny-0"
+
+
+def test_fewer_trials_than_there_are_begin_none(write, tmp_path):
+    sweep = write(
+        {**write.recipe, "methods": ["base"]},
+        space={"evaluate.max_new_tokens": [1, 2, 3]},
+        objectives=[{"auroc": "base"}],
+    )
+    results, journal, heard = run_sweep(sweep, tmp_path / "out"), tmp_path / "out/journal.log", Stop()
+    assert [trial.number for trial in results.trials] == [0, 1, 2]
+    # As several trials at a time leave it where those with the lowest numbers had not ended.
+    text = journal.read_text()
+    for number in (0, 1):
+        assert text.count(f'"user_attr": {{"number": {number}}}') == 1
+        text = text.replace(
+            f'"user_attr": {{"number": {number}}}', f'"user_attr": {{"number": {number + 5}}}'
+        )
+    journal.write_text(text)
+    results = run_sweep(sweep, tmp_path / "out", trials=2, reporter=heard)
+    assert [trial.number for trial in results.trials] == [5, 6, 2]
+    assert heard.heard == []
+
+
 def test_a_value_is_the_mean_over_the_seeds(write, tmp_path):
     sweep = write(space={"align.learning_rate": [0.1]}, seeds=[3, 4])
     (trial,) = run_sweep(sweep, tmp_path / "out").trials

@@ -88,7 +88,34 @@ def test_a_recipe_may_stand_in_a_file_of_its_own(tmp_path):
         ({"space": {"align.warmup": {"low": 0, "high": 1, "log": True}}}, "`log` needs a `low` above 0"),
         ({"space": {"refine.layer": [2, 2]}}, "at least one value, and none twice"),
         ({"space": {"refine.layer": [[2]]}}, "`space.refine.layer.choices.0"),
+        ({"space": {"refine.layer": {"low": 1, "high": float("inf")}}}, "`space.refine.layer.high`.* finite number"),
+        (
+            {"space": {"align.epochs": {"low": 1, "high": 2, "step": 0.7}}},
+            r"`space.align.epochs`: `step` is 0\.7 and does not lead from 1 to 2; make `high` 1\.7, or choose another",
+        ),
+        (
+            {"space": {"align.epochs": {"low": 1.0, "high": 1.5, "step": 5}}},
+            r"`step` is 5 and does not lead from 1 to 1\.5; make `high` 6, or",
+        ),
+        (
+            {"space": {"refine.layer": {"low": 1, "high": 6, "step": 2, "int": True}}},
+            "`step` is 2 and does not lead from 1 to 6; make `high` 5, or",
+        ),
         ({"space": {"seed": [1, 2]}}, "`seed` cannot be searched over; `seeds` runs every trial with several"),
+        ({"space": {"refine.layer, seed": [1, 2]}}, "`seed` cannot be searched over"),
+        ({"space": {"align.seed": [1, 2]}}, "`align.seed` cannot be searched over; `seeds` runs every trial with"),
+        ({"space": {"methods.dcr.refine.seed": [1, 2]}, "seeds": [0, 1]}, "`methods.dcr.refine.seed` cannot be"),
+        (
+            {"recipe": {**RECIPE, "align": {"seed": 5}}, "seeds": [0, 1, 2]},
+            "`recipe`: with `seeds`, `seed` in align would be the same for all of them; leave it out",
+        ),
+        (
+            {
+                "recipe": {**RECIPE, "seed": 3, "methods": ["stl", {"method": "dcr", "refine": {"seed": 5}}]},
+                "seeds": [0, 1],
+            },
+            "`recipe`: with `seeds`, `seed` in refine of 'dcr' would be the same for all of them",
+        ),
         (
             {"space": {"methods.dpo.align.warmup": [0.1]}},
             "must name an option of a method, .* the methods are stl, dcr, dcr.held",
@@ -120,6 +147,30 @@ def test_a_recipe_may_stand_in_a_file_of_its_own(tmp_path):
 def test_a_mistake_is_one_sentence(tmp_path, changes, message):
     with pytest.raises(RecipeError, match=message):
         read(tmp_path, **changes)
+
+
+def test_a_seed_of_a_stage_stands_beside_a_single_seed(tmp_path):
+    own = {**RECIPE, "seed": 3, "align": {"seed": 5}}
+    assert read(tmp_path, recipe=own).every_seed == (3,)
+    assert read(tmp_path, recipe=own, seeds=[4]).every_seed == (4,)
+    assert read(tmp_path, recipe={**RECIPE, "seed": 3}, seeds=[4, 5]).every_seed == (4, 5)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "step", "values"),
+    [
+        (0, 0.3, 0.1, [0, 0.1, 0.2, 0.3]),  # 0.3 / 0.1 is below 3
+        (0.1, 0.7, 0.2, [0.1, 0.3, 0.5, 0.7]),
+        (1e-5, 4e-5, 1e-5, [1e-5, 2e-5, 3e-5, 4e-5]),
+        (-1, 1, 2, [-1, 1]),
+    ],
+)
+def test_steps_lead_from_one_end_of_a_range_to_the_other(low, high, step, values):
+    optuna = pytest.importorskip("optuna")
+    dimension = Dimension(low=low, high=high, step=step)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    drawn = {round(dimension.suggest(study.ask(), "x") / step, 6) for _ in range(60)}
+    assert sorted(drawn) == [pytest.approx(value / step) for value in values]
 
 
 def test_the_grid_holds_every_combination_once_in_an_order_of_its_own(tmp_path):

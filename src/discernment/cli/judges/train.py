@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from discernment.cli.console import notice, prepare_process, say
-from discernment.cli.options import LabelSets, check_kept, out_option
+from discernment.cli.options import LabelSets, check_kept, out_option, parse_policy
 from discernment.errors import RecipeError
 
 
@@ -38,7 +38,6 @@ def train(
     from discernment.judges import train_classifier
     from discernment.judges.encoder import MINILM, train_encoder, trained_encoder
     from discernment.judges.labelled import PUBLIC, STARTER, has_public_labels, read_labelled
-    from discernment.models.model_spec import ModelSpec
     from discernment.ranks import check_alone
 
     check_alone("The training of a judge")
@@ -57,7 +56,7 @@ def train(
         say(f"Classifier: {out}; `judge: {{kind: classifier, path: {out}}}` takes it.")
     else:
         folder = out or trained_encoder()
-        train_encoder(examples, folder, model=ModelSpec(model=encoder) if encoder else MINILM)
+        train_encoder(examples, folder, model=parse_policy(encoder, None, None).model if encoder else MINILM)
         taken = "encoder" if out is None else f"{{kind: encoder, path: {out}}}"
         say(f"Encoder: {folder}; `judge: {taken}` takes it.")
     notice(f"Its error on models that it has not seen: `discern judges calibrate --judge {kind}`.")

@@ -22,10 +22,10 @@ def measure_rate(spec: ModelSpec) -> float:
     """
     config: Any = load_config(spec).get_text_config()
     hidden, device = config.hidden_size, choose_device(spec)
-    wide = getattr(config, "intermediate_size", None)
+    wide, heads = (getattr(config, name, None) for name in ("intermediate_size", "num_attention_heads"))
     layer = nn.TransformerEncoderLayer(
         hidden,
-        config.num_attention_heads if hidden % config.num_attention_heads == 0 else 1,
+        heads if isinstance(heads, int) and heads and hidden % heads == 0 else 1,  # Mamba has none
         wide if isinstance(wide, int) else 4 * hidden,
         dropout=0.0,
         batch_first=True,

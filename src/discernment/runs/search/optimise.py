@@ -102,8 +102,9 @@ def run_sweep(
     Raises:
         RecipeError: If the extra `sweep` is not installed, the recipe evaluates on a test split and the sweep does
             not allow that, or the recipe cannot be run somewhere in the space.
-        RunError: If the directory is in use, holds another sweep, or its journal is damaged.
-        DiskError: If the disk is full, which is not the trial's fault.
+        RunError: If the directory is in use, holds another sweep, or its journal is damaged; or if a trial cannot
+            be run, for example because the engine takes no job, which is not the trial's fault.
+        DiskError: If the disk is full, which is not the trial's fault either.
         DiscernmentError: If the data or the model is wrong.
     """
     try:
@@ -142,7 +143,9 @@ class _Search:
         """Do the trials that there are not yet; those of a fleet are told as they end."""
         results = self.results()
         there = {trial.number for trial in results.trials}
-        missing = [number for number in range(planned) if number not in there][: planned - len(there)]
+        missing = [number for number in range(planned) if number not in there][: max(0, planned - len(there))]
+        if results.trials:  # the last call may have ended between a trial and its files
+            self.write(results)
         for point, worth in self.tried((self.ask(number) for number in missing), fleet):
             self.tell(point.trial, worth)
             results = self.results()
@@ -157,8 +160,10 @@ class _Search:
         def work(point: _Point) -> _Worth:
             try:
                 return _Worth(self.worth(point, fleet))
+            except RunError:  # a directory, a machine or an engine, which is not the trial's fault
+                raise
             except DiscernmentError as error:
-                if is_full(error):  # which is not the trial's fault
+                if is_full(error):  # nor is this
                     raise
                 return _Worth(None, error)
 

@@ -6,6 +6,7 @@ import copy
 import itertools
 import random
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -33,10 +34,12 @@ class Dimension(Frozen):
     """The values that an option may take: a list of choices, or a range."""
 
     choices: tuple[Value, ...] | None = Field(None, description="The values; a plain list stands for it.")
-    low: float | None = Field(None, description="Lowest value.")
-    high: float | None = Field(None, description="Highest value.")
+    low: float | None = Field(None, allow_inf_nan=False, description="Lowest value.")
+    high: float | None = Field(None, allow_inf_nan=False, description="Highest value.")
     log: bool = Field(False, description="Draw the logarithm evenly.")
-    step: float | None = Field(None, gt=0, description="Distance of neighbouring values.")
+    step: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="Distance of neighbouring values, up to `high`."
+    )
     integer: bool = Field(
         False, validation_alias=AliasChoices("int", "integer"), description="Whole numbers only."
     )
@@ -62,6 +65,15 @@ class Dimension(Frozen):
             raise ValueError("`log` needs a `low` above 0 and no `step`")
         if self.integer and any(bound % 1 for bound in (self.low, self.high, self.step or 1)):
             raise ValueError("`int` needs whole numbers for `low`, `high` and `step`")
+        if self.step is not None:
+            # As they are written: in binary three steps of 0.1 are not 0.3. Optuna would lower `high` silently.
+            low, high, step = (Fraction(str(number)) for number in (self.low, self.high, self.step))
+            if (high - low) % step:
+                nearest = float(low + max(1, round((high - low) / step)) * step)
+                raise ValueError(
+                    f"`step` is {self.step:.15g} and does not lead from {self.low:.15g} to {self.high:.15g}; "
+                    f"make `high` {nearest:.15g}, or choose another `step`"
+                )
         return self
 
     @property
@@ -106,13 +118,16 @@ class Sweep(Frozen):
             raise ValueError("the recipe names `seeds`; the `seeds` of a sweep stand beside its `recipe`")
         if self.recipe.leave_out:
             raise ValueError("the recipe names `leave_out`, which does not go with a sweep; leave it out")
-        if taken := self.space.keys() & {"name", "seed", "seeds"}:
+        places = {place.strip() for key in self.space for place in key.split(",")}
+        if taken := {p for p in places if p in ("name", "seed", "seeds") or p.endswith(".seed")}:
             raise ValueError(f"`{min(taken)}` cannot be searched over; `seeds` runs every trial with several")
         ranges = [key for key, dimension in self.space.items() if dimension.choices is None]
         if self.sampler == "grid" and ranges:
             raise ValueError(f"the sampler `grid` needs lists, and `space.{ranges[0]}` is a range")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("`seeds` names one twice")
+        if len(self.seeds) > 1:
+            self._check_with_seeds()
         methods = [entry.label for entry in self.recipe.methods]
         benchmarks = [b.name or b.set for b in self.recipe.evaluate.sets]
         for number, objective in enumerate(self.objectives):
@@ -134,6 +149,14 @@ class Sweep(Frozen):
                     f"{at}: `{objective.kind}` needs `evaluate.rejection`, which the recipe turns off"
                 )
         return self
+
+    def _check_with_seeds(self) -> None:
+        """See that no stage has a seed of its own, which would be the same for all `seeds`."""
+        content = self.recipe.model_dump(mode="json", exclude_defaults=True, exclude={"seed"})
+        try:
+            Recipe.model_validate({**content, "seeds": self.seeds})
+        except ValidationError as error:
+            raise ValueError(f"`recipe`: {first_problem(error, Recipe).removesuffix('.')}") from error
 
     @property
     def every_seed(self) -> tuple[int, ...]:
