@@ -250,10 +250,8 @@ def test_fewer_trials_than_there_are_begin_none(write, tmp_path):
     # As several trials at a time leave it where those with the lowest numbers had not ended.
     text = journal.read_text()
     for number in (0, 1):
-        assert text.count(f'"user_attr": {{"number": {number}}}') == 1
-        text = text.replace(
-            f'"user_attr": {{"number": {number}}}', f'"user_attr": {{"number": {number + 5}}}'
-        )
+        assert text.count(f'"number":{number}}}') == 1
+        text = text.replace(f'"number":{number}}}', f'"number":{number + 5}}}')
     journal.write_text(text)
     results = run_sweep(sweep, tmp_path / "out", trials=2, reporter=heard)
     assert [trial.number for trial in results.trials] == [5, 6, 2]
