@@ -70,17 +70,14 @@ def test_markdown_has_means_ranges_and_differences_in_the_place_of_their_method(
     ]
 
 
+def kl_of_dcr(values, mean, difference, low, high):
+    return SeedMeasure(
+        measure="kl", method="dcr", label=None, values=values, mean=mean, difference=difference, low=low, high=high
+    )  # fmt: skip
+
+
 def test_a_difference_that_is_the_same_with_every_seed_has_no_interval():
-    measure = SeedMeasure(
-        measure="kl",
-        method="dcr",
-        label=None,
-        values=[0.5, 0.3],
-        mean=0.4,
-        difference=-0.2,
-        low=None,
-        high=None,
-    )
+    measure = kl_of_dcr([0.5, 0.3], 0.4, -0.2, None, None)
     found = results([], ("stl", "dcr"), measures=[measure])
     row = seeds_markdown(found).translate(PLAIN).splitlines()[-1]
     assert row == "| KL to the base model, nats a token | ? | 0.400 (0.300 to 0.500) | ~0.200 |"
@@ -103,16 +100,7 @@ def test_no_name_breaks_a_row_of_markdown():
 
 
 def test_csv_has_each_seed_of_each_comparison(tmp_path):
-    kl = SeedMeasure(
-        measure="kl",
-        method="dcr",
-        label=None,
-        values=[0.5, 0.7],
-        mean=0.6,
-        difference=0.1,
-        low=-0.1,
-        high=0.3,
-    )
+    kl = kl_of_dcr([0.5, 0.7], 0.6, 0.1, -0.1, 0.3)
     at_level = compared("safety_level", [0.4, 0.5], [0.2, 0.3], 0.1, 0.3, level=0.9)
     found = results(
         [compared("auroc", [0.8, 0.9], [0.6, 0.5], -0.02, 0.62)], safety_levels=[at_level], measures=[kl]

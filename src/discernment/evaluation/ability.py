@@ -18,10 +18,9 @@ from torch import Tensor
 from discernment.errors import DataError, ModelError
 from discernment.evaluation.results import Ability
 from discernment.models.logits import why_not_finite
-from discernment.policies.context import check_context
+from discernment.policies.context import beginnings_of, check_context
 from discernment.policies.policy import Policy
 from discernment.prompts import Asked, Prompt
-from discernment.prompts.conversation import text_of
 from discernment.statistics.intervals import FEWEST_CLUSTERS, Interval, paired_bootstrap
 
 ANY_NATS = Interval(-math.inf, math.inf)
@@ -134,9 +133,8 @@ def score_replies(
             "model that it was made from, under the same chat format."
         )
     for one in (policy, base):  # which read the end of the turn, too
-        asked = one.encode([prompt for prompt, _ in exchanges])
-        shown = [repr(text_of(prompt)[:60]) for prompt, _ in exchanges]
-        check_context(one, asked, shown, [len(reply) + 1 for _, reply in tokens])
+        asked = [prompt for prompt, _ in exchanges]
+        check_context(one, one.encode(asked), beginnings_of(asked), [len(reply) + 1 for _, reply in tokens])
     scores: dict[int, ReplyScore] = {}
     vocabulary = policy.model.config.get_text_config().vocab_size
     for rows in _batches([len(reply) for _, reply in tokens], batch_size, vocabulary):

@@ -17,10 +17,9 @@ from discernment.kernel.checks import check_weights
 from discernment.kernel.instrument import measuring
 from discernment.kernel.job import KernelJob
 from discernment.kernel.kernel import Floats, Kernel, KernelOptions, Tap
-from discernment.policies.context import check_context
+from discernment.policies.context import beginnings_of, check_context
 from discernment.policies.policy import Policy
 from discernment.prompts import Asked
-from discernment.prompts.conversation import text_of
 
 
 def gradient_kernel(
@@ -109,8 +108,7 @@ def _encode(
     if replies is not None:
         answers = [policy.chat.encode_reply(p, reply) for p, reply in zip(prompts, replies, strict=True)]
         read = [answer[:-1] for answer in answers]
-    names = [repr(text_of(prompt)[:60]) for prompt in prompts]
-    check_context(policy, encoded, names, [len(behind) + 1 for behind in read])
+    check_context(policy, encoded, beginnings_of(prompts), [len(behind) + 1 for behind in read])
     return [[*s, *behind] for s, behind in zip(encoded, read, strict=True)], answers
 
 

@@ -130,15 +130,9 @@ class KernelJob:
         if part.startswith("layer ") and not self.options.by_layer:
             part = "layers"
         if part not in self.kernels:
-            n, rows = len(self.sequences), self._row_count
+            n, rows = len(self.sequences), self.backward.row_count
             self.kernels[part] = torch.zeros(n, rows, n, rows, dtype=torch.float64)
         factor.add_gram(self.kernels[part])
-
-    @property
-    def _row_count(self) -> int:
-        if self.rows is not None:
-            return self.rows.values.shape[1]
-        return int(self.backward.head.weight.shape[-1]) * max(self.positions)
 
     def _tap(self, number: int) -> None:
         if number not in self.tap_layers:
@@ -193,7 +187,7 @@ class KernelJob:
         if not self.kernels:
             raise nothing_asked_for(self.policy, self.options)
         seconds = {f"{what}_seconds": took for what, took in self.backward.clock.seconds.items()}
-        cost = KernelCost(len(self.sequences) * self._row_count, **seconds)
+        cost = KernelCost(len(self.sequences) * self.backward.row_count, **seconds)
         parts = tuple(sorted(self.kernels, key=_place))
         total = torch.stack([self.kernels[p] for p in parts]).sum(0)
         if self.rows is None:
