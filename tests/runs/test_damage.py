@@ -18,6 +18,7 @@ ROUNDS = [
         "stages/evaluate-*/samples.jsonl": "half",
         "manifest.json": "null",
         "recipe.yaml": "other bytes",
+        ".recipe.sha256": "other bytes",
     },
     {
         "stages/align-*/model/model.safetensors": "other bytes",

@@ -124,14 +124,18 @@ def keep_recipe(directory: Path, recipe: Recipe) -> None:
     """Write the recipe that a directory is run with, and what tells whether somebody has changed it there since."""
     text = recipe.to_yaml()
     write_text(directory / RECIPE, text)
-    write_text(directory / RECIPE_HASH, f"{content_hash(text)}\n")
+    write_text(directory / RECIPE_HASH, _hash_line(text))
+
+
+def _hash_line(text: str) -> str:
+    return f"{content_hash(text)}\n"
 
 
 def holds_recipe(directory: Path, recipe: Recipe) -> bool:
     """Whether the recipe that a directory was last run with is this one, whatever was written into its file since."""
     written, known = directory / RECIPE, directory / RECIPE_HASH
     if known.is_file():
-        return written.is_file() and known.read_text().strip() == content_hash(recipe.to_yaml())
+        return written.is_file() and known.read_bytes() == _hash_line(recipe.to_yaml()).encode()
     return written.is_file() and written.read_bytes() == recipe.to_yaml().encode()
 
 
