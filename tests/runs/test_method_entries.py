@@ -145,6 +145,10 @@ def test_what_cannot_be_stood_on(methods, message):
             {"method": "stl", "data": {"validation": None}},
             "`methods.0.data.validation` is empty, which would leave",
         ),
+        (
+            {"method": "base", "align": {"epochs": 3}},
+            "`methods.0.align`: the method 'base' trains nothing; leave it out.",
+        ),
     ],
 )
 def test_what_would_change_nothing_is_refused(method, message):

@@ -236,6 +236,19 @@ def test_what_is_advised_needs_less(model_folder, tokenizer):
         assert now.memory == sum((now.weights, now.gradients, now.optimizer, now.activations, now.held))
 
 
+@pytest.mark.parametrize("embeddings", [True, False])
+def test_what_is_advised_can_be_written_into_a_recipe(embeddings):
+    for options in (
+        RefineOptions(layer=3, train_embeddings=embeddings),
+        AlignOptions(train_embeddings=embeddings),
+    ):
+        advised = smaller(options)
+        assert len(advised) > 3
+        for words, change in advised:
+            assert type(options).model_validate(change.model_dump()) == change
+            assert ("lora" in words) <= (not embeddings)
+
+
 def test_adapters_train_little(model_folder):
     spec = ModelSpec(model=str(model_folder()), device="cpu")
     full = align_step(spec, AlignOptions(), Batch(2, 10, 0, 8))

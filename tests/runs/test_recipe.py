@@ -246,6 +246,10 @@ def test_general_examples_are_drawn_to_the_ratio(tmp_path):
         RecipeError, match=r"`data.general_per_safety: 6.0` asks for 24 general .* there are 20"
     ):
         load(6)
+    with pytest.raises(
+        RecipeError, match=r"general_per_safety` is a ratio .* there is no `data.safety`; name it"
+    ):
+        parse_recipe(changed("data", {"general": data["general"], "general_per_safety": 2}), "r").data.load(0)
     with pytest.raises(DataError, match="There is no file"):
         parse_recipe(changed("data.general", "gone.jsonl"), "r").data.load(0)
 

@@ -339,6 +339,10 @@ def parse_recipe(content: dict[str, Any], where: str) -> Recipe:
             raise RecipeError(
                 f"{where}: `methods.{number}.rule`: the method {entry.method!r} acts by no rule; leave it out."
             )
+        if entry.method == "base" and (unused := {"data", "refine", "align"} & entry.model_fields_set):
+            raise RecipeError(
+                f"{where}: `methods.{number}.{min(unused)}`: the method 'base' trains nothing; leave it out."
+            )
         for step in recipe.steps(entry):
             _check_together(recipe, step, where)
     return recipe

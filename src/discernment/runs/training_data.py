@@ -53,13 +53,19 @@ class TrainingData(Frozen):
 
         Raises:
             DataError: If one cannot be read, or is empty after filtering.
+            RecipeError: If `general_per_safety` is given and there are too few general examples, or no sets of either kind.
         """
         sets: dict[str, PromptSet] = {
             name: load_sources(sources, name, seed=seed)
             for name in Materials.__dataclass_fields__
             if (sources := getattr(self, name, None)) is not None
         }
-        if self.general_per_safety is not None and {"general", "safety"} <= sets.keys():
+        if self.general_per_safety is not None:
+            if missing := {"general", "safety"} - sets.keys():
+                raise RecipeError(
+                    f"`data.general_per_safety` is a ratio of `data.general` to `data.safety`, and there is no `data.{min(missing)}`; "
+                    "name it, or leave the ratio out."
+                )
             wanted = round(self.general_per_safety * len(sets["safety"]))
             if wanted > len(sets["general"]):
                 raise RecipeError(

@@ -123,14 +123,15 @@ def smaller(options: Any) -> list[Change]:
         )
     if not options.gradient_checkpointing:
         found.append(("gradient_checkpointing: true", {"gradient_checkpointing": True}))
-    if options.lora is None:
-        found.append(("lora: {rank: 16}", {"lora": LoraOptions()}))
-    together = {key: value for _, change in found for key, value in change.items()}
     if options.lora is None and options.optim != "adafactor":
-        found.insert(-1, ("optim: adafactor", {"optim": "adafactor"}))
+        found.append(("optim: adafactor", {"optim": "adafactor"}))
+    if options.lora is None and not getattr(options, "train_embeddings", False):
+        found.append(("lora: {rank: 16}", {"lora": LoraOptions()}))
     made = [(words, options.model_copy(update=change)) for words, change in found]
-    words = ", ".join(said for said, change in found if "optim" not in change)
-    return [*made, (words, options.model_copy(update=together))]
+    together = [(words, change) for words, change in found if "optim" not in change]
+    words = ", ".join(said for said, _ in together)
+    changes = {key: value for _, change in together for key, value in change.items()}
+    return [*made, (words, options.model_copy(update=changes))]
 
 
 def _of_refinement(
