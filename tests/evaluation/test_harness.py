@@ -112,3 +112,21 @@ def test_a_rule_scores_long_texts_and_answers_long_questions(tiny_policy):
     long = asked("generate_until", "word " * (2 * bare.max_length), {"max_gen_toks": 4, "until": []})
     [reply] = model.generate_until(long)
     assert isinstance(reply, str)
+
+
+@pytest.mark.parametrize("alias", ["max_gen_toks", "max_new_tokens", "max_tokens"])
+def test_a_rule_replies_as_the_task_asks(tiny_policy, alias):
+    from lm_eval.api.instance import Instance
+
+    def asked(**options):
+        return [Instance(request_type="generate_until", doc={}, arguments=("What?", options), idx=0)]
+
+    ruled = copy.copy(tiny_policy)
+    ruled.rule = Unchanged()
+    bare, model = as_harness_model(tiny_policy), as_harness_model(ruled)
+    for count in (1, 6):
+        options = {alias: count, "until": [], "do_sample": False}
+        [reply] = model.generate_until(asked(**options))
+        assert reply == bare.generate_until(asked(**options), disable_tqdm=True)[0] != ""
+    with pytest.raises(RecipeError, match="draws its replies, and tiny takes the likeliest token each time"):
+        model.generate_until(asked(**{alias: 2, "until": [], "do_sample": True, "temperature": 0.7}))

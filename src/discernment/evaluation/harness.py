@@ -164,7 +164,7 @@ def _cut(encoded: Encoded, room: int) -> Encoded:
 def _rule_model() -> type[HFLM]:
     """`HFLM` that asks a policy where it would ask the bare model."""
     from lm_eval.models.huggingface import HFLM
-    from lm_eval.models.utils import handle_stop_sequences
+    from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
     class RuleModel(HFLM):
         policy: Policy
@@ -200,11 +200,17 @@ def _rule_model() -> type[HFLM]:
             return [self._reply(*request.args) for request in requests]
 
         def _reply(self, question: str, options: Mapping[str, Any]) -> str:
-            cap = int(options.get("max_gen_toks", self.max_gen_toks))
+            asked = normalize_gen_kwargs(dict(options), self.max_gen_toks)
+            if asked["do_sample"]:
+                raise RecipeError(
+                    f"A task of general ability draws its replies, and {self.policy.name} takes the likeliest token each time; set "
+                    "`do_sample: false` in the task."
+                )
+            cap = asked["max_gen_toks"]
             [encoded] = self.policy.encode([question])
             [reply] = self.policy.generate([_cut(encoded, self.max_length - cap)], cap)
             text = str(self.tok_decode(reply.ids))
-            for stop in handle_stop_sequences(options.get("until"), eos=self.tok_decode(self.eot_token_id)):
+            for stop in handle_stop_sequences(asked["until"], eos=self.tok_decode(self.eot_token_id)):
                 text = text.partition(stop)[0] if stop else text
             return text
 
