@@ -57,7 +57,7 @@ class HubClassifierJudge(_ModelJudge):
         ModelError: On first use, if it cannot be loaded, or has labels that `labels` does not name.
     """
 
-    version = 2
+    version = 3
 
     def __init__(
         self,
@@ -83,8 +83,10 @@ class HubClassifierJudge(_ModelJudge):
         model, tokenizer, verdicts = self._loaded
         longest = _longest_input(model, tokenizer)
         texts = [
-            fitting_text(self.template, _defused(p, tokenizer), _defused(c, tokenizer), tokenizer, longest)
-            for p, c in exchanges
+            fitting_text(
+                self.template, *(_defused(t, tokenizer, self.template) for t in exchange), tokenizer, longest
+            )
+            for exchange in exchanges
         ]
         encoded = tokenizer(
             texts, return_tensors="pt", padding=True, truncation=longest is not None, max_length=longest
@@ -145,6 +147,7 @@ class _GuardJudge(_ModelJudge):
     """A causal model that answers in words."""
 
     version = 1
+    template = ""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -163,8 +166,8 @@ class _GuardJudge(_ModelJudge):
         """What can be asked of a prompt and a completion, with room for the answer and without control tokens."""
         tokenizer, positions = self._policy.chat.tokenizer, self._policy.positions
         return fit_exchange(
-            _defused(prompt, tokenizer),
-            _defused(completion, tokenizer),
+            _defused(prompt, tokenizer, self.template),
+            _defused(completion, tokenizer, self.template),
             lambda *exchange: len(self._question(*exchange)),
             None if positions is None else positions - max_new_tokens + 1,
         )
@@ -185,13 +188,16 @@ class WildGuardJudge(_GuardJudge):
         batch_size: Completions judged side by side.
     """
 
+    version = 2
+    template = WILDGUARD
+
     def _judge(self, exchanges: Sequence[tuple[str, str]]) -> list[Judgement]:
         fitted = [self._fitted(*exchange, ANSWER_TOKENS) for exchange in exchanges]
         answers = self._ask([self._question(*exchange) for exchange in fitted], ANSWER_TOKENS)
         return [read_wildguard(answer) for answer in answers]
 
     def _question(self, prompt: str, completion: str) -> list[int]:
-        text = WILDGUARD.format(prompt=prompt, completion=completion)
+        text = self.template.format(prompt=prompt, completion=completion)
         return list(self._policy.chat.tokenizer.encode(text, add_special_tokens=False))
 
 
@@ -243,8 +249,12 @@ def read_llama_guard(of_prompt: str, of_exchange: str) -> Judgement:
     return Judgement(Verdict.UNSCORED, "a safe reply to a safe prompt says nothing of refusing")
 
 
-def _defused(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Untrusted text in which what would be read as a control token is broken up."""
+def _defused(text: str, tokenizer: PreTrainedTokenizerBase, template: str) -> str:
+    """Untrusted text in which no control token and no line of the template would be read as such."""
+    own = {line.partition("{")[0].strip() for line in template.splitlines()} - {""}
+    if own:
+        begins = "|".join(re.escape(mark) for mark in sorted(own))
+        text = re.sub(rf"^(?=[ \t]*(?:{begins}))", "> ", text, flags=re.MULTILINE)
     marks = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab(), "[INST]", "[/INST]"}
     for mark in sorted(marks - {""}, key=len, reverse=True):
         text = text.replace(mark, f"{mark[0]} {mark[1:]}")
