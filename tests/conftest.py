@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,17 @@ settings.register_profile(
     "explore", max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("ci")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test that is `thinned(n)`, every n-th case is in the default run; the others are slow."""
+    seen: Counter[str] = Counter()
+    for item in items:
+        thinned, name = item.get_closest_marker("thinned"), item.nodeid.partition("[")[0]
+        if thinned and seen[name] % thinned.args[0]:
+            item.add_marker("slow")
+        seen[name] += 1
 
 
 @pytest.fixture(scope="session")
@@ -105,6 +117,14 @@ def field_run(tmp_path_factory: pytest.TempPathFactory, field: Field) -> Path:
         command = ["run", str(field.file), "--out", str(directory)]
         CliRunner().invoke(app, command, catch_exceptions=False)
     return directory
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _packages_are_not_listed() -> Iterator[None]:
+    """lm-evaluation-harness starts `pip list` at each call, a second each, for notes that nobody reads."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch.utils.collect_env.get_pip_packages", lambda run, patterns=None: ("pip", ""))
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -130,6 +130,7 @@ def test_probes_that_are_too_few_are_told(prompts, model_folder, tmp_path, stage
     ],
     ids=["full", "lora with dropout", "checkpointing"],
 )
+@pytest.mark.thinned(2)
 def test_training_is_the_same_with_and_without_looks(stage, options, model_folder, tmp_path):
     spec = ModelSpec(model=str(model_folder()))
     plain, watched = tmp_path / "plain", tmp_path / "watched"
@@ -158,6 +159,7 @@ def test_training_is_the_same_with_and_without_looks(stage, options, model_folde
 
 
 @pytest.mark.parametrize("lora", [None, LoraOptions(rank=2)], ids=["full", "lora"])
+@pytest.mark.thinned(3)
 def test_a_row_is_what_the_model_on_disk_gives(stage, lora, model_folder, tmp_path):
     spec = ModelSpec(model=str(model_folder("qwen2")))
     out = tmp_path / "out"

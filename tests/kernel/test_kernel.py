@@ -63,6 +63,7 @@ def error(found, expected):
 
 @pytest.mark.parametrize("dtype", EXACT)
 @pytest.mark.parametrize("rows", ["shared", "own"])
+@pytest.mark.thinned(5)
 def test_rows_of_tokens_equal_autograd(make_policy, family, dtype, rows, way):
     policy = make_policy(family, dtype)
     found = gradient_kernel(policy, PROMPTS, KernelOptions(rows=rows, k=3, batch_size=3))
@@ -95,6 +96,7 @@ def test_the_exact_norm_over_the_whole_vocabulary_equals_autograd(make_policy, f
     ("family", "tied"), [("llama", True), ("qwen2", True), ("gpt2", False), ("gemma2", False)]
 )
 @pytest.mark.parametrize("rows", ["own", "exact"])
+@pytest.mark.thinned(3)
 def test_tied_and_untied_heads(make_policy, family, tied, rows):
     policy = make_policy(family, tie_word_embeddings=tied)
     head, embedding = policy.model.get_output_embeddings(), policy.model.get_input_embeddings()
@@ -126,6 +128,7 @@ def test_probes_see_the_same_kernel(make_policy):
 
 
 @pytest.mark.parametrize("rows", ["own", "shared", "likelihood"])
+@pytest.mark.thinned(4)
 def test_whole_replies_equal_autograd(make_policy, family, rows, way):
     policy = make_policy(family)
     found = gradient_kernel(policy, PROMPTS, KernelOptions(rows=rows, k=2, batch_size=3), replies=REPLIES)
@@ -203,6 +206,7 @@ def with_adapters(policy, family):
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 @pytest.mark.parametrize("parameters", ["all", "lora"])
+@pytest.mark.thinned(5)
 def test_adapters(make_policy, family, parameters, way):
     policy = with_adapters(make_policy(family), family)
     found = gradient_kernel(policy, PROMPTS, KernelOptions(parameters=parameters, k=3))

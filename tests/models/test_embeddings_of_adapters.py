@@ -78,6 +78,7 @@ def adapt(request, model_folder, tmp_path):
 @pytest.mark.filterwarnings("ignore")  # peft warns of every tied layer
 @pytest.mark.parametrize("what", TARGETS)
 @pytest.mark.parametrize("family", SOME)
+@pytest.mark.thinned(5)
 def test_folded_in_and_loaded_again_it_gives_the_same_logits(family, what, adapt, tmp_path):
     base, adapter, wrapped = adapt(family, what)
     expected = logits(wrapped)

@@ -136,6 +136,7 @@ def test_labels_are_the_reply_and_the_end_of_its_turn(form):
 
 
 @by_name(USABLE)
+@pytest.mark.thinned(4)
 def test_a_model_that_refuses_is_seen_to_refuse(form):
     policy = overfitted(form)
     *refused, answered = rejection_probability(policy, list(SAID))

@@ -162,6 +162,7 @@ def test_the_replies_to_compare_with_are_of_several_kinds(policy):
 
 @pytest.mark.filterwarnings("ignore:Unfeasible length constraints")
 @pytest.mark.parametrize("key", [*HEARD, *WITHOUT_EFFECT])
+@pytest.mark.thinned(4)
 def test_a_key_of_the_generation_configuration_changes_no_reply(policy, tmp_path, key):
     expected = loop(policy, PROMPTS)
     configured(policy, tmp_path, {**HEARD, **WITHOUT_EFFECT}[key])

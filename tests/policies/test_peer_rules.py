@@ -187,6 +187,7 @@ NAMES = ["self_cd", "adacd", "scans", "surgical"]
 
 @pytest.mark.parametrize("rule", RULES, ids=NAMES)
 @pytest.mark.parametrize(("system", "template"), [(None, None), (SYSTEM, None), (SYSTEM, LEAD)])
+@pytest.mark.thinned(5)
 def test_a_rule_acts_as_its_formula_says(rule, system, template, tokenizer):
     policy = ruled(tokenizer, rule, system=system, template=template)
     assert bool(policy.chat.lead) == bool(template)
@@ -229,6 +230,7 @@ def same_distributions(found, expected):
 
 @pytest.mark.parametrize("rule", RULES, ids=NAMES)
 @pytest.mark.parametrize("family", ["gpt2", "gemma3", "qwen3", "gpt_neox"])
+@pytest.mark.thinned(5)
 def test_a_rule_changes_what_is_said_whatever_the_neighbours(rule, family, tokenizer):
     policy = ruled(tokenizer, rule, family=family)
     masses = rejection_probability(policy, PROMPTS, OPENINGS)

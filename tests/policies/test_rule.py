@@ -93,6 +93,7 @@ def replies(policy):
 
 @pytest.mark.parametrize("rule", ALL, ids=lambda rule: rule.name)
 @pytest.mark.parametrize("system", [None, "You are a careful assistant who answers in few words."])
+@pytest.mark.thinned(3)
 def test_a_rule_acts_as_done_by_hand(rule, system, tokenizer):
     policy = Policy(make_model("llama", len(tokenizer)), ChatFormat(tokenizer, system=system), "ruled", rule)
     assert replies(policy) == [reply_by_hand(policy, prompt, logits_by_hand, CAP) for prompt in PROMPTS]
@@ -157,6 +158,7 @@ def harness_loglikelihoods(policy):
     ],
     ids=["decoding", "steering", "ablated"],
 )
+@pytest.mark.thinned(5)
 def test_a_rule_that_does_nothing_changes_nothing_and_a_strong_one_changes_all(
     family, still, strong, tokenizer, task
 ):

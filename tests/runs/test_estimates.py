@@ -67,6 +67,7 @@ def test_the_plainest_way_that_fits_is_taken(wide):
     assert len(seen[2].before) >= 4
 
 
+@pytest.mark.slow
 def test_without_units_for_bfloat16_no_weights_are_held_in_it(wide):
     spec, facts = wide
     ways = [choose_way(spec, facts.chat, machine(free, torch.float32), WORK) for free in (10, 1, 0.01)]

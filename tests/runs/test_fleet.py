@@ -24,6 +24,7 @@ def fleet(tmp_path):
         yield made
 
 
+@pytest.mark.slow
 def test_a_killed_task_is_begun_anew_and_no_other_with_it(fleet, tmp_path, caplog):
     works = {"dies": die, "always": die, **dict.fromkeys("abcd", note)}
     found = dict(fleet.as_they_end(lambda name: fleet.do(name, works[name], tmp_path / name), iter(works)))

@@ -234,6 +234,7 @@ def test_flips_compare_a_second_evaluation_with_the_first(content, tmp_path):
     assert (bare.stages_run, [f.rejection_change for f in bare.results.flips]) == (2, [None])
 
 
+@pytest.mark.slow
 def test_a_second_judge_reads_the_replies_that_are_there(content, tmp_path, monkeypatch):
     path = tmp_path / "classifier.safetensors"
     train_classifier(read_labelled("starter/verdicts"), regularisation=1.0).save(path)

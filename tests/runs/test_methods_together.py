@@ -217,6 +217,7 @@ def test_refusals_are_calibrated_on_what_was_trained(recipe, tmp_path):
 
 
 @pytest.mark.parametrize(("below", "above"), [(1, 2), (2, 1)])
+@pytest.mark.thinned(2)
 def test_the_proposition_knows_what_each_refinement_started_from(recipe, tmp_path, below, above):
     asked = tmp_path / "asked.jsonl"
     PromptSet([*make_prompts(8), *make_benign(4)], Provenance(name="asked")).to_jsonl(asked)

@@ -96,6 +96,7 @@ def test_a_process_sees_one_accelerator_that_no_other_has(shown, expected, tmp_p
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.slow
 def test_untrained_methods_side_by_side(content, tmp_path):
     recipe = parse_recipe({**content, "methods": ["base", "prompted"]}, "r")
     alone = run_recipe(recipe, tmp_path / "alone")

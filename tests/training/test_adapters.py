@@ -41,6 +41,7 @@ def by_peft(base, *adapters):
 
 
 @pytest.mark.parametrize("stage", ["refine", "align"])
+@pytest.mark.thinned(4)
 def test_a_kept_adapter_gives_the_merged_models_logits_anywhere(stage, family, model_folder, tmp_path):
     base = model_folder(family)
     left = train(stage, str(base), tmp_path / "out", "both")

@@ -105,6 +105,7 @@ def felt(name, value):
 
 @pytest.mark.parametrize("stage", ["align", "refine"])
 @pytest.mark.parametrize(("named", "lora"), CASES)
+@pytest.mark.thinned(3)
 def test_training_comes_to_the_same(named, stage, lora, model_folder, tmp_path, runs):
     base = model_folder(named)
     changes = {"lora": lora and LoraOptions(rank=4)} | (

@@ -39,6 +39,7 @@ def left(out):
     ],
     ids=["plain", "averaged", "best", "stopped", "align"],
 )
+@pytest.mark.thinned(2)
 def test_no_step_is_taken_behind_the_last(stage, changes, model_folder, tmp_path, monkeypatch):
     base = model_folder()
     changes = {**changes}

@@ -59,6 +59,7 @@ def changed_between(base, left):
 @pytest.mark.parametrize("lora", KEPT)
 @pytest.mark.parametrize("stage", ["refine", "align"])
 @pytest.mark.parametrize("named", [*FAMILIES, *MOE_FAMILIES])
+@pytest.mark.thinned(5)
 def test_settings_stay_those_of_the_base_model(named, stage, lora, model_folder, tmp_path):
     base, out = model_folder(named), tmp_path / "out"
     expected = settings(base)
@@ -146,6 +147,7 @@ def test_the_loss_has_no_router_loss(named, model_folder, tmp_path):
 @pytest.mark.parametrize("lora", [None, {"rank": 4, "keep": "adapter"}], ids=["full", "lora"])
 @pytest.mark.parametrize("stage", ["refine", "align"])
 @pytest.mark.parametrize("named", MOE_FAMILIES)
+@pytest.mark.thinned(5)
 def test_a_trained_mixture_of_experts_speaks(named, stage, lora, model_folder, tmp_path):
     out = tmp_path / "out"
     train(stage, model_folder(named), out, lora)
