@@ -82,12 +82,10 @@ class HubClassifierJudge(_ModelJudge):
 
         model, tokenizer, verdicts = self._loaded
         longest = _longest_input(model, tokenizer)
-        texts = [
-            fitting_text(
-                self.template, *(_defused(t, tokenizer, self.template) for t in exchange), tokenizer, longest
-            )
-            for exchange in exchanges
-        ]
+        texts = []
+        for exchange in exchanges:
+            prompt, completion = (_defused(text, tokenizer, self.template) for text in exchange)
+            texts.append(fitting_text(self.template, prompt, completion, tokenizer, longest))
         encoded = tokenizer(
             texts, return_tensors="pt", padding=True, truncation=longest is not None, max_length=longest
         )
