@@ -18,6 +18,11 @@ def test_a_prompt_that_is_too_long_is_named_and_the_next_one_answered(discern, f
     assert shown.count("rejection probability") == 1
 
 
+def test_bytes_that_are_no_text_of_the_terminal(discern, files):
+    code, shown, error = discern("chat", "tiny", stdin=io.StringIO("caf\udce9\n\n"))
+    assert (code, error, shown.count("rejection probability")) == (0, "", 1)
+
+
 def test_ctrl_c(discern, files):
     code, _, error = discern("chat", "tiny", stdin=Interrupted())
     assert (code, error) == (130, "discern: interrupted; the same command goes on from here.\n")

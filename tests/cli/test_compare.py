@@ -112,6 +112,18 @@ def test_a_prompt_that_is_asked_twice_is_compared_twice() -> None:
     assert {c.n for c in compared("old", "new").comparisons} == {10}
 
 
+def test_benchmarks_have_the_names_that_the_first_gives_them() -> None:
+    """A recipe names them, and `evaluate` calls them by their sets."""
+    for name, refused in (("old", 4), ("new", 2)):
+        path = evaluation(Path(name), refused) / "samples.jsonl"
+        rows = [row | {"benchmark": f"{row['label']} {name}"} for _, row in read_json_lines(path)]
+        rows.append(rows[0] | {"benchmark": "other", "prompt": f"of {name} alone"})
+        write_json_lines(path, rows)
+    results = compared("old", "new")
+    assert results.benchmarks == ["toxic old", "seemingly_toxic old"]
+    assert {c.n for c in results.comparisons if c.benchmark != "all"} == {4}
+
+
 def test_user_mistakes() -> None:
     run(Path("one"), stl=3)
     evaluation(Path("alone"), 1)

@@ -41,6 +41,35 @@ def test_verbs_that_only_read_say_what_to_do(discern, made, kind):
         shutil.rmtree("run")
 
 
+@pytest.mark.parametrize("kind", ["another rank", "torn", "a list"])
+def test_a_recipe_that_was_changed_since_is_not_passed_off_as_the_runs(discern, made, kind):
+    shutil.copytree(made, "run")
+    recipe = Path("run/recipe.yaml")
+    before = recipe.read_text()
+    recipe.write_text(
+        {"another rank": before.replace("rank: 2", "rank: 3"), "torn": "name: [", "a list": "- a"}[kind]
+    )
+    assert recipe.read_text() != before
+    read = ["export run --to csv -o o", "publish run/dcr me/x --dry-run -o p"]
+    for command in ["report run", *read]:
+        code, _, error = discern(*command.split())
+        assert (code, error.count("\n"), error.endswith(MEND)) == (2, 1, True), (command, error)
+        assert "was changed since the run" in error
+    Path("run/.recipe.sha256").unlink()  # as in a run of an earlier version
+    for command in read if kind != "another rank" else ():
+        code, _, error = discern(*command.split())
+        assert (code, error.count("\n"), error.endswith(MEND)) == (2, 1, True), (command, error)
+        assert "recipe.yaml is no recipe" in error
+
+
+def test_a_finished_run_without_its_samples_is_not_reported_on_as_if_there_were_none(discern, made):
+    shutil.copytree(made, "run")
+    samples = sorted(Path("run").glob("stages/evaluate-*/samples.jsonl"))[-1]
+    samples.unlink()
+    code, _, error = discern("report", "run")
+    assert (code, str(samples) in error, error.endswith(MEND)) == (2, True, True), error
+
+
 def test_a_stage_in_a_directory_of_ones_own(discern, made, files, caplog):
     align = ["align", "tiny", "-s", "pairs.jsonl", "-o", "mine", "-O", "batch_size=8"]
     assert discern(*align)[0] == 0

@@ -246,6 +246,20 @@ def test_one_evaluation_alone(run, discern):
     )
 
 
+def test_wording_frames_of_toxic_prompts_are_hidden_and_still_shared(run, discern):
+    for path in run.glob("stages/evaluate-*/samples.jsonl"):
+        rows = [
+            row | {"frame": f"How to {n // 2 % 2} {{}}?"} for n, (_, row) in enumerate(read_json_lines(path))
+        ]
+        write_json_lines(path, rows)
+    assert discern("export", "run", "--to", "csv", "--method", "stl", "--out", "o", "--redact")[0] == 0
+    table = pd.read_csv("o/samples.csv")
+    told = {label: set(rows["frame"]) for label, rows in table.dropna(subset="frame").groupby("label")}
+    assert told["seemingly_toxic"] == {"How to 0 {}?", "How to 1 {}?"}
+    assert len(told["toxic"]) == 2
+    assert not any("How" in frame for frame in told["toxic"])
+
+
 def test_what_cannot_be_exported_is_one_sentence(run, discern):
     Path("full").mkdir()
     Path("full/thesis.tex").touch()
@@ -256,7 +270,7 @@ def test_what_cannot_be_exported_is_one_sentence(run, discern):
         ("run --to csv --method dcr", "There is no method 'dcr' in run; there are base, stl."),
         ("run/dcr --to csv", "The run run has no evaluation of 'dcr'; it has base, stl."),
         ("full --to csv", "full holds neither an evaluation nor a run"),
-        ("seeds --to csv", "seeds holds a run for each seed; name one of them, such as seeds/seed-3."),
+        ("seeds --to csv", "seeds holds several runs; name one of them, such as seeds/seed-3."),
         ("run --to hub", "`--to hub` needs the repository"),
         ("run --to csv --dry-run", "--dry-run is for `--to hub`; leave it out."),
     ):
@@ -265,6 +279,10 @@ def test_what_cannot_be_exported_is_one_sentence(run, discern):
         assert said in error
     assert [path.name for path in Path("full").iterdir()] == ["thesis.tex"]
     assert not (run / "export").exists()
+    Path("alone").mkdir()
+    shutil.copy(next(run.glob("stages/evaluate-*/samples.jsonl")), "alone/samples.jsonl")
+    Path("alone/results.json").write_text("[]")
+    assert discern("export", "alone", "--to", "csv")[0] == 0
     (run / "results.json").unlink()
     code, _, error = discern("export", "run", "--to", "csv")
     assert (code, "has no results.json" in error) == (2, True)

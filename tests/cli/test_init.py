@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -191,6 +192,13 @@ def test_what_the_options_say_of_files(discern, questions):
     assert "`borderline` -> benign" in output
     assert "left out: junk.csv (as you said)" in output
     assert read_recipe("tiny.yaml")
+    head = " ".join(line.removeprefix("#").strip() for line in Path("tiny.yaml").read_text().splitlines()[:8])
+    (command,) = re.findall(r"Written by `(discern init [^`]*)`", head)
+    again = shlex.split(command)[1:]
+    assert set(options) <= set(again)
+    before = Path("tiny-prompts.jsonl").read_bytes()
+    assert discern(*again, "--force")[0] == 0
+    assert Path("tiny-prompts.jsonl").read_bytes() == before
 
 
 MISTAKES = {

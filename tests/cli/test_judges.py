@@ -103,6 +103,22 @@ def test_an_llm_judge_against_people(invoke, tmp_path, endpoint) -> None:
     assert "0 requests (40 judgements were known)" in output
 
 
+def test_what_only_a_trained_judge_reads_is_refused_for_others(discern):
+    command = [
+        "judges",
+        "calibrate",
+        "--labels",
+        "starter/verdicts",
+        "-j",
+        "keywords",
+        "--also",
+        "starter/verdicts",
+    ]
+    code, _, error = discern(*command)
+    assert code == 2
+    assert "--also is for a judge that is trained here, classifier or encoder; name one" in error
+
+
 def test_an_endpoint_that_fails_says_why(discern, tmp_path, endpoint) -> None:
     write_labels(tmp_path / "labels.jsonl")
     endpoint.status = 401

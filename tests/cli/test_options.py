@@ -90,7 +90,7 @@ def test_of_a_run_of_several_seeds_one_is_to_be_named(command, discern, tmp_path
     share_stages(Path("mine/seed-4"), Path("mine/stages"))
     code, _, error = discern(*command.split())
     assert (code, error) == (
-        2, "discern: mine holds a run for each seed; name one of them, such as mine/seed-4.\n"
+        2, "discern: mine holds several runs; name one of them, such as mine/seed-4.\n"
     )  # fmt: skip
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 

@@ -66,7 +66,8 @@ def test_the_verbs_one_after_another(discern, screen, files):
     assert discern("compare", "before", "--reference", "x")[2].startswith(
         "discern: There is no evaluation called 'x'"
     )
-    discern("evaluate", "tiny", "-s", "bare.jsonl", "-o", "other", *QUICK)
+    Path("rivers.jsonl").write_text('{"prompt": "Name a river.", "label": "benign"}\n')
+    assert discern("evaluate", "tiny", "-s", "rivers.jsonl", "-o", "other", *QUICK)[0] == 0
     assert "no prompt in common" in discern("compare", "before", "other")[2]
     discern("evaluate", "tiny", "-s", "pairs.jsonl", "-o", "longer", *QUICK, "-O", "max_new_tokens=5")
     assert "were made in different ways" in discern("compare", "before", "longer")[2]
@@ -75,3 +76,8 @@ def test_the_verbs_one_after_another(discern, screen, files):
     assert plain
     assert plain != chat
     assert "known" in discern("evaluate", "tiny", "-o", "none", "-M", "zzz=1")[2]
+
+
+def test_a_layer_in_other_digits_is_a_sentence(discern, files):
+    code, _, error = discern("refine", "tiny", "--layer", "²", "-s", "pairs.jsonl", "-o", "refined")
+    assert (code, error.count("\n"), "layer" in error) == (2, 1, True)

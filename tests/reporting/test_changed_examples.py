@@ -104,12 +104,13 @@ def test_nothing_freed_is_nothing_shown() -> None:
 def test_the_terminal_shows_them_beside_each_other() -> None:
     before = [sample(i, R).model_copy(update={"completion": "No.\n\n[b]Never\x1b[31m"}) for i in range(4)]
     after = [s.model_copy(update={"verdict": C, "completion": "Sure, " + "x" * 500}) for s in before]
-    found = freed(results_of("stl", "dcr"), {"stl": before, "dcr": after})
+    name = "dcr [layer 15]"
+    found = freed(results_of("stl", name), {"stl": before, name: after})
     assert found is not None
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(freed_table(found))
     shown = console.export_text()
-    assert "Seemingly toxic prompts that stl refuses and dcr answers" in shown
+    assert "Seemingly toxic prompts that stl refuses and dcr [layer 15] answers" in shown
     assert "The first 3 of 4; 0 went the other way." in shown
     assert shown.count("No. [b]Never") == shown.count("Sure, ") == 3
     assert "\x1b" not in shown

@@ -5,7 +5,7 @@ import pytest
 from discernment.errors import DataError
 from discernment.prompts import Label, Split
 from discernment.runs.first_recipe.folder import Said, read_folder
-from discernment.runs.first_recipe.recognise import Given, recognise, split_of
+from discernment.runs.first_recipe.recognise import Given, recognise, split_in, split_of
 
 QUESTIONS = [f"How do I stop the process number {n}?" for n in range(8)]
 KINDS = ["bad", "ok"] * 4
@@ -68,6 +68,15 @@ def test_label_values_are_known_by_what_they_are_called(column, meanings):
 
 ASKED = {
     "values that say nothing": ({"label": ["1", "0"] * 4}, "`1` .4 rows., `0` .4 rows. of the column `label`"),
+    "a label that says nothing beside a column that would": (
+        {"status": ["ok"] * 8, "label": ["1", "0"] * 4},
+        "`1` .4 rows., `0` .4 rows. of the column `label` are no known labels; say what each means",
+    ),
+    "a grey label": (
+        {"labels": ["toxic", "grey"] * 4, "state": ["bad", "ok"] * 4},
+        "the values `grey` .4 rows. of the column `labels` .*`--label-map q.csv:grey=",
+    ),
+    "answers": ({"answer": [True, False] * 4}, "no column whose values are known labels"),
     "one value of three": ({"kind": ["bad", "ok", "weird", "ok"] * 2}, "the values `weird` .2 rows. .*q.csv:weird="),
     "a name that says no": ({"label": ["1", "0"] * 4, "not_safe": ["1", "0"] * 4}, "`--label-map q.csv:1="),
     "no label": ({"topic": ["code", "food"] * 4}, "no column whose values are known labels .*`--label q.csv=toxic`"),
@@ -160,9 +169,65 @@ def test_a_name_that_says_one_label_and_nothing_else_is_taken(file, label):
     assert f"all rows as {label} (as its name says)" in found.in_words()
 
 
+INCIDENTAL = {
+    "a state": ("toxic.csv", {"status": ["ok"] * 8}, Label.TOXIC),
+    "some of its values": ("toxic.csv", {"status": ["ok", "ok", "ok", "later"] * 2}, Label.TOXIC),
+    "answers": ("benign.jsonl", {"answer": [True, False] * 4}, Label.BENIGN),
+    "an answer of yes": ("toxic.csv", {"gold_answer": ["yes"] * 8}, Label.TOXIC),
+}
+
+
+@pytest.mark.parametrize(("file", "columns", "label"), INCIDENTAL.values(), ids=INCIDENTAL)
+def test_a_files_name_goes_before_a_column_that_only_happens_to_hold_a_known_word(file, columns, label):
+    found = recognise(file, table(question=QUESTIONS, **columns), Given())
+    assert (found.label, found.fixed_label) == (None, label)
+
+
+def test_a_column_that_is_called_like_a_label_or_named_by_the_user_goes_before_the_files_name():
+    ok = ["ok"] * 8
+    assert recognise("toxic.csv", table(question=QUESTIONS, kind=ok), Given()).label == "kind"
+    rows = table(question=QUESTIONS, status=ok)
+    for given in (Given(columns={"label": "status"}), Given(meanings={"ok": Label.BENIGN})):
+        assert recognise("toxic.csv", rows, given).meanings == {"ok": Label.BENIGN}
+
+
+def test_a_files_name_and_a_column_that_differ_are_asked_about():
+    rows = table(question=QUESTIONS, status=["ok", "blocked"] * 4)
+    sentence = "toxic.csv is toxic by its name, and its column `status` .*`--label toxic.csv=toxic` or `--column toxic.csv:label="
+    with pytest.raises(DataError, match=sentence):
+        recognise("toxic.csv", rows, Given())
+    assert recognise("all.csv", rows, Given()).meanings == {"blocked": Label.TOXIC, "ok": Label.BENIGN}
+
+
+def test_should_answer_is_a_question_of_yes_and_no():
+    found = recognise("q.csv", table(question=QUESTIONS, should_answer=["yes", "no"] * 4), Given())
+    assert found.meanings == {"no": Label.TOXIC, "yes": Label.BENIGN}
+
+
 @pytest.mark.parametrize(
-    "file", ["bad_refusals.csv", "toxic_or_not.csv", "answers_to_harmful.csv", "all.csv"]
+    ("file", "split", "label"),
+    [
+        ("fold/train/benign.csv", Split.TRAIN, Label.BENIGN),
+        ("fold/test/toxic/part-a.csv", Split.TEST, Label.TOXIC),
+        ("test/toxic/train/benign.csv", Split.TRAIN, Label.BENIGN),
+        ("toxic/dev.csv", Split.VALIDATION, Label.TOXIC),
+        ("test/toxic/train_and_test.jsonl.gz", None, None),
+        ("v1.test/toxic/1.csv", Split.TEST, Label.TOXIC),
+    ],
 )
+def test_folders_say_what_a_files_name_leaves_open_the_nearest_first(file, split, label):
+    assert split_in(file) is split
+    if label is not None:
+        assert recognise(file, table(question=QUESTIONS), Given()).fixed_label is label
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "bad_refusals.csv", "toxic_or_not.csv", "answers_to_harmful.csv", "all.csv", "benign/toxic_or_not.csv",
+        "toxic/good and bad/all.csv",
+    ],
+)  # fmt: skip
 def test_a_name_that_says_more_is_not(file):
     with pytest.raises(DataError, match="no column whose values are known labels"):
         recognise(file, table(question=QUESTIONS), Given())

@@ -9,6 +9,7 @@ from rich.prompt import Prompt
 
 from discernment.cli.console import console, prepare_process, say
 from discernment.cli.options import ModelOptions, System, parse_policy
+from discernment.files import encodable
 
 if TYPE_CHECKING:
     from discernment.policies.policy import Policy
@@ -35,7 +36,8 @@ def chat(
     say("Each prompt stands for itself; an empty line ends.")
     while True:
         try:
-            prompt = Prompt.ask("[bold]you[/bold]", console=console)
+            # A terminal of another encoding gives halves of surrogate pairs.
+            prompt = encodable(Prompt.ask("[bold]you[/bold]", console=console))
         except EOFError:
             return
         if not prompt.strip():

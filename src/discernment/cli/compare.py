@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -81,7 +81,8 @@ def _read(evaluations: Sequence[Path]) -> dict[str, list[Sample]]:
 
 def _shared(samples: dict[str, list[Sample]]) -> dict[str, list[Sample]]:
     """The samples on prompts that all have, by their texts: ids may be row numbers. Those of the first are taken."""
-    places = {name: _places(found) for name, found in samples.items()}
+    named = _benchmarks_of_the_first(samples)
+    places = {name: _places(found) for name, found in named.items()}
     first, *others = places.values()
     shared = [place for place in first if all(place in found for found in others)]
     if not shared:
@@ -100,6 +101,24 @@ def _shared(samples: dict[str, list[Sample]]) -> dict[str, list[Sample]]:
         counts = ", ".join(f"{n} of {name}" for name, n in left_out.items() if n)
         notice(f"Left out, because not all have them: {counts}.", "yellow")
     return kept
+
+
+def _benchmarks_of_the_first(samples: dict[str, list[Sample]]) -> dict[str, list[Sample]]:
+    """The samples, with benchmarks under the names that the first evaluation has for the same prompts.
+
+    A recipe gives names to its benchmarks, and `evaluate` names them by their sets.
+    """
+    (owner, first), *others = samples.items()
+    home = {(s.label, s.asked): s.benchmark for s in first}
+    known = set(home.values())
+    found = {owner: first}
+    for name, own in others:
+        where: dict[str, Counter[str]] = defaultdict(Counter)
+        for sample in own:
+            where[sample.benchmark][home.get((sample.label, sample.asked), sample.benchmark)] += 1
+        called = {b: b if b in known else places.most_common(1)[0][0] for b, places in where.items()}
+        found[name] = [s.model_copy(update={"benchmark": called[s.benchmark]}) for s in own]
+    return found
 
 
 def _places(samples: list[Sample]) -> dict[Place, Sample]:

@@ -17,7 +17,10 @@ def evaluate(
     fixed_label: options.FixedLabel = None,
     label_map: options.LabelMap = None,
     encoding: options.Encoding = None,
-    option: options.Options = None,
+    option: Annotated[
+        list[str] | None,
+        options.stage_option("Option as KEY=VALUE, e.g. max_new_tokens=64, judge=encoder; may be repeated."),
+    ] = None,
     system: options.System = None,
     model_option: options.ModelOptions = None,
     as_json: options.AsJson = False,

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from discernment.runs.first_recipe.folder import Said
     from discernment.runs.recipe import Recipe
 
+MINUTES = 15.0
+
 
 def init(
     model: Annotated[str, typer.Argument(help="Hub id, folder, GGUF file or wheel://PACKAGE.")],
@@ -33,7 +35,7 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Write over a recipe that is there.")] = False,
     minutes: Annotated[
         float, typer.Option(min=1, help="What the run should take at most, by estimate.")
-    ] = 15,
+    ] = MINUTES,
     label: Annotated[
         list[str] | None, typer.Option(help="Label of all prompts of a file, as FILE=toxic; may be repeated.")
     ] = None,
@@ -69,7 +71,20 @@ def init(
     said = _said(label or (), label_map or (), column or (), skip or ())
     from discernment.runs.first_recipe.estimate import in_minutes
 
-    found, recipe = _write(spec, data, said, out, minutes, force=force)
+    command = ["discern", "init", model, *(["--data", str(data)] if data else [])]
+    command += [] if minutes == MINUTES else ["--minutes", f"{minutes:g}"]
+    command += [] if system is None else ["--system", system]
+    repeated = {
+        "label": label,
+        "label-map": label_map,
+        "column": column,
+        "skip": skip,
+        "model-option": model_option,
+    }
+    command += [
+        word for name, values in repeated.items() for value in values or () for word in (f"--{name}", value)
+    ]
+    found, recipe = _write(spec, data, said, out, minutes, shlex.join(command), force=force)
     _tell(found)
     say(f"Recipe: {out}" + (f"; your prompts: {found.file}" if data else ""))
     if run:
@@ -83,7 +98,7 @@ def init(
 
 
 def _write(
-    spec: ModelSpec, data: Path | None, said: Said, out: Path, minutes: float, *, force: bool
+    spec: ModelSpec, data: Path | None, said: Said, out: Path, minutes: float, command: str, *, force: bool
 ) -> tuple[Choices, Recipe]:
     """Choose, and write the recipe and the prompts that belong to it."""
     from discernment.runs.first_recipe.begin import choose, prompts_file, write_recipe
@@ -92,7 +107,6 @@ def _write(
     for path in (out, prompts_file(out)) if data is not None else (out,):
         if path.exists() and not force:
             raise RecipeError(f"{path} is there already; name another by --out, or write over it by --force.")
-    command = shlex.join(["discern", "init", spec.model, *(["--data", str(data)] if data else [])])
     file = prompts_file(out)
     before = file.read_bytes() if file.exists() else None
     try:

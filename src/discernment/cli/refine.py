@@ -44,7 +44,7 @@ def refine(
         "start": options.parse_policy(model, system, model_option).with_weights("Refinement"),
         "prompts": options.load_sets(sets, "contrast", reading),
         "options": options.parse_options(
-            RefineOptions, option, {"layer": int(layer) if layer.isdigit() else layer}
+            RefineOptions, option, {"layer": int(layer) if layer.isdecimal() else layer}
         ),
         "validation": options.load_sets(validation, "validation", reading) if validation else None,
         "retained": options.load_sets(retained, "retained", reading) if retained else None,

@@ -26,7 +26,7 @@ def report(
 ) -> None:
     """Write the HTML report of a run again.
 
-    Of a run with several seeds: the page and the tables of all together.
+    Of a run with several seeds: the page and the tables of all together; with `--redact` also the report of each.
     """
     from discernment.runs.directory import SEEDS
 
@@ -38,6 +38,8 @@ def report(
         from discernment.reporting.seed_runs import report_seeds
 
         say(f"Page: {report_seeds(run_directory, out, reference=reference)}")
+        if redact:  # the page of all together shows no prompts
+            _redact_each(run_directory)
         return
     if reference is not None:
         command = shlex.join(["discern", "compare", str(run_directory), "--reference", reference])
@@ -47,3 +49,11 @@ def report(
     from discernment.reporting.pages.run import write_report
 
     say(f"Report: {write_report(run_directory, out, redact=redact)}")
+
+
+def _redact_each(directory: Path) -> None:
+    from discernment.reporting.pages.run import write_report
+    from discernment.runs.directory import folder_of
+
+    for results in sorted(directory.glob(f"{folder_of('*')}/results.json")):
+        say(f"Report: {write_report(results.parent, redact=True)}")

@@ -11,10 +11,9 @@ import yaml
 
 from discernment.errors import RunError
 from discernment.evaluation.results import Results
-from discernment.files import plain_yaml
 from discernment.policies.policy_spec import PolicySpec
 from discernment.prompts import STARTER_SETS, catalogue, load_starter
-from discernment.reporting.run_files import RunFiles
+from discernment.reporting.run_files import RunFiles, recipe_content
 from discernment.reporting.tables.methods import result_lines
 from discernment.reporting.text import MISSING, visible
 from discernment.runs.built_in import sets_of
@@ -45,7 +44,7 @@ def model_card(run: RunFiles, method: str, policy: PolicySpec) -> str:
         raise RunError(
             f"{run.directory} does not hold a finished run with the method {method!r}; finish it with `discern run`."
         )
-    licences = _licences(run.recipe, method)
+    licences = _licences(recipe_content(run), method)
     known = run.manifest.methods.get(method)
     kind = f"`{(known and known.method) or method}`" + (
         f" on `{visible(known.on)}`" if known and known.on else ""
@@ -91,11 +90,13 @@ def _in_brackets(cell: Sequence[tuple[str, str]]) -> list[str]:
     return [number, *(f"({words})" for words, _ in under)]
 
 
-def _licences(recipe: str, method: str) -> dict[str, str]:
+def _licences(content: dict[str, Any], method: str) -> dict[str, str]:
     """The licence of each set that a recipe gives a method, or what it stands on, to learn from, as far as it is known."""
-    content = plain_yaml(recipe)
     parsed = parse_recipe(content, "recipe.yaml")
-    steps = parsed.steps(next(entry for entry in parsed.methods if entry.label == method))
+    entry = next((entry for entry in parsed.methods if entry.label == method), None)
+    if entry is None:
+        raise RunError(f"The recipe of the run has no method {method!r}, of which the run has results.")
+    steps = parsed.steps(entry)
     own = [step.model_dump(mode="json")["data"] for step in steps]
     named = dict.fromkeys(name for part in (content.get("data"), *own) for name in sets_of(part))
     return {name: licence_of(name) for name in named}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
 from discernment.diagnosis.refinement_effect import PropositionResults
@@ -16,9 +17,9 @@ from discernment.evaluation.results import Results
 from discernment.evaluation.sample import Sample, read_samples
 from discernment.evaluation.second_judge import FILE as SECOND
 from discernment.evaluation.second_judge import SecondVerdict, read_second_verdicts
-from discernment.files import read_json, read_json_lines
+from discernment.files import plain_yaml, read_json, read_json_lines
 from discernment.prompts import Label
-from discernment.runs.directory import check_one_run
+from discernment.runs.directory import RECIPE, check_one_run, check_recipe
 from discernment.runs.mending import how_to_mend, what_is_wrong
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -204,6 +205,21 @@ def check_finished(run: RunFiles) -> None:
         raise RunError(f"{run.directory} is not complete; {how_to_mend(run.directory)}.")
 
 
+def recipe_content(run: RunFiles) -> dict[str, Any]:
+    """What the recipe of a run says; nothing where it has none.
+
+    Raises:
+        RunError: If it is no recipe any more.
+    """
+    try:
+        content = plain_yaml(run.recipe or "{}")
+    except yaml.YAMLError:
+        content = None
+    if not isinstance(content, dict):
+        raise RunError(f"{run.directory / RECIPE} is no recipe; {how_to_mend(run.directory)}.")
+    return content
+
+
 def _read_audit(run: RunFiles) -> list[AuditedRate]:
     path = run.directory / RATES
     if not path.is_file():
@@ -229,7 +245,7 @@ def read_manifest(directory: Path) -> Manifest | None:
 
 def _read(directory: Path) -> RunFiles:
     results = _parse(Results, directory / "results.json")
-    recipe_path = directory / "recipe.yaml"
+    recipe = _read_recipe(directory)
     manifest = read_manifest(directory)
     proposition_path = directory / "proposition.json"
     samples: dict[str, list[Sample]] = {}
@@ -248,9 +264,11 @@ def _read(directory: Path) -> RunFiles:
             if not methods:  # the training of what they stand on
                 continue
         folder = directory / "stages" / stage_id
-        if stage.name == "evaluate" and (folder / "samples.jsonl").is_file():
+        # Without its record the stage was taken away whole, to pass the numbers on alone.
+        expected = bool(methods) and known.status == "complete" and (folder / "stage.json").is_file()
+        if stage.name == "evaluate" and (expected or (folder / "samples.jsonl").is_file()):
             samples |= dict.fromkeys(methods, read_samples(folder / "samples.jsonl"))
-        elif stage.name == "judge" and (folder / SECOND).is_file():
+        elif stage.name == "judge" and (expected or (folder / SECOND).is_file()):
             second |= dict.fromkeys(methods, read_second_verdicts(folder / SECOND))
         elif stage.name in curves:
             owners = methods or [stage_id]
@@ -263,7 +281,7 @@ def _read(directory: Path) -> RunFiles:
         directory=directory,
         results=results,
         manifest=manifest,
-        recipe=recipe_path.read_text(encoding="utf-8", errors="replace") if recipe_path.is_file() else None,
+        recipe=recipe,
         samples={method: samples[method] for method in results.methods if method in samples},
         refinements=curves["refine"],
         alignments=curves["align"],
@@ -271,6 +289,14 @@ def _read(directory: Path) -> RunFiles:
         propositions=_parse(PropositionResults, proposition_path) if proposition_path.is_file() else None,
         second=second,
     )
+
+
+def _read_recipe(directory: Path) -> str | None:
+    path = directory / RECIPE
+    if not path.is_file():
+        return None
+    check_recipe(directory)
+    return path.read_text(encoding="utf-8", errors="replace")
 
 
 def _parse(model: type[Model], path: Path) -> Model:

@@ -13,7 +13,7 @@ from discernment.reporting.run_files import check_finished, read_manifest, read_
 from discernment.reporting.tables.csv_files import write_field, write_over_seeds
 from discernment.reporting.tables.field import field_over_seeds
 from discernment.reporting.tables.seeds_markdown import seeds_markdown
-from discernment.runs.directory import AGAINST, RECIPE, SEEDS, folder_of
+from discernment.runs.directory import AGAINST, RECIPE, SEEDS, check_recipe, folder_of
 from discernment.runs.mending import how_to_mend
 from discernment.runs.recipe import Recipe, read_recipe
 from discernment.runs.seeds import together
@@ -51,10 +51,18 @@ def report_seeds(directory: Path, out: Path | None = None, *, reference: str | N
             raise RunError(
                 f"{directory / folder_of(seed)} has no samples of {missing[0]!r}; {how_to_mend(directory)}."
             )
+    _check_recipe(directory)
     anew = together(_against(read_recipe(directory / RECIPE), reference), runs)
     name = AGAINST + re.sub(r"[^\w.-]", "_", reference)
     write_json(directory / f"{name}.json", anew.model_dump(mode="json"))
     return write_seed_files(anew, directory, out, name)
+
+
+def _check_recipe(directory: Path) -> None:
+    try:
+        check_recipe(directory)
+    except RunError as error:
+        raise RunError(f"{error}; {how_to_mend(directory)}.") from error
 
 
 def _read(path: Path) -> SeedResults:

@@ -33,19 +33,17 @@ def folder_of(seed: object) -> str:
 
 
 def check_one_run(directory: Path) -> None:
-    """Make sure that a directory is not that of several seeds, each of which has a run of its own in it.
+    """Make sure that a directory is not that of several seeds or left-out groups, each of which has a run of its own in it.
 
     Raises:
         RunError: If it is.
     """
     shared = (directory / "stages").resolve()
     runs = sorted(
-        path.parent
-        for path in directory.glob(f"{folder_of('*')}/stages")
-        if path.is_symlink() and path.resolve() == shared
+        path.parent for path in directory.glob("*/stages") if path.is_symlink() and path.resolve() == shared
     )
     if runs and not (directory / "manifest.json").is_file():
-        raise RunError(f"{directory} holds a run for each seed; name one of them, such as {runs[0]}.")
+        raise RunError(f"{directory} holds several runs; name one of them, such as {runs[0]}.")
 
 
 @contextmanager
@@ -137,6 +135,20 @@ def holds_recipe(directory: Path, recipe: Recipe) -> bool:
     if known.is_file():
         return written.is_file() and known.read_bytes() == _hash_line(recipe.to_yaml()).encode()
     return written.is_file() and written.read_bytes() == recipe.to_yaml().encode()
+
+
+def check_recipe(directory: Path) -> None:
+    """Make sure that the recipe that lies in a run's directory is still the one that the run was done with.
+
+    Raises:
+        RunError: If somebody has changed it since; of a run of an earlier version that is not known.
+    """
+    written, known = directory / RECIPE, directory / RECIPE_HASH
+    if not (written.is_file() and known.is_file()):
+        return
+    text = written.read_bytes().decode("utf-8", errors="replace")
+    if known.read_bytes() != _hash_line(text).encode():
+        raise RunError(f"{written} was changed since the run, which it does not describe any more")
 
 
 def forget_other_recipe(directory: Path, recipe: Recipe, runs: Container[str] = ()) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from discernment.errors import DataError
-from discernment.runs.directory import SEEDS
+from discernment.runs.directory import SEEDS, check_one_run
 from discernment.runs.manifest import FILE, methods_of
 
 SAMPLES = "samples.jsonl"
@@ -53,6 +53,7 @@ def find_evaluations(argument: Path) -> list[Evaluation]:
             f"{directory} holds a run for each seed; name one of them, or compare over all seeds with "
             f"`discern report {directory} --reference METHOD`."
         )
+    check_one_run(directory)
     raise DataError(f"{directory} holds neither an evaluation nor a run: no {SAMPLES}, no {FILE}.")
 
 

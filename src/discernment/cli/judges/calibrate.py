@@ -64,11 +64,16 @@ def calibrate(
     from discernment.judges.calibration import calibrate as measure
     from discernment.judges.labelled import read_labelled
 
+    names = judge or [KEYWORDS, CLASSIFIER]
+    if also and not {CLASSIFIER, ENCODER} & set(names):
+        raise RecipeError(
+            f"--also is for a judge that is trained here, {CLASSIFIER} or {ENCODER}; name one with --judge, or leave it out."
+        )
     check_kept([out], [labels, *(also or [])])
     examples = read_labelled(labels)
     more = [example for source in also or [] for example in read_labelled(source)]
     found = []
-    for name in judge or [KEYWORDS, CLASSIFIER]:
+    for name in names:
         if name in (CLASSIFIER, ENCODER):
             found.append(_leaving_out(name, examples, more, labels))
         else:

@@ -11,13 +11,15 @@ from discernment.errors import DataError, RecipeError, RunError
 from discernment.evaluation.metrics import Ranking, Score
 from discernment.evaluation.results import Results, summarize
 from discernment.evaluation.sample import Sample, read_samples
-from discernment.files import plain_yaml, read_json
-from discernment.reporting.run_files import RunFiles, check_finished, read_run
+from discernment.files import content_hash, read_json
+from discernment.reporting.run_files import RunFiles, check_finished, read_run, recipe_content
 from discernment.reporting.text import REDACTED
 from discernment.runs.directory import check_one_run
 from discernment.runs.evaluations import SAMPLES, find_evaluations
 from discernment.runs.mending import how_to_mend, what_is_wrong
 
+FRAME_HASH = 12
+"""Characters of the hash that stands for a wording frame that is hidden."""
 UNNAMED_ATTACK = "attack"
 """Where the benchmarks of attacked prompts do not name it."""
 
@@ -120,14 +122,17 @@ def redacted(sample: Sample) -> Sample:
     if not sample.label.should_refuse:
         return sample
     further = tuple(draw.model_copy(update={"completion": REDACTED}) for draw in sample.further)
-    texts = {"prompt": REDACTED, "system": None, "earlier": (), "completion": REDACTED}
-    return sample.model_copy(update={**texts, "further": further})
+    # A frame is nearly the whole prompt; its hash still tells which prompts share one.
+    frame = None if sample.frame is None else content_hash(sample.frame)[:FRAME_HASH]
+    texts = {"prompt": REDACTED, "cut": None, "system": None, "earlier": (), "completion": REDACTED}
+    return sample.model_copy(update={**texts, "frame": frame, "further": further})
 
 
 def _alone(name: str, path: Path) -> Gathered:
     samples = read_samples(path)
     results = path.with_name("results.json")
-    base = read_json(results).get("base_model") if results.is_file() else None
+    content = read_json(results) if results.is_file() else None
+    base = content.get("base_model") if isinstance(content, dict) else None
     written = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
     return Gathered(name, base, written, written, replies=[_replies(name, None, samples)])
 
@@ -148,7 +153,6 @@ def _of_run(run: RunFiles, methods: Sequence[str]) -> Gathered:
         replies += [
             _replies(method, attack, samples) for owner, attack, samples in attacked if owner == method
         ]
-    recipe = plain_yaml(run.recipe) if run.recipe else {}
     when = manifest.created or datetime.now(UTC).isoformat(timespec="seconds")
     return Gathered(
         name=manifest.name or run.directory.name,
@@ -157,7 +161,7 @@ def _of_run(run: RunFiles, methods: Sequence[str]) -> Gathered:
         finished=manifest.finished or when,
         judge=manifest.judge,
         version=manifest.discernment,
-        seed=recipe.get("seed", 0) if isinstance(recipe, dict) else None,
+        seed=recipe_content(run).get("seed", 0),
         packages=manifest.packages,
         recipe=run.recipe,
         replies=replies,

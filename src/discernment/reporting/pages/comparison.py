@@ -20,7 +20,7 @@ SHOWN_PER_CHANGE = 24
 def write_comparison(
     results: Results, samples: Mapping[str, Sequence[Sample]], out: Path, *, redact: bool = False
 ) -> Path:
-    """Write `results.json`, `scores.csv`, `comparisons.csv`, `verdicts.csv` and `comparison.html` into `out`.
+    """Write `results.json`, the tables `*.csv` and `comparison.html` into `out`.
 
     Args:
         results: The numbers.

@@ -23,7 +23,7 @@ def freed_table(freed: Freed) -> Table:
 
     what = f"{label_in_words[freed.label].capitalize()} prompts that {freed.before} refuses and {freed.after} answers"
     table = Table(
-        title=visible(what),
+        title=Text(visible(what)),
         caption=f"The first {len(freed.shown)} of {count(freed.answered)}; {count(freed.refused)} went the other way.",
         title_justify="left",
         caption_justify="left",

@@ -10,7 +10,17 @@ from typing import Any, NamedTuple
 from discernment.errors import DataError
 from discernment.judges import KeywordJudge
 from discernment.judges.verdict import Verdict
-from discernment.prompts import Columns, Label, Prompt, PromptSet, Provenance, Split, assign_splits
+from discernment.prompts import (
+    Columns,
+    Label,
+    Prompt,
+    PromptSet,
+    Provenance,
+    Split,
+    assign_splits,
+    find_duplicates,
+    split_leaks,
+)
 from discernment.prompts.columns import label_key, plain_value, read_prompt
 from discernment.prompts.tables import PACKED, kind_of, known_endings, read_table
 from discernment.prompts.words import normalise
@@ -28,6 +38,8 @@ SHARES: Mapping[Split, float] = {Split.TRAIN: 0.6, Split.VALIDATION: 0.1, Split.
 """More for the test than a large set needs: the intervals of a small one are wide."""
 SHARES_BESIDE_A_TEST: Mapping[Split, float] = {Split.TRAIN: 0.85, Split.VALIDATION: 0.15}
 SHARES_BESIDE_VALIDATION: Mapping[Split, float] = {Split.TRAIN: 0.7, Split.TEST: 0.3}
+HELD_OUT: Mapping[Split | None, int] = {Split.VALIDATION: 1, Split.TEST: 2}
+"""Where a text that is there twice belongs: the test before the validation, and both before training."""
 MOST_PROMPTS = 4000
 """So many are drawn of a larger folder; a search for near duplicates goes over all pairs."""
 ADVICE: Mapping[str, str] = {
@@ -99,7 +111,7 @@ def read_folder(folder: Path, said: Said, own: Path | None = None) -> OwnPrompts
     if len(prompts) > MOST_PROMPTS:
         left_out.append(f"{len(prompts) - MOST_PROMPTS} of {len(prompts)} prompts: {MOST_PROMPTS} were drawn")
         prompts = prompts.sample(MOST_PROMPTS, 0)
-    split, how = _with_splits(prompts)
+    split, how = _with_splits(_apart_from_test(prompts, left_out))
     return OwnPrompts(split, taken, left_out, how)
 
 
@@ -118,7 +130,7 @@ def _tables(folder: Path, said: Said, own: Path | None) -> tuple[dict[str, Path]
     for name, path in zip(names, paths, strict=True):
         if any(part.startswith(".") for part in Path(name).parts):
             continue
-        if own is not None and path.absolute() == own.absolute():
+        if own is not None and path.resolve() == own.resolve():
             continue
         if name in said.skipped:
             left_out.append(f"{name} (as you said)")
@@ -154,7 +166,7 @@ def _read(name: str, path: Path, given: Given) -> tuple[PromptSet, Recognised, l
     found = recognise(name, [row for _, row in rows], given)
     lost: Counter[str] = Counter()
     kept = [(n, row) for n, row in rows if not _unusable(row, found, lost)]
-    ids = [row.get("id") for _, row in kept]
+    ids = [key for _, row in kept if (key := plain_value(row.get("id"))) is not None]
     numbered = len({*map(str, ids)}) < len(ids)
     columns = Columns(
         text=found.text,
@@ -244,31 +256,59 @@ def _called_by_set(sets: Sequence[PromptSet], one: PromptSet) -> Iterator[Prompt
 
 
 def _without_repeats(prompts: Sequence[Prompt], left_out: list[str]) -> list[Prompt]:
-    """Each text once, the one with a reply where there is one; two labels for one text are a mistake."""
+    """Each text once, the most held out, then the one with a reply; two labels for one text are a mistake."""
     kept: dict[str, Prompt] = {}
-    repeats = 0
+    keys: dict[str, str] = {}
+    partners: dict[str, str] = {}
     for prompt in prompts:
         key = normalise(prompt.whole) or prompt.whole
+        keys[prompt.id] = key
+        if prompt.partner:
+            partners.setdefault(key, prompt.partner)
         before = kept.setdefault(key, prompt)
-        if before is prompt:
-            continue
-        repeats += 1
         if before.label is not prompt.label:
             raise DataError(
                 f"The prompt {prompt.text[:60]!r} is {before.label} in {before.source} and {prompt.label} in {prompt.source}; "
                 "mend one of the two."
             )
-        if prompt.response and not before.response:
-            kept[key] = prompt
-    if repeats:
-        left_out.append(f"{repeats} prompts that are there twice")
-    return list(kept.values())
+        kept[key] = max(before, prompt, key=lambda p: (HELD_OUT.get(p.split, 0), bool(p.response)))
+    if len(kept) < len(prompts):
+        left_out.append(f"{len(prompts) - len(kept)} prompts that are there twice")
+
+    def matched(key: str, prompt: Prompt) -> Prompt:
+        """The prompt with a partner that is kept: its own or a repeat's."""
+        partner = prompt.partner or partners.get(key)
+        if partner in keys:
+            partner = kept[keys[partner]].id
+        return prompt.model_copy(update={"partner": None if partner == prompt.id else partner})
+
+    return [matched(key, prompt) for key, prompt in kept.items()]
+
+
+def _apart_from_test(prompts: PromptSet, left_out: list[str]) -> PromptSet:
+    """Without prompts of no split that hang together with one of a test that the files name: training would give it away."""
+    from discernment.prompts.clusters import linked
+
+    if not {Split.TEST, None} <= {p.split for p in prompts}:
+        return prompts
+    position = {p.id: n for n, p in enumerate(prompts)}
+    links = [(leak.train, leak.held_out) for leak in split_leaks(prompts, prompts)]
+    links += [(copy.first, copy.second) for copy in find_duplicates([prompts])]
+    groups = linked([(position[a.id], position[b.id]) for a, b in links], len(prompts))
+    tested = {group for group, p in zip(groups, prompts, strict=True) if p.split is Split.TEST}
+    kept = [p for group, p in zip(groups, prompts, strict=True) if p.split or group not in tested]
+    if len(kept) < len(prompts):
+        left_out.append(
+            f"{len(prompts) - len(kept)} prompts without a split that share a frame, key word, pair or text with your test"
+        )
+    return PromptSet(kept, prompts.provenance)
 
 
 def _with_splits(prompts: PromptSet) -> tuple[PromptSet, str]:
     """The prompts with a split each, and how they came by it: their own splits go first."""
     test = [p for p in prompts if p.split is Split.TEST]
     rest = [p for p in prompts if p.split is not Split.TEST]
+    filled = [p if p.split else p.model_copy(update={"split": Split.TRAIN}) for p in prompts]
     unwatched = [p for p in rest if p.split is not Split.VALIDATION]
     try:
         if not test and 0 < len(unwatched) < len(rest):
@@ -287,11 +327,13 @@ def _with_splits(prompts: PromptSet) -> tuple[PromptSet, str]:
             )
         if not rest or any(p.split is Split.VALIDATION for p in rest):
             # What says nothing may be trained on: the test is named.
-            filled = [p if p.split else p.model_copy(update={"split": Split.TRAIN}) for p in prompts]
             return PromptSet(filled, prompts.provenance), "split as the files say"
         dealt = {p.id: p for p in assign_splits(PromptSet(rest, prompts.provenance), SHARES_BESIDE_A_TEST)}
         split = PromptSet([dealt.get(p.id, p) for p in prompts], prompts.provenance)
         return split, "the test as the files say, the rest split 85/15 into train and validation"
     except DataError:  # fewer prompts, or groups that hang together, than splits
+        if test:
+            said = "the test as the files say, the rest, too few to split, for training"
+            return PromptSet(filled, prompts.provenance), said
         alone = [p.model_copy(update={"split": Split.TEST}) for p in prompts]
         return PromptSet(alone, prompts.provenance), "too few to split, so all are kept for the test"

@@ -25,7 +25,7 @@ SPLITS = {name: Split(split) for split, names in _NAMES["splits"].items() for na
 FILLERS = frozenset(_NAMES["fillers"])
 ABOUT_TEXTS = frozenset(_NAMES["about_texts"])
 LABEL_NAMES = frozenset(("label", "labels"))
-"""A column of this name holds labels, whatever its values are."""
+"""A column of this name holds the labels, whatever its values are and whatever others hold."""
 LEFT_OUT = "none"
 """What the user says of a label value whose rows are to be left out."""
 MOST_VALUES = 20
@@ -138,9 +138,11 @@ def split_of(value: Any) -> Split | None:
 
 
 def split_in(name: str) -> Split | None:
-    """The split that a file's name says, where it says one."""
-    found = {SPLITS[word] for word in _words(_stem(name)) if word in SPLITS}
-    return found.pop() if len(found) == 1 else None
+    """The split that a file's name says, or else the nearest of its folders that says any."""
+    for part in _parts(name):
+        if found := {SPLITS[word] for word in _words(part) if word in SPLITS}:
+            return found.pop() if len(found) == 1 else None
+    return None
 
 
 def _prompt(name: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
@@ -187,15 +189,21 @@ def _label(
 def _label_column(
     name: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], given: Given
 ) -> str | None:
-    """The column whose values are labels: all of them rather than some, then by its name."""
+    """The column whose values are labels: one that is called so, else by all of its values rather than some, then by its name.
+
+    Beside a file's name that says a label, a column of another name whose values mean only one is there for something else.
+    """
+    called = [c for c in columns if _key(c) in LABEL_NAMES and 0 < len({*_values(rows, c)}) <= MOST_VALUES]
+    said = None if given.meanings else _label_in(name)
     known = {}
-    for column in columns:
+    for column in called or columns:
         counts = Counter(_values(rows, column))
         if not 0 < len(counts) <= MOST_VALUES:
             continue
-        understood = [value for value in counts if _meaning(value, column, given) is not None]
+        understood = {value: label for value in counts if (label := _meaning(value, column, given))}
+        if said and not _named([column], LABEL) and len({*understood.values()}) < 2:
+            continue
         mostly = 2 * sum(counts[value] for value in understood) >= counts.total()
-        called = _key(column) in LABEL_NAMES
         if called or (understood and mostly):
             known[column] = (len(understood) < len(counts), not understood, _rank(column, LABEL))
     if not known:
@@ -208,6 +216,11 @@ def _label_column(
         raise DataError(
             f"{name} has several columns that may hold the labels ({_listed(best)}); say which by "
             f"`--column {name}:label=COLUMN`."
+        )
+    if said and not _named(best, LABEL):
+        raise DataError(
+            f"{name} is {said} by its name, and its column `{best[0]}` seems to hold several labels; say which of the two counts "
+            f"by `--label {name}={said}` or `--column {name}:label={best[0]}`."
         )
     return best[0]
 
@@ -262,17 +275,23 @@ def _label_called(value: Any) -> Label | None:
 
 
 def _labels_in(column: str) -> set[Label]:
-    """The labels that stand in a column's name: of `seemingly_toxic` two, so that it is no name for either."""
-    return {label for name, label in MEANINGS.items() if f"_{name}_" in f"_{_key(column)}_"}
+    """The labels that stand in a name: of `seemingly_toxic` two, so that it is no name for either; `answer` names a reply."""
+    return {
+        label
+        for name, label in MEANINGS.items()
+        if name not in RESPONSE and f"_{name}_" in f"_{_key(column)}_"
+    }
 
 
 def _label_in(name: str) -> Label | None:
-    """The label that a file's name says, where it says nothing else."""
-    stem = name.rpartition("/")[2].partition(".")[0]
-    words = [
-        word for word in _words(stem) if word not in FILLERS and word not in SPLITS and not word.isdigit()
-    ]
-    return _label_called(" ".join(words))
+    """The label that a file's name says, or else the nearest of its folders, where it says nothing else."""
+    for part in _parts(name):
+        words = [w for w in _words(part) if w not in FILLERS and w not in SPLITS and not w.isdigit()]
+        if label := _label_called(" ".join(words)):
+            return label
+        if _labels_in(part):  # `toxic_or_not` leaves it open, whatever its folder is called
+            return None
+    return None
 
 
 def _values(rows: Sequence[Mapping[str, Any]], column: str) -> list[str]:
@@ -323,8 +342,10 @@ def _is_prompt(column: str) -> bool:
     return len(_words(column)) > MOST_WORDS or column.rstrip().endswith(("?", "!", "."))
 
 
-def _stem(name: str) -> str:
-    return name.rpartition("/")[2].partition(".")[0]
+def _parts(name: str) -> list[str]:
+    """What a file, without its endings, and its folders are called, the nearest first."""
+    *folders, file = name.split("/")
+    return [file.partition(".")[0], *reversed(folders)]
 
 
 def _words(text: str) -> list[str]:
