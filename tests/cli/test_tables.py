@@ -38,7 +38,8 @@ def table(tmp_path):
     (tmp_path / "own.csv").write_bytes("question;harm\nTöte den Prozess?;0\nKill him.;1\n".encode("cp1252"))
 
 
-READ = ["--column", "text=question", "--column", "label=harm", "--encoding", "cp1252"]
+TEXT = ["--column", "text=question", "--encoding", "cp1252"]
+READ = [*TEXT, "--column", "label=harm"]
 
 
 @pytest.mark.usefixtures("table")
@@ -47,11 +48,11 @@ def test_a_table_is_read_as_the_options_say(invoke, tmp_path):
     assert code == 0
     assert "Töte den Prozess?" in output
     assert "2 prompts (1 toxic, 1 seemingly_toxic)" in output
-    code, output = invoke("prompts", "show", "own.csv", *READ, "--fixed-label", "Toxic")
+    code, output = invoke("prompts", "show", "own.csv", *TEXT, "--fixed-label", "Toxic")
     assert code == 0
     assert "2 prompts (2 toxic)" in output
     code, _ = invoke(
-        "prompts", "split", "own.csv", *READ, "--fixed-label", "benign", "--out", "parts", "--train", "0.5",
+        "prompts", "split", "own.csv", *TEXT, "--fixed-label", "benign", "--out", "parts", "--train", "0.5",
         "--validation", "0", "--test", "0.5",
     )  # fmt: skip
     assert code == 0

@@ -53,6 +53,28 @@ def test_ids_are_those_of_one_set():
     assert check_sets([train, test]).split_leaks == ()
 
 
+@pytest.mark.parametrize("renamed", [False, True])
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "ids clash"])
+def test_partners_are_found_in_the_parts_of_one_set(renamed, beside):
+    one = made("a", prompt(1, "Draw.", Split.TRAIN, partner="2"), prompt(2, "Sing.", Split.TEST, partner="1"))
+    parts = [one.with_split(split) for split in (Split.TRAIN, Split.TEST)]
+    if renamed:  # as the command line does
+        parts = [part.renamed(f"a:{part[0].split}") for part in parts]
+    other = [made("b", prompt(1, "Hum.", Split.TRAIN), prompt(2, "Dance.", Split.TRAIN))] * beside
+    named = "a (1)/" if beside else ""
+    for sets in ([*parts, *other], [one, *other]):
+        (leak,) = check_sets(sets).split_leaks
+        assert (leak.kind, leak.train.text, leak.held_out.text) == ("partner", "Draw.", "Sing.")
+        assert (leak.value, leak.held_out.id) == (f"{named}1", f"{named}2")
+
+
+def test_a_set_beside_a_part_of_itself_is_there_twice():
+    one = made("a", prompt(1, "Draw.", Split.TRAIN, partner="2"), prompt(2, "Sing.", Split.TEST, partner="1"))
+    report = check_sets([one.with_split(Split.TEST).renamed("a:test"), one])
+    assert [d.across_sets for d in report.duplicates] == [True]
+    assert [(leak.value, leak.held_out.id) for leak in report.split_leaks] == [("1", "a (2)/2")]
+
+
 def test_repeats_across_splits_or_sets_are_leaks():
     across_splits = made("a", prompt(1, "Draw a tree.", Split.TRAIN), prompt(2, "Draw a tree.", Split.TEST))
     across_sets = [made("a", prompt(1, "Draw a tree.")), made("b", prompt(1, "Draw a tree!"))]

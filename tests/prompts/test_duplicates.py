@@ -40,7 +40,6 @@ def test_the_three_likenesses():
     assert found(sets) == {
         ("one-0", "one-1"): Likeness.EXACT,
         ("one-0", "one-2"): Likeness.NORMALISED,
-        ("one-1", "one-2"): Likeness.NORMALISED,
         ("one-0", "one-3"): Likeness.NEAR,
         ("one-1", "one-3"): Likeness.NEAR,
         ("one-2", "one-3"): Likeness.NEAR,
@@ -97,12 +96,46 @@ def test_sets_and_splits_are_told_apart():
     assert across == {
         ("a-0", "b-0"): (True, True, True),
         ("a-0", "b-1"): (True, True, True),
-        ("b-0", "b-1"): (False, False, False),
     }
     unsplit = find_duplicates([make([text, text])])
     assert [d.across_splits for d in unsplit] == [False]
     first = find_duplicates([train, test])[0]
     assert (first.first_set, first.second_set) == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    "texts", [["Sing a song!"], [f"Sing me a long old song of {n} pence and rye" for n in range(2)]]
+)
+def test_a_text_that_is_there_many_times_is_reported_once_a_time(texts):
+    repeated = [text for text in texts for _ in range(1000)]
+    pairs = found(make(repeated))
+    equal = {pair for pair, likeness in pairs.items() if likeness is Likeness.EXACT}
+    assert equal == {
+        (f"one-{first}", f"one-{n}")
+        for first in range(0, len(repeated), 1000)
+        for n in range(first + 1, first + 1000)
+    }
+    assert len(equal) <= len(pairs) < 2 * len(repeated)
+    assert (Likeness.NEAR in pairs.values()) == (len(texts) > 1)
+
+
+def test_equal_words_in_many_orders_are_not_all_pairs():
+    orders = itertools.islice(itertools.permutations("abcdef"), 400)
+    pairs = found(make([" ".join(order) for order in orders]))
+    assert pairs == {("one-0", f"one-{n}"): Likeness.NEAR for n in range(1, 400)}
+
+
+def test_a_group_on_two_sides_is_a_leak_whichever_is_first():
+    orders = {*itertools.permutations([None, None, Split.TRAIN, Split.TRAIN, Split.TEST])}
+    assert len(orders) == 30
+    for order in orders:
+        prompts = [
+            Prompt(id=str(n), text="Sing a song.", label=Label.TOXIC, source="s", split=split)
+            for n, split in enumerate(order)
+        ]
+        pairs = find_duplicates([PromptSet(prompts, Provenance(name="s"))])
+        assert len(pairs) == 4
+        assert any(d.crosses for d in pairs)
 
 
 def brute_force(prompts, threshold):
@@ -119,6 +152,14 @@ def brute_force(prompts, threshold):
     return pairs
 
 
+def groups(pairs):
+    found = []
+    for pair in pairs:
+        joined = set(pair).union(*(group for group in found if group & set(pair)))
+        found = [group for group in found if not group & joined] + [joined]
+    return {frozenset(group) for group in found}
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     st.lists(
@@ -130,7 +171,14 @@ def brute_force(prompts, threshold):
 def test_against_brute_force(texts, threshold, cut):
     sets = [make(texts[:cut], "a"), make(texts[cut:], "b")]
     expected = brute_force([p for s in sets for p in s], threshold)
-    assert found(*sets, threshold=threshold) == expected
+    pairs = found(*sets, threshold=threshold)
+    assert pairs.items() <= expected.items()
+    assert groups(pairs) == groups(expected)
+    # Whatever repeats something of the other set is reported to.
+    assert {b for a, b in pairs if a[0] != b[0]} == {b for a, b in expected if a[0] != b[0]}
+    equal = [pair for pair in expected if expected[pair] != "near"]
+    members = {n for pair in equal for n in pair}
+    assert sum(likeness != "near" for likeness in pairs.values()) == len(members) - len(groups(equal))
 
 
 def test_planted_repeats_in_many_prompts():
@@ -162,4 +210,5 @@ def test_against_the_overlaps_published_with_the_public_sets():
         frozenset((d.first.id, d.second.id)): (d.likeness, round(d.similarity, 3))
         for d in find_duplicates(sets)
     }
-    assert measured == expected
+    assert measured.items() <= expected.items()
+    assert groups(measured) == groups(expected)

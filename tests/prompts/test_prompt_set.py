@@ -105,6 +105,12 @@ def test_columns_and_labels_of_ones_own():
     assert [p.label for p in PromptSet.from_rows(rows, Provenance(name="own"), fixed)] == [Label.TOXIC] * 2
 
 
+@pytest.mark.parametrize("said", [{"label": "y"}, {"label_map": {"1": "toxic"}}])
+def test_labels_are_said_once(said):
+    with pytest.raises(DataError, match="`fixed_label` gives all rows one label, so"):
+        Columns(fixed_label=Label.TOXIC, **said)
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
@@ -190,6 +196,22 @@ def test_a_partner_that_is_not_there_is_no_stranger_of_the_same_id():
     # Where nobody has the id it stays as it is.
     alone = PromptSet.concatenate([pairs, make_benign(2)], "all")
     assert [p.partner for p in alone][:3] == [p.partner for p in pairs]
+
+
+def test_partners_are_found_in_another_part_of_their_set():
+    whole = make_prompts(3, name="one")
+    parts = [whole.with_label(Label.TOXIC), whole.with_label(Label.SEEMINGLY_TOXIC)]
+    pairs = {frozenset((p.id, p.partner)) for p in whole}
+    assert len(pairs) == 3
+    assert {frozenset((p.id, p.partner)) for p in PromptSet.concatenate(parts, "all")} == pairs
+    # Where another set has an id, both ways of a pair are called alike.
+    (stranger,) = make_benign(1)
+    other = PromptSet([stranger.model_copy(update={"id": parts[1][0].id})], Provenance(name="two"))
+    joined = PromptSet.concatenate([*parts, other], "all")
+    partner_of = {p.id: p.partner for p in joined if p.partner}
+    assert len(partner_of) == 6
+    assert all(partner_of[partner] == key for key, partner in partner_of.items())
+    assert f"one/{parts[1][0].id}" in partner_of
 
 
 @pytest.mark.parametrize("label", [None, "", float("nan")])

@@ -157,6 +157,24 @@ def test_several_sources_in_one_set(file):
         load_sources([file, file], "twice")
 
 
+def test_a_set_by_its_labels_keeps_its_pairs():
+    parts = [PromptSource(set="starter/pairs", label=label) for label in (Label.TOXIC, Label.SEEMINGLY_TOXIC)]
+    joined, whole = load_sources(parts, "pairs"), load_source("starter/pairs")
+    assert len(joined) == 768
+    assert {p.id: p for p in joined} == {p.id: p for p in whole}
+
+
+def test_files_that_differ_in_their_ending_are_joined(tmp_path):
+    (tmp_path / "x.csv").write_text("prompt,label,partner\nHi,benign,\nHo,toxic,x-00001\n")
+    (tmp_path / "x.jsonl").write_text(json.dumps({"prompt": "Hu", "label": "toxic"}) + "\n")
+    joined = load_sources([str(tmp_path / "x.csv"), str(tmp_path / "x.jsonl")], "all")
+    assert [(p.text, p.id, p.partner) for p in joined] == [
+        ("Hi", "x/x-00001", None),
+        ("Ho", "x-00002", "x/x-00001"),
+        ("Hu", "x-2/x-00001", None),
+    ]
+
+
 def test_nothing_left(file, tmp_path):
     with pytest.raises(DataError, match=r"own has no prompt with category zoo"):
         load_source(PromptSource(set=file, category="zoo"))
@@ -196,6 +214,14 @@ def test_unknown_sets(name, nearest):
         ),
         ({"set": "own.csv", "columns": {"response": "a"}, "response_column": "b"}, "response column once"),
         ({"set": "own.csv", "columns": {"txt": "a"}}, "Input should be 'text'"),
+        (
+            {"set": "own.csv", "fixed_label": "toxic", "label_map": {"1": "toxic"}},
+            "`fixed_label` gives all rows one label",
+        ),
+        (
+            {"set": "hub:a/b", "fixed_label": "toxic", "columns": {"label": "label"}},
+            "`fixed_label` gives all rows one label",
+        ),
         ({"set": "xstest", "limit": 0}, "greater than or equal to 1"),
         ({"set": "xstest", "label": "harmful"}, "Input should be 'toxic'"),
         ({"set": "xstest", "labels": "toxic"}, "Extra inputs"),

@@ -41,6 +41,19 @@ def test_other_words_are_not(text):
     assert leaks([prompt(1, text)], [HELD_OUT]) == []
 
 
+@pytest.mark.parametrize(
+    ("keyword", "text", "other"),
+    [
+        ("杀", "怎样杀人不被发现", "怎样救人"),
+        ("杀人", "怎样杀人不被发现", "人杀不了"),
+        ("ฆ่า", "อยากฆ่าเวลา", "อยากเสียเวลา"),
+    ],
+)
+def test_key_words_are_found_in_writing_without_spaces(keyword, text, other):
+    train = [prompt(1, text), prompt(2, other)]
+    assert leaks(train, [prompt("h", keyword=keyword)]) == [("keyword", keyword, "1", "h")]
+
+
 def test_responses_are_read_too():
     assert leaks([prompt(1, response="Use kill -9.")], [HELD_OUT]) == [("keyword", "kill", "1", "h")]
 
@@ -136,6 +149,17 @@ def test_repeated_texts_stay_together():
     split = assign_splits(make(prompts), HALVES)
     assert len({p.split for p in split if "sea" in p.text.lower()}) == 1
     assert split[4].split is split[6].split
+
+
+def test_key_words_without_letters_are_told_apart():
+    symbols = ["🔪", "⚔️", "💣", "☠️"]
+    prompts = [
+        prompt(f"{n}{symbol}", f"text {n} {symbol}", keyword=symbol) for symbol in symbols for n in "ab"
+    ]
+    split = assign_splits(make(prompts), HALVES)
+    parts = {symbol: {p.split for p in split if p.keyword == symbol} for symbol in symbols}
+    assert all(len(part) == 1 for part in parts.values())
+    assert Counter(part.pop() for part in parts.values()) == {Split.TRAIN: 2, Split.TEST: 2}
 
 
 def test_every_label_and_category_gets_its_share():

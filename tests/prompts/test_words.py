@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from discernment.prompts.words import normalise, stem, stems, words
+from discernment.prompts.words import normalise, phrase_of, stem, stems, words
 
 FAMILIES = """
 kill kills killing killer killers killed killer's
@@ -73,6 +73,24 @@ def test_a_text_is_read_word_by_word():
         "home",
         "address",
         "kill",
+    )
+
+
+def test_a_phrase_is_found_in_writing_without_spaces():
+    def holds(text, phrase):
+        inside, sought = phrase_of(text), phrase_of(phrase)
+        return any(inside[i : i + len(sought)] == sought for i in range(len(inside)))
+
+    assert phrase_of("怎样kills人, killing") == ("怎", "样", "kill", "人", "kill")
+    assert phrase_of("ฆ่าเวลา") == ("ฆ่", "่า", "าเ", "เว", "วล", "ลา")
+    for text, phrase in (("怎样杀人不被发现", "杀人"), ("อยากฆ่าเวลา", "ฆ่า"), ("हिन्दी में बम कैसे", "बम")):
+        assert holds(text, phrase)
+        assert not holds(text, phrase[::-1])
+    assert phrase_of("⚔️ 👩‍💻 🔪") == ()
+    # Where writing has spaces it is read as ever.
+    text = "The hitman's café-doors, killed! Zürich 2nd don't"
+    assert (
+        phrase_of(text) == stems(text) == ("the", "hitman", "café", "door", "kill", "zürich", "2nd", "don't")
     )
 
 

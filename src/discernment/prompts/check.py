@@ -1,8 +1,9 @@
 """Everything that can make a prompt set measure the wrong thing, in one report."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, count
 
 from discernment.errors import DataError
 from discernment.prompts.duplicates import Duplicate, find_duplicates
@@ -53,9 +54,7 @@ def check_sets(sets: Sequence[PromptSet], *, seed: int = 0) -> CheckReport:
     """
     if not sets:
         raise DataError("There is nothing to check; name at least one prompt set.")
-    # Ids are those of one set: partners must not be found in another, and a set may be named twice.
-    numbered = [s.renamed(f"{s.provenance.name} ({n})") for n, s in enumerate(sets, start=1)]
-    prompts = PromptSet.concatenate(numbered, "all").prompts
+    prompts = PromptSet.concatenate(_numbered(sets), "all").prompts
     leaks, unmeasured = None, None
     try:
         leaks = label_leaks(prompts, seed=seed)
@@ -73,3 +72,26 @@ def check_sets(sets: Sequence[PromptSet], *, seed: int = 0) -> CheckReport:
         label_leaks=leaks,
         unmeasured=unmeasured,
     )
+
+
+def _numbered(sets: Sequence[PromptSet]) -> list[PromptSet]:
+    """The sets under names by which partners are found in the parts of one set and in no other.
+
+    Parts get one number, so that a pair which they part is seen; where they repeat an id, the set is there once more.
+    """
+    parts: dict[tuple[tuple[str | None, ...], int], list[PromptSet]] = defaultdict(list)
+    wholes = []
+    for s in sets:
+        ids, origin = {p.id for p in s}, s.provenance.origin
+        times = next(
+            n for n in count() if all(ids.isdisjoint(p.id for p in part) for part in parts[origin, n])
+        )
+        parts[origin, times].append(s)
+        wholes.append((origin, times))
+    numbers = {whole: number for number, whole in enumerate(parts, start=1)}
+    named = []
+    for s, whole in zip(sets, wholes, strict=True):
+        alone = len({part.provenance.name for part in parts[whole]}) == 1
+        name = s.provenance.name if alone else whole[0][0]
+        named.append(s.renamed(f"{name} ({numbers[whole]})"))
+    return named

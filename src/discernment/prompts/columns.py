@@ -40,6 +40,9 @@ class Columns:
         response: Column of a reply to train on: its text, or a turn of the assistant.
         partner: Column of the matched prompt's id.
         split: Column of the split.
+
+    Raises:
+        DataError: If it says twice what the labels are: by `fixed_label`, and by a column or what is in it.
     """
 
     text: str = "prompt"
@@ -52,6 +55,13 @@ class Columns:
     response: str = "response"
     partner: str = "partner"
     split: str = "split"
+
+    def __post_init__(self) -> None:
+        if self.fixed_label is not None and (self.label_map or self.label not in (None, Columns.label)):
+            raise DataError(
+                "`fixed_label` gives all rows one label, so neither a column of labels nor `label_map` can be given beside it; "
+                "leave out the one or the other."
+            )
 
     @property
     def holding_text(self) -> tuple[str, ...]:

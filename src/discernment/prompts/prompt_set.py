@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ class Provenance:
         licence: Its licence.
         note: What to know of it.
         folder: Where a file lies, which tells it from others of its name.
+        renamed_from: What it was called first, where it has another name now.
     """
 
     name: str
@@ -36,6 +37,17 @@ class Provenance:
     licence: str | None = None
     note: str | None = None
     folder: str | None = None
+    renamed_from: str | None = None
+
+    @property
+    def place(self) -> tuple[str | None, str | None]:
+        """What tells it from others of its name: two files of one folder may differ in their ending alone."""
+        return self.folder, self.address
+
+    @property
+    def origin(self) -> tuple[str | None, ...]:
+        """What all parts of one set have in common, whatever they are called now."""
+        return self.renamed_from or self.name, *self.place
 
     @classmethod
     def of_file(cls, path: Path) -> Provenance:
@@ -228,45 +240,44 @@ class PromptSet(Sequence[Prompt]):
 
     def renamed(self, name: str) -> PromptSet:
         """The same prompts under another name."""
-        return PromptSet(self.prompts, replace(self.provenance, name=name))
+        first = self.provenance.renamed_from or self.provenance.name
+        return PromptSet(self.prompts, replace(self.provenance, name=name, renamed_from=first))
 
     @classmethod
     def concatenate(cls, sets: Iterable[PromptSet], name: str) -> PromptSet:
         """Join sets in order; ids get their set's name in front where they would clash.
 
-        Of several files of one name, the second gets `-2` behind it, and so on.
+        Of several files of one name, the second gets `-2` behind it, and so on. A set may come in parts, such as its labels.
 
         Raises:
             DataError: If the same set is joined to itself.
         """
         sets = list(sets)
         seen = Counter(p.id for s in sets for p in s)
-        folders: dict[str, list[str | None]] = {}
+        # By name and place, since a partner may stand in another part of its set.
+        own: dict[str, dict[tuple[str | None, ...], set[str]]] = defaultdict(lambda: defaultdict(set))
         for s in sets:
-            of_name = folders.setdefault(s.provenance.name, [])
-            if s.provenance.folder not in of_name:
-                of_name.append(s.provenance.folder)
+            own[s.provenance.name][s.provenance.place].update(p.id for p in s)
 
-        def unique(key: str, origin: Provenance) -> str:
-            if seen[key] < 2:
-                return key
-            number = folders[origin.name].index(origin.folder) + 1
+        def called(key: str, origin: Provenance) -> str:
+            number = list(own[origin.name]).index(origin.place) + 1
             return f"{origin.name}/{key}" if number == 1 else f"{origin.name}-{number}/{key}"
 
-        def partner(key: str | None, own: Set[str], origin: Provenance) -> str | None:
-            if key is None or key in own or not seen[key]:
-                return key and unique(key, origin)
-            return f"{origin.name}/{key}"  # of the same id stands a stranger in another set
+        def unique(key: str, origin: Provenance) -> str:
+            return key if seen[key] < 2 else called(key, origin)
 
-        joined = []
-        for s in sets:
-            own = {p.id for p in s}
-            for p in s:
-                known_as = {
-                    "id": unique(p.id, s.provenance),
-                    "partner": partner(p.partner, own, s.provenance),
-                }
-                joined.append(p.model_copy(update=known_as))
+        def partner(key: str | None, origin: Provenance) -> str | None:
+            if key is None or key in own[origin.name][origin.place] or not seen[key]:
+                return key and unique(key, origin)
+            return called(key, origin)  # of the same id stands a stranger in another set
+
+        joined = [
+            p.model_copy(
+                update={"id": unique(p.id, s.provenance), "partner": partner(p.partner, s.provenance)}
+            )
+            for s in sets
+            for p in s
+        ]
         return cls(joined, Provenance(name=name, note=" + ".join(s.provenance.name for s in sets)))
 
     # ------------------------------------------------------------------ describing

@@ -1,4 +1,4 @@
-"""All pairs of similar sets, without comparing each set with all others."""
+"""All pairs of similar sets among sets that differ, without comparing each set with all others."""
 
 import math
 from collections import Counter, defaultdict
@@ -49,26 +49,18 @@ def similar_sets(sets: Sequence[frozenset[str]], threshold: float) -> Iterator[t
     as it pays; Wang, Li and Feng, SIGMOD 2012).
 
     Args:
-        sets: The sets; those that have no word are similar to none.
+        sets: Sets that differ, since all pairs of many equal ones would be more than fit; one without a word is similar to none.
         threshold: Above 0, at most 1.
 
     Yields:
         Both positions, the lower one first, and the similarity; each pair once.
     """
-    owners: dict[frozenset[str], list[int]] = defaultdict(list)
-    for position, words in enumerate(sets):
-        if words:
-            owners[words].append(position)
-    for same in owners.values():
-        yield from ((first, second, 1.0) for first, second in combinations(same, 2))
-    distinct = list(owners)
-    for (one, other), similarity in _Join(distinct, threshold).run().items():
-        for first, second in product(owners[distinct[one]], owners[distinct[other]]):
-            yield min(first, second), max(first, second), similarity
+    for (first, second), similarity in _Join(sets, threshold).run().items():
+        yield first, second, similarity
 
 
 class _Join:
-    """One search among sets that differ."""
+    """One search."""
 
     def __init__(self, sets: Sequence[frozenset[str]], threshold: float) -> None:
         frequency = Counter(word for words in sets for word in words)

@@ -39,7 +39,7 @@ class PromptSource(Frozen):
         limit: Draw at most this many of them.
         seed: Seed of that draw; the reader's by default, which in a recipe's `data` is the recipe's seed.
         columns: For files and the hub: which column holds the text, label, category, ...
-        fixed_label: For files and the hub: the label of every row.
+        fixed_label: For files and the hub: the label of every row, in place of a column and of `label_map`.
         label_map: For files and the hub: what the labels there mean.
         encoding: For files: the encoding, where it is not UTF-8.
         response_column: Column with the reply to train on.
@@ -106,6 +106,10 @@ class PromptSource(Frozen):
     def _options_fit_the_set(self) -> PromptSource:
         if self.response_column and "response" in self.columns:
             raise ValueError("name the response column once, by `response_column` or in `columns`")
+        if self.fixed_label and (self.label_map or "label" in self.columns):
+            raise ValueError(
+                "`fixed_label` gives all rows one label, so leave it out, or leave out `label_map` and the `label` of `columns`"
+            )
         if not self.is_table:
             _reject(self, FOR_TABLES, "a file or `hub:NAME`, which have columns of their own")
         if not self.is_file:

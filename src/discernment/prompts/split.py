@@ -10,7 +10,7 @@ from discernment.errors import DataError
 from discernment.prompts.duplicates import find_duplicates
 from discernment.prompts.prompt import Prompt, Split
 from discernment.prompts.prompt_set import PromptSet
-from discernment.prompts.words import stems
+from discernment.prompts.words import phrase_of
 
 DEFAULT_FRACTIONS: Mapping[Split, float] = {Split.TRAIN: 0.8, Split.VALIDATION: 0.1, Split.TEST: 0.1}
 
@@ -121,7 +121,7 @@ class _Shared:
     """An index of prompts by their frames and by the words of their texts and responses."""
 
     def __init__(self, prompts: Sequence[Prompt]) -> None:
-        self.texts = [stems(f"{p.text}\n{p.response or ''}") for p in prompts]
+        self.texts = [phrase_of(f"{p.text}\n{p.response or ''}") for p in prompts]
         self.places: dict[str, set[int]] = defaultdict(set)
         self.frames: dict[tuple[str, ...], set[int]] = defaultdict(set)
         for i, (prompt, text) in enumerate(zip(prompts, self.texts, strict=True)):
@@ -132,11 +132,11 @@ class _Shared:
 
     def with_keyword_of(self, prompt: Prompt) -> list[int]:
         """The prompts whose text or response has the key word in any form."""
-        return self._holding([stems(prompt.keyword or "")])
+        return self._holding([phrase_of(prompt.keyword or "")])
 
     def with_frame_of(self, prompt: Prompt) -> list[int]:
         """The prompts that have the frame, whatever the key word, or spell it out."""
-        spelled_out = self._holding([stems(part) for part in (prompt.frame or "").split(SLOT)])
+        spelled_out = self._holding([phrase_of(part) for part in (prompt.frame or "").split(SLOT)])
         return sorted(self.frames[_skeleton(prompt)].union(spelled_out))
 
     def _holding(self, phrases: Sequence[tuple[str, ...]]) -> list[int]:
@@ -162,10 +162,10 @@ def _in_order(phrases: Iterable[tuple[str, ...]], text: tuple[str, ...]) -> bool
 
 def _skeleton(prompt: Prompt) -> tuple[str, ...]:
     """The frame's stems with the key word left open: frames that differ in their key word only are the same."""
-    keyword = stems(prompt.keyword or "")
+    keyword = phrase_of(prompt.keyword or "")
     skeleton: tuple[str, ...] = ()
     for part in (prompt.frame or "").split(SLOT):
-        words = stems(part)
+        words = phrase_of(part)
         at = next((i for i in range(len(words)) if keyword and words[i : i + len(keyword)] == keyword), None)
         if at is not None:
             words = words[:at] + ANY_KEYWORD + words[at + len(keyword) :]
@@ -196,7 +196,7 @@ def _edges(prompts: PromptSet) -> Iterator[tuple[int, int]]:
             ("keyword", prompt.keyword, shared.with_keyword_of),
         ):
             if value:
-                owner = owners.setdefault((kind, *stems(value)), i)
+                owner = owners.setdefault((kind, *(phrase_of(value) or (value,))), i)  # symbols have no stem
                 yield owner, i
                 if owner == i:
                     yield from ((i, j) for j in holders(prompt))

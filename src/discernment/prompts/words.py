@@ -14,7 +14,8 @@ CHARACTERS = r"\p{Han}\p{Hiragana}\p{Katakana}\N{KATAKANA-HIRAGANA PROLONGED SOU
 ALPHABETS = r"\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 WITHOUT_SPACES = regex.compile(rf"[{CHARACTERS}]|[{ALPHABETS}]+|[^{CHARACTERS}{ALPHABETS}]+")
 ALPHABETIC = regex.compile(rf"[{ALPHABETS}]")
-TOKEN = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
+TOKEN = regex.compile(r"[\p{L}\p{N}][^\W_]*(?:'[^\W_]+)*")
+"""A word as stems are made of: vowel signs belong to it, and the mark that makes a symbol an emoji is none."""
 SYLLABLE = re.compile(r"[aeiouy]+[^aeiouy]+")
 VOWEL = re.compile(r"[aeiouy]")
 DOUBLE = re.compile(r"([^aeioulsz])\1$")
@@ -101,6 +102,13 @@ def normalise(text: str) -> str:
 def stems(text: str) -> tuple[str, ...]:
     """The stem of each word of `text`, in order; parts of a hyphenated word stand alone."""
     return tuple(stem(word) for word in TOKEN.findall(APOSTROPHE.sub("'", _plain(text))))
+
+
+def phrase_of(text: str) -> tuple[str, ...]:
+    """The stems of `text` as they are looked for in other texts: of writing without spaces, those of its parts as in `words`."""
+    return tuple(
+        stem(part) for word in TOKEN.findall(APOSTROPHE.sub("'", _plain(text))) for part in _parts(word)
+    )
 
 
 def stem(word: str) -> str:
