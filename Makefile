@@ -45,7 +45,7 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow" $(ON_TWO_CORES)
 
 test-slow: $(STAMP) chromium
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow $(ON_TWO_CORES)
 
 # The report is looked at in a real browser; only root can install one.
 .PHONY: chromium
