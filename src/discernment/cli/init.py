@@ -69,22 +69,9 @@ def init(
             "--label, --label-map, --column and --skip are for the files of --data; name a folder."
         )
     said = _said(label or (), label_map or (), column or (), skip or ())
-    from discernment.runs.first_recipe.estimate import in_minutes
-
-    command = ["discern", "init", model, *(["--data", str(data)] if data else [])]
-    command += [] if minutes == MINUTES else ["--minutes", f"{minutes:g}"]
-    command += [] if system is None else ["--system", system]
-    repeated = {
-        "label": label,
-        "label-map": label_map,
-        "column": column,
-        "skip": skip,
-        "model-option": model_option,
-    }
-    command += [
-        word for name, values in repeated.items() for value in values or () for word in (f"--{name}", value)
-    ]
-    found, recipe = _write(spec, data, said, out, minutes, shlex.join(command), force=force)
+    files = [("label", label), ("label-map", label_map), ("column", column), ("skip", skip)]
+    command = _written_by(model, data, minutes, system, [*files, ("model-option", model_option)])
+    found, recipe = _write(spec, data, said, out, minutes, command, force=force)
     _tell(found)
     say(f"Recipe: {out}" + (f"; your prompts: {found.file}" if data else ""))
     if run:
@@ -92,9 +79,22 @@ def init(
 
         run_verb(str(out), jobs=found.jobs)
         return
-    jobs = f" --jobs {found.jobs}" if found.jobs > 1 else ""
-    took = f"{in_minutes(found.seconds)}, " if found.seconds is not None else ""
-    say(f"Next: discern run {shlex.quote(str(out))}{jobs} ({took}into runs/{recipe.name})")
+    _say_next(found, out, recipe.name)
+
+
+def _written_by(
+    model: str,
+    data: Path | None,
+    minutes: float,
+    system: str | None,
+    repeated: Sequence[tuple[str, Sequence[str] | None]],
+) -> str:
+    """The command that a recipe was made by, to be given again; where it was written to is seen."""
+    words = ["discern", "init", model, *(["--data", str(data)] if data else [])]
+    words += [] if minutes == MINUTES else ["--minutes", f"{minutes:g}"]
+    words += [] if system is None else ["--system", system]
+    words += [word for name, values in repeated for one in values or () for word in (f"--{name}", one)]
+    return shlex.join(words)
 
 
 def _write(
@@ -118,6 +118,14 @@ def _write(
         elif file.read_bytes() != before:  # which the recipe that is there was written for
             file.write_bytes(before)
         raise
+
+
+def _say_next(found: Choices, out: Path, name: str) -> None:
+    from discernment.runs.first_recipe.estimate import in_minutes
+
+    jobs = f" --jobs {found.jobs}" if found.jobs > 1 else ""
+    took = f"{in_minutes(found.seconds)}, " if found.seconds is not None else ""
+    say(f"Next: discern run {shlex.quote(str(out))}{jobs} ({took}into runs/{name})")
 
 
 def _tell(found: Choices) -> None:
