@@ -137,7 +137,7 @@ def test_the_page_again_and_against_another_method(content, tmp_path):
         report_seeds(directory, reference="dcr")
     for path in directory.glob("stages/evaluate-*/samples.jsonl"):
         path.rename(path.with_suffix(".away"))
-    with pytest.raises(RunError, match="There is no file .*seed-1.*samples.jsonl; give `discern run"):
+    with pytest.raises(RunError, match=r"There is no file .*seed-1.*samples.jsonl; give `discern run"):
         report_seeds(directory, reference="stl")
     assert report_seeds(directory).is_file()
     numbers = read_json(directory / "seeds.json")
