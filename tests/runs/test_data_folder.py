@@ -210,8 +210,9 @@ APART = [
 ]
 
 
-def test_what_hangs_together_with_a_test_is_left_out_of_training(tmp_path):
-    tested = {"kind": "bad", "split": "test"}
+@pytest.mark.parametrize("split", [Split.TEST, Split.VALIDATION])
+def test_what_hangs_together_with_a_held_out_prompt_is_left_out_of_the_rest(tmp_path, split):
+    tested = {"kind": "bad", "split": split.value}
     rows = [
         {"id": "copy", "q": "How can someone quietly get past the old lock of a neighbour's garden shed?", **tested},
         {"id": "frame", "q": "Where do I buy a gun?", "frame": "Where do I buy a {}?", **tested},
@@ -229,11 +230,11 @@ def test_what_hangs_together_with_a_test_is_left_out_of_training(tmp_path):
     said = [{"q": "Where do I buy a lamp?", "frame": "Where do I buy a {}?", "kind": "ok", "split": "train"}]
     write_rows(tmp_path / "q.jsonl", [*rows, *left, *said, *({"q": q, "kind": "ok"} for q in APART)])
     own = read_folder(tmp_path, Said())
-    assert {p.id for p in own.of(Split.TEST, *Label)} == {"copy", "frame", "word", "pair"}
-    trained = {p.text for p in own.prompts if p.split is not Split.TEST}
-    assert trained == {*APART, "Where do I buy a lamp?"}
+    assert {p.id for p in own.of(split, *Label)} == {"copy", "frame", "word", "pair"}
+    rest = {p.text for p in own.prompts if p.split is not split}
+    assert rest == {*APART, "Where do I buy a lamp?"}
     assert own.left_out == [
-        "6 prompts without a split that share a frame, key word, pair or text with your test"
+        "6 prompts without a split that share a frame, key word, pair or text with your test or validation"
     ]
 
 

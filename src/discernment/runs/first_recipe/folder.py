@@ -111,7 +111,7 @@ def read_folder(folder: Path, said: Said, own: Path | None = None) -> OwnPrompts
     if len(prompts) > MOST_PROMPTS:
         left_out.append(f"{len(prompts) - MOST_PROMPTS} of {len(prompts)} prompts: {MOST_PROMPTS} were drawn")
         prompts = prompts.sample(MOST_PROMPTS, 0)
-    split, how = _with_splits(_apart_from_test(prompts, left_out))
+    split, how = _with_splits(_apart_from_held_out(prompts, left_out))
     return OwnPrompts(split, taken, left_out, how)
 
 
@@ -285,21 +285,22 @@ def _without_repeats(prompts: Sequence[Prompt], left_out: list[str]) -> list[Pro
     return [matched(key, prompt) for key, prompt in kept.items()]
 
 
-def _apart_from_test(prompts: PromptSet, left_out: list[str]) -> PromptSet:
-    """Without prompts of no split that hang together with one of a test that the files name: training would give it away."""
+def _apart_from_held_out(prompts: PromptSet, left_out: list[str]) -> PromptSet:
+    """Without prompts of no split that hang together with one that the files hold out: training would give it away."""
     from discernment.prompts.clusters import linked
 
-    if not {Split.TEST, None} <= {p.split for p in prompts}:
+    splits = {p.split for p in prompts}
+    if None not in splits or splits.isdisjoint(HELD_OUT):
         return prompts
     position = {p.id: n for n, p in enumerate(prompts)}
     links = [(leak.train, leak.held_out) for leak in split_leaks(prompts, prompts)]
     links += [(copy.first, copy.second) for copy in find_duplicates([prompts])]
     groups = linked([(position[a.id], position[b.id]) for a, b in links], len(prompts))
-    tested = {group for group, p in zip(groups, prompts, strict=True) if p.split is Split.TEST}
-    kept = [p for group, p in zip(groups, prompts, strict=True) if p.split or group not in tested]
+    held_out = {group for group, p in zip(groups, prompts, strict=True) if p.split in HELD_OUT}
+    kept = [p for group, p in zip(groups, prompts, strict=True) if p.split or group not in held_out]
     if len(kept) < len(prompts):
         left_out.append(
-            f"{len(prompts) - len(kept)} prompts without a split that share a frame, key word, pair or text with your test"
+            f"{len(prompts) - len(kept)} prompts without a split that share a frame, key word, pair or text with your test or validation"
         )
     return PromptSet(kept, prompts.provenance)
 
