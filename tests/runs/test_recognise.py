@@ -213,6 +213,7 @@ def test_should_answer_is_a_question_of_yes_and_no():
         ("toxic/dev.csv", Split.VALIDATION, Label.TOXIC),
         ("test/toxic/train_and_test.jsonl.gz", None, None),
         ("v1.test/toxic/1.csv", Split.TEST, Label.TOXIC),
+        ("held_out_toxic.csv", Split.TEST, Label.TOXIC),
     ],
 )
 def test_folders_say_what_a_files_name_leaves_open_the_nearest_first(file, split, label):

@@ -140,7 +140,7 @@ def split_of(value: Any) -> Split | None:
 def split_in(name: str) -> Split | None:
     """The split that a file's name says, or else the nearest of its folders that says any."""
     for part in _parts(name):
-        if found := {SPLITS[word] for word in _words(part) if word in SPLITS}:
+        if found := {split for name, split in SPLITS.items() if f"_{name}_" in f"_{_key(part)}_"}:
             return found.pop() if len(found) == 1 else None
     return None
 
@@ -286,7 +286,10 @@ def _labels_in(column: str) -> set[Label]:
 def _label_in(name: str) -> Label | None:
     """The label that a file's name says, or else the nearest of its folders, where it says nothing else."""
     for part in _parts(name):
-        words = [w for w in _words(part) if w not in FILLERS and w not in SPLITS and not w.isdigit()]
+        key = f"_{_key(part)}_"
+        for split in SPLITS:
+            key = key.replace(f"_{split}_", "_")
+        words = [word for word in _words(key) if word not in FILLERS and not word.isdigit()]
         if label := _label_called(" ".join(words)):
             return label
         if _labels_in(part):  # `toxic_or_not` leaves it open, whatever its folder is called
