@@ -140,7 +140,7 @@ def split_of(value: Any) -> Split | None:
 def split_in(name: str) -> Split | None:
     """The split that a file's name says, or else the nearest of its folders that says any."""
     for part in _parts(name):
-        if found := {split for name, split in SPLITS.items() if f"_{name}_" in f"_{_key(part)}_"}:
+        if found := {split for called, split in SPLITS.items() if _stands_in(called, part)}:
             return found.pop() if len(found) == 1 else None
     return None
 
@@ -276,11 +276,7 @@ def _label_called(value: Any) -> Label | None:
 
 def _labels_in(column: str) -> set[Label]:
     """The labels that stand in a name: of `seemingly_toxic` two, so that it is no name for either; `answer` names a reply."""
-    return {
-        label
-        for name, label in MEANINGS.items()
-        if name not in RESPONSE and f"_{name}_" in f"_{_key(column)}_"
-    }
+    return {label for name, label in MEANINGS.items() if name not in RESPONSE and _stands_in(name, column)}
 
 
 def _label_in(name: str) -> Label | None:
@@ -358,6 +354,11 @@ def _words(text: str) -> list[str]:
 
 def _key(value: Any) -> str:
     return "_".join(_words(str(value)))
+
+
+def _stands_in(name: str, text: str) -> bool:
+    """Whether a name of one word or several, with `_` between them, stands in a text as whole words."""
+    return f"_{name}_" in f"_{_key(text)}_"
 
 
 def _listed(columns: Sequence[str]) -> str:
