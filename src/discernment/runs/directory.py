@@ -129,11 +129,16 @@ def _hash_line(text: str) -> str:
     return f"{content_hash(text)}\n"
 
 
+def _is_known(text: str, directory: Path) -> bool:
+    """Whether a recipe is the one that a directory, which has a hash, was last run with; a damaged hash is that of none."""
+    return (directory / RECIPE_HASH).read_bytes() == _hash_line(text).encode()
+
+
 def holds_recipe(directory: Path, recipe: Recipe) -> bool:
     """Whether the recipe that a directory was last run with is this one, whatever was written into its file since."""
-    written, known = directory / RECIPE, directory / RECIPE_HASH
-    if known.is_file():
-        return written.is_file() and known.read_bytes() == _hash_line(recipe.to_yaml()).encode()
+    written = directory / RECIPE
+    if (directory / RECIPE_HASH).is_file():
+        return written.is_file() and _is_known(recipe.to_yaml(), directory)
     return written.is_file() and written.read_bytes() == recipe.to_yaml().encode()
 
 
@@ -143,11 +148,10 @@ def check_recipe(directory: Path) -> None:
     Raises:
         RunError: If somebody has changed it since; of a run of an earlier version that is not known.
     """
-    written, known = directory / RECIPE, directory / RECIPE_HASH
-    if not (written.is_file() and known.is_file()):
+    written = directory / RECIPE
+    if not (written.is_file() and (directory / RECIPE_HASH).is_file()):
         return
-    text = written.read_bytes().decode("utf-8", errors="replace")
-    if known.read_bytes() != _hash_line(text).encode():
+    if not _is_known(written.read_bytes().decode("utf-8", errors="replace"), directory):
         raise RunError(f"{written} was changed since the run, which it does not describe any more")
 
 

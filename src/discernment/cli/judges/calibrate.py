@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 KEYWORDS = "keywords"
 CLASSIFIER = "classifier"
 ENCODER = "encoder"
+TRAINED = (CLASSIFIER, ENCODER)
+"""Judges that are trained here, for each model on the others."""
 LEGEND = "Refusal against the rest; 95 % intervals. judge: its rate of refusals. Unscored completions are in no other column."
 LEFT_OUT = "Each model was judged by one trained on the others{}."
 
@@ -65,16 +67,16 @@ def calibrate(
     from discernment.judges.labelled import read_labelled
 
     names = judge or [KEYWORDS, CLASSIFIER]
-    if also and not {CLASSIFIER, ENCODER} & set(names):
+    if also and not set(TRAINED) & set(names):
         raise RecipeError(
-            f"--also is for a judge that is trained here, {CLASSIFIER} or {ENCODER}; name one with --judge, or leave it out."
+            f"--also is for a judge that is trained here, {' or '.join(TRAINED)}; name one with --judge, or leave it out."
         )
     check_kept([out], [labels, *(also or [])])
     examples = read_labelled(labels)
     more = [example for source in also or [] for example in read_labelled(source)]
     found = []
     for name in names:
-        if name in (CLASSIFIER, ENCODER):
+        if name in TRAINED:
             found.append(_leaving_out(name, examples, more, labels))
         else:
             judged = _judge(name, out.with_name(f"{out.stem}.judgements.jsonl"))
@@ -83,7 +85,7 @@ def calibrate(
             _show_usage(judged)
         if not as_json:
             _show(found[-1])
-        if name in (CLASSIFIER, ENCODER):
+        if name in TRAINED:
             notice(LEFT_OUT.format(f" and on {', '.join(also)}" if also else ""))
     numbers = [calibration.model_dump(mode="json") for calibration in found]
     write_json(out, numbers)
